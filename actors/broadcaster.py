@@ -1,0 +1,57 @@
+"""The seam between the actors and whatever shows their changes to the world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..store import Position
+
+
+def channel_of(projection: str, key: str) -> str:
+    """Return the channel on which a key's changes are published."""
+    return f"projection.{projection}.{key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """One committed turn of one key: the deltas of consecutive versions, as JSON.
+
+    ``deltas[i]`` led from version ``base_version + i`` to ``base_version + i + 1``, all of one epoch.
+    """
+
+    projection: str
+    key: str
+    epoch: str
+    base_version: int
+    deltas: list[bytes]
+    event_name: str
+
+    @property
+    def version(self) -> int:
+        """The version of the row after this turn."""
+        return self.base_version + len(self.deltas)
+
+    @property
+    def channel(self) -> str:
+        """The channel that these deltas belong to."""
+        return channel_of(self.projection, self.key)
+
+
+class Broadcaster(Protocol):
+    """Takes what is committed to whoever watches. Called by actors, after the commit, in version order.
+
+    Neither method may block: a slow subscriber is the broadcaster's affair, never the actor's. An
+    exception reaches the Receipts as BroadcastError and harms nothing else.
+    """
+
+    def publish(self, committed: Committed) -> None:
+        """Show the deltas of one turn to the channel's subscribers."""
+
+    def publish_snapshot(
+        self, projection: str, key: str, position: Position, state: bytes, reason: str
+    ) -> None:
+        """Show a whole new state (JSON) to the channel's subscribers: it was rebuilt or wiped."""
+
+    def invalidate(self, projection: str, key: str) -> None:
+        """Say that a publish failed: bring the channel's subscribers back by a snapshot of the row."""

@@ -1,0 +1,58 @@
+"""The root of every error that Keyfold raises, and the errors of the store."""
+
+from __future__ import annotations
+
+
+class ProjectionError(Exception):
+    """Something went wrong in a projection.
+
+    The message starts with ``projection: ``; the facts are attributes, so that a handler never
+    has to parse it. A fact that an error knows nothing about is None.
+    """
+
+    def __init__(
+        self, message: str, *, projection: str | None = None, key: str | None = None
+    ) -> None:
+        super().__init__(f"projection: {message}")
+        self.projection = projection
+        self.key = key
+
+
+class StoreError(ProjectionError):
+    """The database refused, is broken, or holds a row that does not decode."""
+
+
+class StoreUnavailable(StoreError):
+    """The database can't be reached, or can't write, at the moment. Trying again later is right."""
+
+
+class StoreRejected(StoreError):
+    """The database takes no offence at the connection but at the data. Trying again is useless."""
+
+
+class VersionConflict(StoreError):
+    """Somebody else wrote the row between the read and the write. Nothing was written."""
+
+    def __init__(self, *, projection: str, key: str, expected: str) -> None:
+        super().__init__(
+            f"{projection}: the row of key {key!r} is no longer at {expected}",
+            projection=projection,
+            key=key,
+        )
+        self.expected = expected
+
+
+class InvalidKey(ProjectionError):
+    """A key that is no ProjectionKey: empty, over 512 characters, not a str, or unprintable."""
+
+    def __init__(self, key: object, reason: str, *, projection: str | None = None) -> None:
+        shown = repr(key)
+        if len(shown) > 80:  # noqa: PLR2004
+            shown = shown[:77] + "..."
+        where = f"{projection}: " if projection else ""
+        super().__init__(
+            f"{where}{shown} is not a valid key: {reason}",
+            projection=projection,
+            key=key if isinstance(key, str) else None,
+        )
+        self.reason = reason

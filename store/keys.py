@@ -1,0 +1,63 @@
+"""What a key and a projection name may look like."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Self
+
+from .errors import InvalidKey, ProjectionError
+
+MAX_KEY_LENGTH = 512
+MAX_NAME_LENGTH = 128
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+# Control characters, lone surrogates (no UTF-8 for them) and the two line breaks of Unicode: they
+# would break a log line, a header or the database. Format characters stay legal: several scripts,
+# and most emoji, are not writable without them.
+_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+class ProjectionKey(str):
+    """The key of one read model: an opaque string of 1 to 512 printable characters.
+
+    Dots, slashes, spaces and any script are allowed; control characters are not. Raises InvalidKey.
+    It compares and hashes as the plain string does, so either may be passed wherever a key is asked for.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, key: str) -> Self:
+        return super().__new__(cls, check_key(key))
+
+
+def check_key(key: object, *, projection: str | None = None) -> str:
+    """Return key as it is, or raise InvalidKey that says what is wrong with it."""
+    if not isinstance(key, str):
+        raise InvalidKey(key, f"it is a {type(key).__name__}, not a str", projection=projection)
+    if not key:
+        raise InvalidKey(key, "it is empty", projection=projection)
+    if len(key) > MAX_KEY_LENGTH:
+        reason = f"it has {len(key)} characters, the limit is {MAX_KEY_LENGTH}"
+        raise InvalidKey(key, reason, projection=projection)
+    if not key.isprintable():  # also False for some that are fine, so look closer
+        for position, character in enumerate(key):
+            if unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
+                reason = f"character {position} is the unprintable U+{ord(character):04X}"
+                raise InvalidKey(key, reason, projection=projection)
+    return key
+
+
+def check_name(name: object) -> str:
+    """Return a projection's name as it is, or raise ProjectionError that says what is wrong with it."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        msg = (
+            f"{name!r} is not a valid projection name: use letters, digits, '_' and '-', "
+            "in parts joined by dots, for instance 'inventory.warehouse'"
+        )
+        raise ProjectionError(msg)
+    if len(name) > MAX_NAME_LENGTH:
+        msg = f"the projection name {name[:40]!r}... has {len(name)} characters, the limit is {MAX_NAME_LENGTH}"
+        raise ProjectionError(msg)
+    return name

@@ -1,0 +1,52 @@
+"""What an actor asks of the SnapshotWriter, and what it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .errors import StoreError
+from .records import Address, DeadLetter, Row, Save
+
+
+class Loaded(NamedTuple):
+    """The committed row, or None where there is none. The letters of the Load are committed too."""
+
+    row: Row | None
+
+
+class Saved(NamedTuple):
+    """The row is committed."""
+
+
+class Conflict(NamedTuple):
+    """The row was no longer at the base of the Save. Nothing of the Save was written."""
+
+
+class Rejected(NamedTuple):
+    """The database refuses the data of this one message, alone and for good."""
+
+    error: StoreError
+
+
+Answer = Loaded | Saved | Conflict | Rejected
+Reply = Callable[[Answer], None]
+
+
+class Load(NamedTuple):
+    """Read one row; first bury the letters, in a transaction that is committed before the answer."""
+
+    address: Address
+    letters: tuple[DeadLetter, ...]
+    reply: Reply
+
+
+class Write(NamedTuple):
+    """Write one row, version-checked. Answered by Saved, Conflict or Rejected, after the commit."""
+
+    save: Save
+    reply: Reply
+
+
+SAVED = Saved()
+CONFLICT = Conflict()
