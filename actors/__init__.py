@@ -1,1 +1,56 @@
-"""Part of Keyfold."""
+"""Events become state: the bus, projections, their supervisors and actors."""
+
+from ..store import InvalidKey, ProjectionError, ProjectionKey, Snapshot, StoreError, VersionConflict
+from .broadcaster import Broadcaster, Committed, channel_of
+from .errors import (
+    AlreadyRegistered,
+    ApplyError,
+    BroadcastError,
+    Closed,
+    InvalidEvent,
+    InvalidProjection,
+    MailboxFull,
+    NotStarted,
+    StateNotFound,
+    UnknownProjection,
+    WouldDeadlock,
+)
+from .event_bus import EventBus
+from .pooled_actor import PooledActor
+from .projection import Projection
+from .receipt import Applied, Receipt
+from .runtime import ProjectionRuntime
+from .settings import Settings, check_setting
+from .system import ProjectionSystem
+
+__all__ = [
+    "AlreadyRegistered",
+    "Applied",
+    "ApplyError",
+    "BroadcastError",
+    "Broadcaster",
+    "Closed",
+    "Committed",
+    "EventBus",
+    "InvalidEvent",
+    "InvalidKey",
+    "InvalidProjection",
+    "MailboxFull",
+    "NotStarted",
+    "PooledActor",
+    "Projection",
+    "ProjectionError",
+    "ProjectionKey",
+    "ProjectionRuntime",
+    "ProjectionSystem",
+    "Receipt",
+    "Settings",
+    "Snapshot",
+    "StateNotFound",
+    "StoreError",
+    "UnknownProjection",
+    "VersionConflict",
+    "WouldDeadlock",
+    "channel_of",
+    "check_setting",
+]

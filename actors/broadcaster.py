@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from ..store import Position
 
@@ -25,7 +28,8 @@ class Committed:
     epoch: str
     base_version: int
     deltas: list[bytes]
-    event_name: str
+    event_name: str = "delta"
+    decode_delta: Callable[[bytes], Any] = msgspec.json.decode
 
     @property
     def version(self) -> int:

@@ -1,0 +1,60 @@
+"""How a committed change is told to the world: the broadcaster first, then the app's hooks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .errors import BroadcastError
+
+if TYPE_CHECKING:
+    from .broadcaster import Broadcaster, Committed
+    from .props import Props, Replacement
+
+_logger = logging.getLogger("keyfold.broadcast")
+
+
+def announce(props: Props, turn: Committed, state: Any) -> BroadcastError | None:
+    """Publish a committed turn and run the hooks. Return what failed: the change stays committed."""
+    failure = _broadcast(props, turn.key, turn.version, lambda to: to.publish(turn))
+    for hook in props.on_applied:
+        try:
+            hook(turn.key, state)
+        except Exception:
+            _logger.exception("an on_applied hook of %s raised for key %r", props.projection, turn.key)
+            props.counters.add(hook_errors=1)
+    return failure
+
+
+def announce_replacement(props: Props, key: str, replacement: Replacement) -> BroadcastError | None:
+    """Publish the whole state after a rebuild or a wipe. Return what failed."""
+    position, state = replacement.position, replacement.state
+    return _broadcast(
+        props,
+        key,
+        position.version,
+        lambda to: to.publish_snapshot(props.projection, key, position, state, "rebuild"),
+    )
+
+
+def _broadcast(
+    props: Props, key: str, version: int, publish: Callable[[Broadcaster], None]
+) -> BroadcastError | None:
+    broadcaster = props.broadcaster
+    if broadcaster is None:
+        return None
+    try:
+        publish(broadcaster)
+    except Exception as cause:
+        msg = f"{props.projection}: version {version} of key {key!r} is committed but was not broadcast: {cause!r}"
+        _logger.exception(msg)
+        props.counters.add(broadcast_errors=1)
+        try:
+            broadcaster.invalidate(props.projection, key)
+        except Exception:
+            _logger.exception("invalidating key %r of %s failed as well", key, props.projection)
+        error = BroadcastError(msg, projection=props.projection, key=key, version=version)
+        error.__cause__ = cause
+        return error
+    return None

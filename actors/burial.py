@@ -1,0 +1,90 @@
+"""How an event that can't be folded becomes a dead letter."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..store import DeadLetter, Position, StoreError
+from .errors import ApplyError
+from .receipt import Delivery
+
+_MOST_CHARACTERS = 20_000
+
+
+class Burial(NamedTuple):
+    """A dead letter on its way to the database, and the Receipt that is told once it is there."""
+
+    delivery: Delivery
+    letter: DeadLetter
+    error: Exception
+
+
+def bury(
+    projection: str,
+    key: str,
+    delivery: Delivery,
+    error: Exception,
+    encode_event: Callable[[Any], bytes],
+) -> Burial:
+    """Make the dead letter of an event. ``error`` is what its Receipt will raise; its cause is kept with it.
+
+    Never raises: what has no JSON is kept as its repr, what has no repr as the name of its type.
+    """
+    event = delivery.event
+    try:
+        text = encode_event(event).decode()
+    except Exception:
+        try:
+            text = repr(event)
+        except Exception as no_repr:
+            text = f"<{type(event).__qualname__} whose repr raises {no_repr!r}>"
+    cause = error.__cause__ or error
+    letter = DeadLetter(
+        name=projection,
+        key=key,
+        event_type=f"{type(event).__module__}.{type(event).__qualname__}",
+        event=_storable(text),
+        error=_storable(f"{type(cause).__qualname__}: {cause}"),
+        traceback=_storable("".join(traceback.format_exception(cause))),
+    )
+    return Burial(delivery, letter, error)
+
+
+def apply_error(
+    projection: str, key: str, version: int, event: object, cause: BaseException, *, kept: bool = True
+) -> ApplyError:
+    """Say which event of which key could not be folded, and why, and whether it is kept as a dead letter."""
+    error = ApplyError(
+        f"{projection}: {type(event).__qualname__} could not be folded into key {key!r}: "
+        f"{type(cause).__qualname__}: {cause}" + (". It is kept as a dead letter" if kept else ""),
+        projection=projection,
+        key=key,
+        event=event,
+        version=version,
+    )
+    error.__cause__ = cause
+    return error
+
+
+def undecodable_row(
+    projection: str, key: str, position: Position | None, cause: Exception
+) -> StoreError:
+    """Say which row does not decode into the state type, and why."""
+    error = StoreError(
+        f"{projection}: the row of key {key!r} at {position} does not decode into the state type: "
+        f"{cause}. The row is untouched; mend it, or rebuild the key",
+        projection=projection,
+        key=key,
+    )
+    error.__cause__ = cause
+    return error
+
+
+def _storable(text: str) -> str:
+    """Return text without what a database refuses (NUL, lone surrogates), cut to a bounded length."""
+    if len(text) > _MOST_CHARACTERS:
+        half = _MOST_CHARACTERS // 2
+        text = f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
+    return text.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()

@@ -1,0 +1,131 @@
+"""Everything of a system that lives in one process: its threads, and the actors on them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ..store import SnapshotWriter
+from .counters import Counters, InFlight
+from .dispatcher import Dispatcher
+from .props import Props
+from .supervisor import Supervisor
+from .sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from ..store import SnapshotStore
+    from .broadcaster import Broadcaster
+    from .runtime import ProjectionRuntime
+    from .settings import Settings
+
+_logger = logging.getLogger("keyfold.system")
+
+_GRACE = 1.0
+"""Seconds of a close that are kept back for telling the Receipts of a database that did not return."""
+
+
+class Engine:
+    """The running part of a ProjectionSystem. Made at the first dispatch in a process, never inherited."""
+
+    def __init__(
+        self, store: SnapshotStore, settings: Settings, broadcaster: Broadcaster | None
+    ) -> None:
+        self.in_flight = InFlight(settings.in_flight_limit)
+        self._store = store
+        self._settings = settings
+        self._broadcaster = broadcaster
+        self._dispatcher = Dispatcher(
+            threads=settings.dispatcher_threads,
+            turn_limit=settings.turn_limit,
+            turn_seconds=settings.turn_seconds,
+        )
+        self._sweeper = Sweeper(settings)
+        self._give_up = threading.Event()
+        self._supervisors: list[Supervisor] = []
+        self._writer = SnapshotWriter.start(
+            store, commit_limit=settings.commit_limit, stop_retrying=self._give_up
+        )
+
+    def add(self, runtime: ProjectionRuntime[Any, Any]) -> None:
+        """Give the runtime a supervisor of this process."""
+        projection = runtime.projection
+        props = Props(
+            projection=runtime.name,
+            event_name=projection.broadcast_event_name,
+            apply=projection.apply,
+            new_state=projection.state_type,
+            encode_state=runtime.state_codec.encode,
+            decode_state=runtime.state_codec.decode,
+            encode_delta=runtime.delta_codec.encode,
+            decode_delta=runtime.delta_codec.decode,
+            encode_event=runtime.delta_codec.encode,
+            tell_writer=self._writer.tell,
+            broadcaster=self._broadcaster,
+            dispatcher=self._dispatcher,
+            mailbox_limit=self._settings.mailbox_limit,
+            counters=Counters(),
+            in_flight=self.in_flight,
+            on_applied=runtime.hooks,
+        )
+        supervisor = Supervisor(props, self._settings, self._sweeper, self._trouble)
+        self._sweeper.watch(supervisor.actors)
+        self._supervisors.append(supervisor)
+        runtime.supervisor = supervisor
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._dispatcher.start()
+        self._sweeper.start()
+
+    def stop(self, deadline: float) -> None:
+        """Refuse new events, drain, end the threads; give up what is not committed when time is over."""
+        for supervisor in self._supervisors:
+            supervisor.close()
+        grace = min(_GRACE, max(0.0, deadline - monotonic()) / 4)
+        if not self.in_flight.wait_for_none(deadline - grace):
+            _logger.error(
+                "closing with %d accepted events not committed%s", self.in_flight.count, self._trouble()
+            )
+            self._give_up.set()
+            self._store.interrupt()
+            self.in_flight.wait_for_none(deadline - grace / 2)
+        self._give_up.set()
+        ended = self._sweeper.stop(deadline)
+        ended &= self._dispatcher.stop(deadline)
+        writer_ended = self._writer.stop(block=False)
+        try:
+            writer_ended.get(timeout=max(0.0, deadline - monotonic()))
+        except Exception:
+            ended = False
+        if not ended:
+            _logger.error("some threads did not end in time; they end with the process")
+
+    def sweep(self, now: float) -> int:
+        """Look for idle actors at once, as if the time were ``now``."""
+        return self._sweeper.sweep(now)
+
+    # -- facts
+
+    def _trouble(self) -> str:
+        trouble = self._store.trouble
+        return f"; the database is in trouble: {trouble}" if trouble else ""
+
+    def writer_facts(self) -> dict[str, Any]:
+        """Return what the SnapshotWriter counted."""
+        return self._store.writer_stats()
+
+    @staticmethod
+    def facts_of(runtime: ProjectionRuntime[Any, Any]) -> dict[str, Any]:
+        """Return what one projection's actors counted in this process; zeros before the first event."""
+        supervisor = runtime.supervisor
+        if supervisor is None:
+            return {"live": 0, "mailbox_depth": 0, **dict.fromkeys(Counters.NAMES, 0)}
+        actors = list(supervisor.actors.values())
+        depth = sum(len(actor.actor_inbox) for actor in actors)
+        return {
+            "live": len(actors),
+            "mailbox_depth": depth,
+            **supervisor.props.counters.totals(),
+        }

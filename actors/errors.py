@@ -1,0 +1,91 @@
+"""The errors of the actors. Their root, ProjectionError, stands in the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pykka import ActorDeadError
+
+from ..store import ProjectionError
+
+
+class NotStarted(ProjectionError):
+    """There is no running system to ask: none was made for this app, or not in this context."""
+
+
+class Closed(ProjectionError):
+    """The system is closed: nothing was accepted."""
+
+
+class AlreadyRegistered(ProjectionError):
+    """The projection already listens on this bus: every event would be folded twice."""
+
+
+class UnknownProjection(ProjectionError):
+    """No projection of this name is registered."""
+
+
+class InvalidProjection(ProjectionError):
+    """The Projection class is not usable as it stands; the message says what to change."""
+
+
+class InvalidEvent(ProjectionError):
+    """What was dispatched is no event, or its projection's ``key`` could not make a key of it."""
+
+    def __init__(
+        self, message: str, *, event: object, projection: str | None = None, key: str | None = None
+    ) -> None:
+        super().__init__(message, projection=projection, key=key)
+        self.event = event
+
+
+class ApplyError(ProjectionError):
+    """``apply`` raised, or made a state or delta that can't be stored. The event is a dead letter now.
+
+    ``__cause__`` is the original exception; ``version`` the version that the event would have made.
+    """
+
+    def __init__(
+        self, message: str, *, projection: str, key: str, event: object, version: int | None
+    ) -> None:
+        super().__init__(message, projection=projection, key=key)
+        self.event = event
+        self.version = version
+
+
+class BroadcastError(ProjectionError):
+    """The change is committed, but could not be shown. Subscribers are brought back by a snapshot."""
+
+    def __init__(self, message: str, *, projection: str, key: str, version: int) -> None:
+        super().__init__(message, projection=projection, key=key)
+        self.version = version
+
+
+class StateNotFound(ProjectionError):
+    """The key has no row, or was wiped."""
+
+
+class MailboxFull(ProjectionError):
+    """No room for the event within the dispatch timeout: it was not accepted. ``limit`` says which bound.
+
+    Slow down, or try again later; when the database is away, the message says so.
+    """
+
+    def __init__(self, message: str, *, projection: str | None, key: str | None, limit: int) -> None:
+        super().__init__(message, projection=projection, key=key)
+        self.limit = limit
+
+
+class MailboxSealed(ActorDeadError):
+    """The actor retired between being looked up and being told. The message was not taken."""
+
+
+class WouldDeadlock(ProjectionError):
+    """A dispatcher thread was about to wait for work that only dispatcher threads can do."""
+
+    def __init__(self, what: str, **facts: Any) -> None:
+        super().__init__(
+            f"{what} inside apply or on_applied would wait for this very thread; "
+            "use add_done_callback, or dispatch without waiting",
+            **facts,
+        )

@@ -1,0 +1,339 @@
+"""The actor that owns one key of one projection."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ..store import (
+    Conflict,
+    Load,
+    Loaded,
+    Position,
+    ProjectionError,
+    Rejected,
+    Row,
+    Save,
+    Saved,
+    StoreError,
+    StoreRejected,
+    Write,
+    new_epoch,
+)
+from .announcement import announce, announce_replacement
+from .broadcaster import Committed
+from .burial import Burial, apply_error, bury, undecodable_row
+from .pooled_actor import PooledActor
+from .props import Props, Replacement, Retire
+
+if TYPE_CHECKING:
+    from .errors import ApplyError
+    from .receipt import Delivery
+
+_logger = logging.getLogger("keyfold.actor")
+
+_COLD, _LOADING, _READY, _SAVING = range(4)
+
+
+class ProjectionActor(PooledActor):
+    """Folds the events of one key, one at a time, and has the result saved a batch at a time.
+
+    A turn folds everything in the mailbox, hands the new state to the SnapshotWriter and rests
+    suspended until it is answered; what arrives meanwhile is the next turn. Nothing here waits.
+
+    There is one way back from trouble. A poison event, a conflict and a refused row all do the same:
+    put the events that are not committed back in front of the mailbox, drop the state, load the row.
+    """
+
+    __slots__ = (
+        "_base",
+        "_buried",
+        "_deliveries",
+        "_encoded",
+        "_most",
+        "_props",
+        "_replacement",
+        "_stage",
+        "_state",
+        "_turn",
+        "expects_replacement",
+        "key",
+        "last_turn",
+    )
+
+    def __init__(self, key: str, props: Props) -> None:
+        super().__init__(dispatcher=props.dispatcher, mailbox_limit=props.mailbox_limit)
+        self.key = key
+        self.last_turn = monotonic()
+        self.expects_replacement = False
+        self._props = props
+        self._stage = _COLD
+        # Where the row stands, None for no row; what it holds (encoded until the first fold needs it).
+        self._base: Position | None = None
+        self._encoded: bytes | None = None
+        self._state: Any = None
+        # The turn that the writer has, with its deliveries, or the replacement that it has.
+        self._turn: Committed | None = None
+        self._deliveries: list[Delivery] = []
+        self._replacement: Replacement | None = None
+        # How many events the next turn may fold; 0 for no such limit. Small while a guilty one is sought.
+        self._most = 0
+        self._buried: list[Burial] = []
+
+    def run_turn(self) -> None:
+        """Take the answers, then fold what is waiting, unless an answer is still due."""
+        mailbox = self.actor_inbox
+        try:
+            for signal in mailbox.take_signals():
+                self._on_signal(signal)
+            if mailbox.sealed:
+                return
+            if self._stage == _READY:
+                self._fold_next()
+            elif self._stage == _COLD and (self._buried or not mailbox.empty()):
+                self._load()
+        except BaseException as error:
+            self._crash(error)
+            raise
+        self.last_turn = monotonic()
+        if mailbox.rest(suspended=self._stage in (_LOADING, _SAVING)):
+            self.dispatcher.submit(self)
+
+    def _on_signal(self, signal: Any) -> None:
+        kind = type(signal)
+        if kind is Saved:
+            if self._replacement is None:
+                self._on_saved()
+            else:
+                self._on_replaced(self._replacement)
+        elif kind is Loaded:
+            self._on_loaded(signal.row)
+        elif kind is Conflict:
+            self._props.counters.add(conflicts=1)
+            self._reload(self._take_pending())
+        elif kind is Rejected:
+            self._on_rejected(signal.error)
+        elif kind is Retire and self._stage in (_COLD, _READY) and not self._buried:
+            # The linearisation point of retirement: after the seal, a sender asks for a new actor,
+            # and that one's load can only see what this one has committed.
+            if self.actor_inbox.seal_if_empty():
+                self._props.retired(self)
+
+    # -- load
+
+    def _load(self) -> None:
+        self._stage = _LOADING
+        letters = tuple(burial.letter for burial in self._buried)
+        address = (self._props.projection, self.key)
+        self._props.tell_writer(Load(address, letters, self.actor_inbox.put_signal))
+
+    def _on_loaded(self, row: Row | None) -> None:
+        self._stage = _READY
+        self._state = None
+        self._base = None if row is None else Position(row.epoch, row.version)
+        self._encoded = None if row is None or row.is_tombstone else row.state
+        self._props.counters.add(loads=1, dead_letters=len(self._buried))
+        if self._buried:
+            self._settle_burials()
+
+    def _settle_burials(self) -> None:
+        buried, self._buried = self._buried, []
+        for burial in buried:
+            burial.delivery.fail(burial.error)
+        self._props.in_flight.settle(len(buried))
+
+    def _reload(self, pending: list[Any]) -> None:
+        """The one way back: keep what is not committed, drop the state, load the row."""
+        self.actor_inbox.put_back(pending)
+        self._state = self._encoded = None
+        self._load()
+
+    def _take_pending(self) -> list[Any]:
+        if self._replacement is not None:
+            pending: list[Any] = [self._replacement]
+            self._replacement = None
+        else:
+            pending, self._deliveries = self._deliveries, []
+            self._turn = None
+        return pending
+
+    # -- fold and save
+
+    def _fold_next(self) -> None:
+        most = self.dispatcher.turn_limit
+        batch = self.actor_inbox.take(min(most, self._most) if self._most else most)
+        if self.expects_replacement:
+            for index, message in enumerate(batch):
+                if type(message) is Replacement:
+                    self.actor_inbox.put_back(batch[index:] if index else batch[1:])
+                    if not index:
+                        self._save_replacement(message)
+                        return
+                    del batch[index:]
+                    break
+        if batch and self._has_state(batch):
+            self._fold(batch)
+
+    def _has_state(self, batch: list[Delivery]) -> bool:
+        """Decode the state if that is still to be done. False: it can't be, and the batch is buried."""
+        if self._state is None:
+            try:
+                encoded = self._encoded
+                self._state = (
+                    self._props.new_state() if encoded is None else self._props.decode_state(encoded)
+                )
+            except Exception as cause:
+                error = undecodable_row(self._props.projection, self.key, self._base, cause)
+                for delivery in batch:
+                    self._bury(delivery, error)
+                self._reload([])
+                return False
+            self._encoded = None
+        return True
+
+    def _fold(self, batch: list[Delivery]) -> None:
+        props = self._props
+        apply, encode, state = props.apply, props.encode_delta, self._state
+        deltas: list[bytes] = []
+        turn_ends = monotonic() + self.dispatcher.turn_seconds
+        try:
+            for delivery in batch:
+                # Encoded at once: the delta may be a part of the state that the next event changes.
+                deltas.append(encode(apply(state, delivery.event)))
+                if not len(deltas) & 31 and monotonic() > turn_ends:
+                    break
+        except BaseException as error:
+            self._poisoned(batch, len(deltas), error)
+            return
+        if len(deltas) < len(batch):
+            self.actor_inbox.put_back(batch[len(deltas) :])
+            del batch[len(deltas) :]
+        try:
+            encoded = props.encode_state(state)
+        except Exception as error:
+            self._narrow(batch, error)
+            return
+        base = self._base
+        epoch, version = base or (new_epoch(), 0)
+        self._deliveries = batch
+        self._turn = Committed(
+            props.projection, self.key, epoch, version, deltas, props.event_name, props.decode_delta
+        )
+        self._save(Save(props.projection, self.key, base, epoch, version + len(deltas), encoded))
+
+    def _save(self, save: Save) -> None:
+        self._stage = _SAVING
+        self._props.tell_writer(Write(save, self.actor_inbox.put_signal))
+
+    def _on_saved(self) -> None:
+        turn, deliveries, props = self._turn, self._deliveries, self._props
+        assert turn is not None
+        self._turn, self._deliveries = None, []
+        self._stage = _READY
+        self._most = 0
+        self._base = Position(turn.epoch, turn.version)
+        failure = announce(props, turn, self._state)
+        props.counters.add(events=len(deliveries), turns=1)
+        if failure is None:
+            for index, delivery in enumerate(deliveries):
+                delivery.commit(turn, index)
+        else:
+            for delivery in deliveries:
+                delivery.fail(failure)
+        props.in_flight.settle(len(deliveries))
+
+    # -- rebuild and wipe
+
+    def _save_replacement(self, replacement: Replacement) -> None:
+        self._replacement = replacement
+        epoch, version = replacement.position
+        self._save(Save(self._props.projection, self.key, self._base, epoch, version, replacement.state))
+
+    def _on_replaced(self, replacement: Replacement) -> None:
+        self._replacement = None
+        self._stage = _READY
+        self._base = replacement.position
+        self._state = None
+        self._encoded = replacement.state if replacement.position.version else None
+        failure = announce_replacement(self._props, self.key, replacement)
+        if failure is None:
+            replacement.done.set_result(replacement.position)
+        else:
+            replacement.done.set_exception(failure)
+
+    # -- trouble
+
+    def _poisoned(self, batch: list[Delivery], index: int, cause: BaseException) -> None:
+        """``apply`` raised for batch[index], and may have left the state half changed."""
+        self._bury(batch[index], self._apply_error(batch[index], index, cause))
+        # The good events before it are folded again as a turn of their own, so that many poison
+        # events in one batch cost two folds each and not a fold of the whole batch each.
+        self._most = index
+        self._reload(batch[:index] + batch[index + 1 :])
+
+    def _narrow(self, batch: list[Delivery], cause: Exception) -> None:
+        """The batch makes a state that can't be stored: halve it until the guilty event stands alone."""
+        if len(batch) == 1:
+            self._bury(batch[0], self._apply_error(batch[0], 0, cause))
+            self._most = 0
+            self._reload([])
+        else:
+            self._most = len(batch) // 2
+            self._reload(batch)
+
+    def _apply_error(self, delivery: Delivery, index: int, cause: BaseException) -> ApplyError:
+        version = (self._base.version if self._base else 0) + index + 1
+        return apply_error(self._props.projection, self.key, version, delivery.event, cause)
+
+    def _bury(self, delivery: Delivery, error: Exception) -> None:
+        props = self._props
+        _logger.error("%s", error, exc_info=error.__cause__)
+        self._buried.append(bury(props.projection, self.key, delivery, error, props.encode_event))
+
+    def _on_rejected(self, error: StoreError) -> None:
+        for_good = isinstance(error, StoreRejected)
+        if self._stage == _LOADING:
+            if for_good and self._buried:
+                _logger.error("dead letters of key %r are lost but for this log: %s", self.key, error)
+                self._settle_burials()
+                self._load()
+            else:
+                self._give_up(error)
+        elif not for_good:
+            self._give_up(error)
+        elif self._replacement is not None:
+            replacement, self._replacement = self._replacement, None
+            replacement.done.set_exception(error)
+            self._reload([])
+        else:
+            self._narrow(self._take_pending(), error)
+
+    def _give_up(self, error: ProjectionError) -> None:
+        """Fail everything that is not committed: the system closes, and the database did not come back."""
+        pending = [*self._take_pending(), *self.actor_inbox.take(sys.maxsize)]
+        self._stage = _COLD
+        self._state = self._encoded = None
+        self._settle_burials()
+        self._fail(pending, error)
+
+    def _fail(self, pending: list[Any], error: Exception) -> None:
+        deliveries = 0
+        for message in pending:
+            if type(message) is Replacement:
+                message.done.set_exception(error)
+            else:
+                message.fail(error)
+                deliveries += 1
+        self._props.in_flight.settle(deliveries)
+
+    def _crash(self, cause: BaseException) -> None:
+        """A defect of the library: let this actor end, so that the next event starts a fresh one."""
+        pending = [*self._take_pending(), *self.actor_inbox.seal()]
+        self._settle_burials()
+        self._props.retired(self)
+        msg = f"{self._props.projection}: the actor of key {self.key!r} failed: {cause!r}"
+        error = ProjectionError(msg, projection=self._props.projection, key=self.key)
+        error.__cause__ = cause
+        self._fail(pending, error)

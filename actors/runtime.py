@@ -1,0 +1,189 @@
+"""A registered projection: what an app asks about its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
+
+from ..store import Codec, Position, ProjectionError, Row, Snapshot, check_key, new_epoch
+from .burial import apply_error, undecodable_row
+from .dispatcher import on_dispatcher_thread
+from .errors import InvalidEvent, StateNotFound, WouldDeadlock
+from .projection import EventT, Projection, StateT, delta_type, event_types, overrides_keys
+from .props import Replacement
+from .receipt import Applied, Delivery, JointReceipt, Receipt
+
+if TYPE_CHECKING:
+    from .supervisor import Supervisor
+    from .system import ProjectionSystem
+
+TOMBSTONE = b"null"
+
+
+class ProjectionRuntime(Generic[EventT, StateT]):
+    """One projection in one system. Made by ``ProjectionSystem.register``; safe from any thread.
+
+    Reads return what is committed, never the working state of an actor.
+    """
+
+    def __init__(self, projection: Projection[EventT, StateT], system: ProjectionSystem) -> None:
+        self.projection = projection
+        self.name = projection.name
+        self.event_types = event_types(projection)
+        hooks = {"encode_hook": projection.encode_hook, "decode_hook": projection.decode_hook}
+        self.state_codec = Codec(projection.state_type, **hooks)
+        self.delta_codec = Codec(delta_type(projection), **hooks)
+        self.hooks: list[Callable[[str, Any], object]] = []
+        self._system = system
+        self._key = projection.key
+        self._keys = projection.keys
+        self._fans_out = overrides_keys(projection)
+        # Set when the system starts in this process, so that the hot path asks for nothing else.
+        self.supervisor: Supervisor | None = None
+        self.accept: Callable[[Any], Receipt] = self._accept_many if self._fans_out else self._accept_one
+
+    # -- events
+
+    def apply_event(self, event: EventT, timeout: float | None = None) -> tuple[Applied, ...]:
+        """Fold event, and it alone of all listeners hears of it; wait for the commit.
+
+        Raises what ``EventBus.dispatch`` and ``Receipt.result`` raise.
+        """
+        if not isinstance(event, self.event_types):
+            names = ", ".join(event_type.__qualname__ for event_type in self.event_types)
+            msg = f"{self.name}: it folds {names}, not {type(event).__qualname__}"
+            raise InvalidEvent(msg, event=event, projection=self.name)
+        return self.accept(event).result(timeout)
+
+    def _accept_one(self, event: EventT) -> Receipt:
+        try:
+            key = self._key(event)
+        except Exception as cause:
+            self._no_key(event, cause)
+        if key is None:
+            return JointReceipt(())
+        return (self.supervisor or self._start()).deliver(key, event)
+
+    def _accept_many(self, event: EventT) -> Receipt:
+        parts: list[Delivery] = []
+        self.deliver_into(parts, event)
+        return parts[0] if len(parts) == 1 else JointReceipt(parts)
+
+    def deliver_into(self, parts: list[Delivery], event: EventT) -> None:
+        """Deliver event to each of its keys and append the Receipts to ``parts``.
+
+        With ``parts`` still empty a refusal raises; otherwise it is appended as a Receipt that failed,
+        since somebody has the event already.
+        """
+        try:
+            supervisor = self.supervisor or self._start()
+            for key in self._keys_of(event):
+                parts.append(supervisor.deliver(key, event))  # noqa: PERF401  # the ones before a refusal count
+        except ProjectionError as refusal:
+            if not parts:
+                raise
+            refused = Delivery(event)
+            refused.fail(refusal)
+            parts.append(refused)
+
+    def _keys_of(self, event: EventT) -> Iterable[str]:
+        try:
+            # Each once, and all checked before the first takes the event.
+            keys = dict.fromkeys(self._keys(event))
+        except Exception as cause:
+            self._no_key(event, cause)
+        for key in keys:
+            check_key(key, projection=self.name)
+        return keys
+
+    def _no_key(self, event: EventT, cause: Exception) -> NoReturn:
+        if isinstance(cause, ProjectionError):
+            raise cause
+        msg = f"{self.name}: key() raised for {type(event).__qualname__}: {type(cause).__qualname__}: {cause}"
+        raise InvalidEvent(msg, event=event, projection=self.name) from cause
+
+    def _start(self) -> Supervisor:
+        self._system.start()
+        assert self.supervisor is not None  # noqa: S101
+        return self.supervisor
+
+    # -- reading
+
+    def read(self, key: str) -> StateT | None:
+        """Return the newest committed state of key, or None if it has none.
+
+        Raises InvalidKey, or StoreError: the database is away, or the row does not decode.
+        """
+        snapshot = self.snapshot(key)
+        return None if snapshot is None else snapshot.state
+
+    def read_required(self, key: str) -> StateT:
+        """Return the newest committed state of key. Raises StateNotFound if it has none."""
+        snapshot = self.snapshot(key)
+        if snapshot is None:
+            msg = f"{self.name}: key {key!r} has no state"
+            raise StateNotFound(msg, projection=self.name, key=key)
+        return snapshot.state
+
+    def snapshot(self, key: str) -> Snapshot[StateT] | None:
+        """Return the newest committed state of key with its epoch, version and time, or None."""
+        row = self._system.read_row(self.name, check_key(key, projection=self.name))
+        if row is None or row.is_tombstone:
+            return None
+        return Snapshot(self._decode(key, row), row.epoch, row.version, row.updated_at)
+
+    def _decode(self, key: str, row: Row) -> StateT:
+        try:
+            state: StateT = self.state_codec.decode(row.state)
+        except Exception as cause:
+            raise undecodable_row(self.name, key, Position(row.epoch, row.version), cause) from cause
+        return state
+
+    # -- replacing
+
+    def rebuild(self, key: str, events: Iterable[EventT]) -> StateT:
+        """Put the fold of these events in place of whatever key holds, in one transaction.
+
+        The key gets a new epoch and the number of events as version; subscribers get one snapshot.
+        Events dispatched before are overwritten, later ones fold on top. No events: the key is wiped.
+        Raises InvalidEvent if an event is not for this key, ApplyError if one can't be folded (nothing
+        is written then), and StoreError.
+        """
+        check_key(key, projection=self.name)
+        state: StateT = self.projection.state_type()
+        version = 0
+        for version, event in enumerate(events, 1):
+            if key not in self._keys_of(event):
+                msg = f"{self.name}: event {version} of the rebuild, {event!r}, is not for key {key!r}"
+                raise InvalidEvent(msg, event=event, projection=self.name, key=key)
+            try:
+                self.projection.apply(state, event)
+            except Exception as cause:
+                raise apply_error(self.name, key, version, event, cause, kept=False) from cause
+        self._replace(key, version, self.state_codec.encode(state) if version else TOMBSTONE)
+        return state
+
+    def wipe(self, key: str) -> None:
+        """Forget the state of key. The row stays as a tombstone: version 0 and a new epoch."""
+        self._replace(check_key(key, projection=self.name), 0, TOMBSTONE)
+
+    def _replace(self, key: str, version: int, state: bytes) -> None:
+        if on_dispatcher_thread():
+            what = "rebuilding or wiping a key"
+            raise WouldDeadlock(what, projection=self.name, key=key)
+        done: Future[Position] = Future()
+        supervisor = self.supervisor or self._start()
+        supervisor.replace(key, Replacement(Position(new_epoch(), version), state, done))
+        done.result()
+
+    # -- hooks
+
+    def on_applied(self, hook: Callable[[str, StateT], object]) -> Callable[[str, StateT], object]:
+        """Call ``hook(key, state)`` after each committed turn was broadcast, with the state it left.
+
+        A turn may hold several events. The state is the actor's own: read it, render it, don't change
+        it. The hook runs on a dispatcher thread; if it raises, that is logged and counted.
+        """
+        self.hooks.append(hook)
+        return hook

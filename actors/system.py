@@ -1,0 +1,207 @@
+"""The composition root: a database, a bus, and the projections between them."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import weakref
+from concurrent.futures import Future
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ..store import Row, SnapshotStore
+from .engine import Engine
+from .errors import AlreadyRegistered, Closed, UnknownProjection
+from .event_bus import EventBus
+from .projection import EventT, Projection, StateT, check_projection
+from .readers import Readers
+from .runtime import ProjectionRuntime
+from .settings import Settings
+
+if TYPE_CHECKING:
+    import peewee
+
+    from .broadcaster import Broadcaster
+
+_logger = logging.getLogger("keyfold.system")
+
+_systems: weakref.WeakSet[ProjectionSystem] = weakref.WeakSet()
+
+
+class ProjectionSystem:
+    """Projections over one database, without Flask. Safe from any thread; also a context manager.
+
+    ``database`` is a URL (``sqlite:///shop.db``, ``postgresql://…``) or a ``peewee.Database`` of the
+    app. Keywords are those of Settings. Nothing starts before the first dispatch, and a forked child
+    starts afresh, so a system may be made before a server forks its workers.
+    """
+
+    def __init__(
+        self,
+        database: str | peewee.Database,
+        *,
+        broadcaster: Broadcaster | None = None,
+        **settings: Any,
+    ) -> None:
+        self.settings = Settings(**settings)
+        self.store = SnapshotStore(database)
+        self.broadcaster = broadcaster
+        self.bus = EventBus()
+        self.projections: dict[str, ProjectionRuntime[Any, Any]] = {}
+        self._fresh()
+        self.closed = False
+        _systems.add(self)
+
+    def _fresh(self) -> None:
+        self._lock = threading.RLock()
+        self._engine: Engine | None = None
+        self._readers: Readers | None = None
+        self._migrated = not self.settings.auto_migrate
+
+    # -- projections
+
+    def register(self, projection: Projection[EventT, StateT]) -> ProjectionRuntime[EventT, StateT]:
+        """Fold the events of this projection from now on. Raises AlreadyRegistered, InvalidProjection."""
+        check_projection(projection)
+        with self._lock:
+            self._check_open()
+            if projection.name in self.projections:
+                msg = f"{projection.name}: a projection of this name is registered already"
+                raise AlreadyRegistered(msg, projection=projection.name)
+            runtime = ProjectionRuntime(projection, self)
+            if self._engine is not None:
+                self._engine.add(runtime)
+            self.projections[runtime.name] = runtime
+            self.bus.attach(runtime)
+        return runtime
+
+    def runtime(self, name: str) -> ProjectionRuntime[Any, Any]:
+        """Return the registered projection of this name. Raises UnknownProjection."""
+        try:
+            return self.projections[name]
+        except KeyError:
+            known = ", ".join(sorted(self.projections)) or "none"
+            msg = f"no projection is named {name!r}; registered: {known}"
+            raise UnknownProjection(msg, projection=name) from None
+
+    # -- life
+
+    def start(self) -> None:
+        """Start the threads of this process, if they don't run yet. The first dispatch does it by itself.
+
+        Raises Closed, or StoreError if the tables can't be made: then nothing is started.
+        """
+        with self._lock:
+            self._check_open()
+            if self._engine is not None:
+                return
+            self._migrate()
+            engine = Engine(self.store, self.settings, self.broadcaster)
+            for runtime in self.projections.values():
+                engine.add(runtime)
+            engine.start()
+            self._engine = engine
+            atexit.register(self.close)
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until every mailbox is empty and every turn committed. False once the timeout is over."""
+        engine = self._engine
+        if engine is None:
+            return True
+        deadline = monotonic() + (threading.TIMEOUT_MAX if timeout is None else timeout)
+        return engine.in_flight.wait_for_none(deadline)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Refuse new events, commit what was accepted, end all threads. A second call does nothing.
+
+        Takes ``timeout`` seconds at most (the setting ``close_timeout`` if None). What is not committed
+        by then is logged, and its Receipts raise StoreError.
+        """
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            engine, self._engine = self._engine, None
+            readers, self._readers = self._readers, None
+        atexit.unregister(self.close)
+        deadline = monotonic() + (self.settings.close_timeout if timeout is None else timeout)
+        if engine is not None:
+            engine.stop(deadline)
+        if readers is not None:
+            readers.stop()
+        self.store.close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            msg = "the system is closed"
+            raise Closed(msg)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- reading
+
+    def read_row(self, name: str, key: str) -> Row | None:
+        """Return the committed row of a key, tombstones included, or None. Raises StoreError."""
+        return self.submit_read(name, key).result()
+
+    def submit_read(self, name: str, key: str) -> Future[Row | None]:
+        """Read the committed row of a key on a reader's thread, which alone hold connections."""
+        with self._lock:
+            self._check_open()
+            self._migrate()
+            if self._readers is None:
+                self._readers = Readers(self.store)
+            return self._readers.submit(name, key)
+
+    def _migrate(self) -> None:
+        if not self._migrated:
+            self.store.migrate()
+            self._migrated = True
+
+    # -- facts
+
+    def stats(self) -> dict[str, Any]:
+        """Return the facts of this process as JSON-able dicts: actors, mailboxes, writer, sockets."""
+        engine = self._engine
+        names = sorted(self.projections)
+        facts: dict[str, Any] = {
+            "pid": os.getpid(),
+            "database": self.store.describe(),
+            "started": engine is not None,
+            "closed": self.closed,
+            "projections": {name: Engine.facts_of(self.projections[name]) for name in names},
+            "in_flight": 0 if engine is None else engine.in_flight.count,
+            "writer": {} if engine is None else engine.writer_facts(),
+        }
+        broadcaster_stats = getattr(self.broadcaster, "stats", None)
+        facts["sockets"] = broadcaster_stats() if callable(broadcaster_stats) else {}
+        return facts
+
+    def _after_fork(self) -> None:
+        # The parent's threads do not exist here, its locks may be held by them, and its connections
+        # are still in use over there: leave all of it alone, and start anew at the next dispatch.
+        self._fresh()
+        self.bus.after_fork()
+        self.store.forget_connections()
+        for runtime in self.projections.values():
+            runtime.supervisor = None
+
+
+def _after_fork_in_child() -> None:
+    for system in list(_systems):
+        system._after_fork()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
