@@ -21,7 +21,7 @@ def announce(props: Props, turn: Committed, state: Any) -> BroadcastError | None
     for hook in props.on_applied:
         try:
             hook(turn.key, state)
-        except Exception:
+        except BaseException:  # not even SystemExit may stop the actor
             _logger.exception("an on_applied hook of %s raised for key %r", props.projection, turn.key)
             props.counters.add(hook_errors=1)
     return failure
@@ -46,13 +46,13 @@ def _broadcast(
         return None
     try:
         publish(broadcaster)
-    except Exception as cause:
+    except BaseException as cause:
         msg = f"{props.projection}: version {version} of key {key!r} is committed but was not broadcast: {cause!r}"
         _logger.exception(msg)
         props.counters.add(broadcast_errors=1)
         try:
             broadcaster.invalidate(props.projection, key)
-        except Exception:
+        except BaseException:
             _logger.exception("invalidating key %r of %s failed as well", key, props.projection)
         error = BroadcastError(msg, projection=props.projection, key=key, version=version)
         error.__cause__ = cause

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..store import DeadLetter, Position, StoreError
 from .errors import ApplyError
 from .receipt import Delivery
+
+if TYPE_CHECKING:
+    from .counters import InFlight
+    from .props import Replacement
+
+_logger = logging.getLogger("keyfold.dead_letters")
 
 _MOST_CHARACTERS = 20_000
 
@@ -32,6 +39,7 @@ def bury(
 
     Never raises: what has no JSON is kept as its repr, what has no repr as the name of its type.
     """
+    _logger.error("%s", error, exc_info=error.__cause__)
     event = delivery.event
     try:
         text = encode_event(event).decode()
@@ -50,6 +58,25 @@ def bury(
         traceback=_storable("".join(traceback.format_exception(cause))),
     )
     return Burial(delivery, letter, error)
+
+
+def settle_burials(buried: Sequence[Burial], in_flight: InFlight) -> None:
+    """Tell the Receipts of events that are dead letters now."""
+    for burial in buried:
+        burial.delivery.fail(burial.error)
+    in_flight.settle(len(buried))
+
+
+def fail_all(pending: Iterable[Delivery | Replacement], error: Exception, in_flight: InFlight) -> None:
+    """Tell everyone who waits for one of these messages that nothing will come of it."""
+    deliveries = 0
+    for message in pending:
+        if isinstance(message, Delivery):
+            message.fail(error)
+            deliveries += 1
+        else:
+            message.done.set_exception(error)
+    in_flight.settle(deliveries)
 
 
 def apply_error(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -110,11 +111,11 @@ class Mailbox:
                 self._room.notify_all()
         return messages
 
-    def put_back(self, messages: list[Any]) -> None:
+    def put_back(self, messages: Sequence[Any]) -> None:
         """Put messages that were taken but not used in front of the others, whatever the limit."""
         if messages:
             with self._lock:
-                self._messages = messages + (self._messages or [])
+                self._messages = [*messages, *(self._messages or ())]
 
     def rest(self, *, suspended: bool) -> bool:
         """End the turn. True: something is waiting already, and the actor must be submitted again."""

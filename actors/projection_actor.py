@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from ..store import (
 )
 from .announcement import announce, announce_replacement
 from .broadcaster import Committed
-from .burial import Burial, apply_error, bury, undecodable_row
+from .burial import Burial, apply_error, bury, fail_all, settle_burials, undecodable_row
 from .pooled_actor import PooledActor
 from .props import Props, Replacement, Retire
 
@@ -74,13 +75,14 @@ class ProjectionActor(PooledActor):
         self._base: Position | None = None
         self._encoded: bytes | None = None
         self._state: Any = None
-        # The turn that the writer has, with its deliveries, or the replacement that it has.
+        # The turn that the writer has, with its deliveries, or the replacement that it has. (Empty
+        # sequences are tuples here: a list of its own would cost each idle actor 56 bytes.)
         self._turn: Committed | None = None
-        self._deliveries: list[Delivery] = []
+        self._deliveries: Sequence[Any] = ()
         self._replacement: Replacement | None = None
         # How many events the next turn may fold; 0 for no such limit. Small while a guilty one is sought.
         self._most = 0
-        self._buried: list[Burial] = []
+        self._buried: tuple[Burial, ...] = ()
 
     def run_turn(self) -> None:
         """Take the answers, then fold what is waiting, unless an answer is still due."""
@@ -139,24 +141,20 @@ class ProjectionActor(PooledActor):
             self._settle_burials()
 
     def _settle_burials(self) -> None:
-        buried, self._buried = self._buried, []
-        for burial in buried:
-            burial.delivery.fail(burial.error)
-        self._props.in_flight.settle(len(buried))
+        buried, self._buried = self._buried, ()
+        settle_burials(buried, self._props.in_flight)
 
-    def _reload(self, pending: list[Any]) -> None:
+    def _reload(self, pending: Sequence[Any]) -> None:
         """The one way back: keep what is not committed, drop the state, load the row."""
+        self._take_pending()
         self.actor_inbox.put_back(pending)
         self._state = self._encoded = None
         self._load()
 
-    def _take_pending(self) -> list[Any]:
-        if self._replacement is not None:
-            pending: list[Any] = [self._replacement]
-            self._replacement = None
-        else:
-            pending, self._deliveries = self._deliveries, []
-            self._turn = None
+    def _take_pending(self) -> Sequence[Any]:
+        """Return what was taken from the mailbox and is not committed, and hold it no more."""
+        pending = self._deliveries if self._replacement is None else (self._replacement,)
+        self._deliveries, self._turn, self._replacement = (), None, None
         return pending
 
     # -- fold and save
@@ -164,15 +162,17 @@ class ProjectionActor(PooledActor):
     def _fold_next(self) -> None:
         most = self.dispatcher.turn_limit
         batch = self.actor_inbox.take(min(most, self._most) if self._most else most)
+        self._deliveries = batch  # from here on they are this actor's to settle, whatever happens
         if self.expects_replacement:
-            for index, message in enumerate(batch):
-                if type(message) is Replacement:
-                    self.actor_inbox.put_back(batch[index:] if index else batch[1:])
-                    if not index:
-                        self._save_replacement(message)
-                        return
-                    del batch[index:]
-                    break
+            kinds = list(map(type, batch))
+            if Replacement in kinds:
+                # It gets a turn of its own, after the events in front of it.
+                here = kinds.index(Replacement)
+                self.actor_inbox.put_back(batch[max(here, 1) :])
+                if here == 0:
+                    self._save_replacement(batch[0])
+                    return
+                del batch[here:]
         if batch and self._has_state(batch):
             self._fold(batch)
 
@@ -188,7 +188,7 @@ class ProjectionActor(PooledActor):
                 error = undecodable_row(self._props.projection, self.key, self._base, cause)
                 for delivery in batch:
                     self._bury(delivery, error)
-                self._reload([])
+                self._reload(())
                 return False
             self._encoded = None
         return True
@@ -217,7 +217,6 @@ class ProjectionActor(PooledActor):
             return
         base = self._base
         epoch, version = base or (new_epoch(), 0)
-        self._deliveries = batch
         self._turn = Committed(
             props.projection, self.key, epoch, version, deltas, props.event_name, props.decode_delta
         )
@@ -229,8 +228,7 @@ class ProjectionActor(PooledActor):
 
     def _on_saved(self) -> None:
         turn, deliveries, props = self._turn, self._deliveries, self._props
-        assert turn is not None
-        self._turn, self._deliveries = None, []
+        assert turn is not None  # noqa: S101  # Saved only ever answers a turn
         self._stage = _READY
         self._most = 0
         self._base = Position(turn.epoch, turn.version)
@@ -242,12 +240,13 @@ class ProjectionActor(PooledActor):
         else:
             for delivery in deliveries:
                 delivery.fail(failure)
+        self._deliveries, self._turn = (), None
         props.in_flight.settle(len(deliveries))
 
     # -- rebuild and wipe
 
     def _save_replacement(self, replacement: Replacement) -> None:
-        self._replacement = replacement
+        self._deliveries, self._replacement = (), replacement
         epoch, version = replacement.position
         self._save(Save(self._props.projection, self.key, self._base, epoch, version, replacement.state))
 
@@ -273,24 +272,23 @@ class ProjectionActor(PooledActor):
         self._most = index
         self._reload(batch[:index] + batch[index + 1 :])
 
-    def _narrow(self, batch: list[Delivery], cause: Exception) -> None:
+    def _narrow(self, batch: Sequence[Delivery], cause: Exception) -> None:
         """The batch makes a state that can't be stored: halve it until the guilty event stands alone."""
         if len(batch) == 1:
             self._bury(batch[0], self._apply_error(batch[0], 0, cause))
             self._most = 0
-            self._reload([])
+            self._reload(())
         else:
             self._most = len(batch) // 2
             self._reload(batch)
 
+    def _bury(self, delivery: Delivery, error: Exception) -> None:
+        props = self._props
+        self._buried += (bury(props.projection, self.key, delivery, error, props.encode_event),)
+
     def _apply_error(self, delivery: Delivery, index: int, cause: BaseException) -> ApplyError:
         version = (self._base.version if self._base else 0) + index + 1
         return apply_error(self._props.projection, self.key, version, delivery.event, cause)
-
-    def _bury(self, delivery: Delivery, error: Exception) -> None:
-        props = self._props
-        _logger.error("%s", error, exc_info=error.__cause__)
-        self._buried.append(bury(props.projection, self.key, delivery, error, props.encode_event))
 
     def _on_rejected(self, error: StoreError) -> None:
         for_good = isinstance(error, StoreRejected)
@@ -304,29 +302,18 @@ class ProjectionActor(PooledActor):
         elif not for_good:
             self._give_up(error)
         elif self._replacement is not None:
-            replacement, self._replacement = self._replacement, None
-            replacement.done.set_exception(error)
-            self._reload([])
+            self._replacement.done.set_exception(error)
+            self._reload(())
         else:
-            self._narrow(self._take_pending(), error)
+            self._narrow(self._deliveries, error)
 
     def _give_up(self, error: ProjectionError) -> None:
-        """Fail everything that is not committed: the system closes, and the database did not come back."""
+        """Fail all that is not committed: the system closes, and the database did not come back."""
         pending = [*self._take_pending(), *self.actor_inbox.take(sys.maxsize)]
         self._stage = _COLD
         self._state = self._encoded = None
         self._settle_burials()
-        self._fail(pending, error)
-
-    def _fail(self, pending: list[Any], error: Exception) -> None:
-        deliveries = 0
-        for message in pending:
-            if type(message) is Replacement:
-                message.done.set_exception(error)
-            else:
-                message.fail(error)
-                deliveries += 1
-        self._props.in_flight.settle(deliveries)
+        fail_all(pending, error, self._props.in_flight)
 
     def _crash(self, cause: BaseException) -> None:
         """A defect of the library: let this actor end, so that the next event starts a fresh one."""
@@ -336,4 +323,4 @@ class ProjectionActor(PooledActor):
         msg = f"{self._props.projection}: the actor of key {self.key!r} failed: {cause!r}"
         error = ProjectionError(msg, projection=self._props.projection, key=self.key)
         error.__cause__ = cause
-        self._fail(pending, error)
+        fail_all(pending, error, self._props.in_flight)

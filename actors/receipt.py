@@ -103,7 +103,7 @@ class Receipt:
                 return
             try:
                 callback()
-            except Exception:
+            except BaseException:  # not even SystemExit may stop the actor that settles
                 _logger.exception("a callback of a Receipt raised")
 
     def _wait(self, timeout: float | None) -> None:
