@@ -7,7 +7,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..store import SnapshotWriter
+from ..store import SnapshotWriter, WriterFacts
 from .counters import Counters, InFlight
 from .dispatcher import Dispatcher
 from .props import Props
@@ -44,8 +44,9 @@ class Engine:
         self._sweeper = Sweeper(settings)
         self._give_up = threading.Event()
         self._supervisors: list[Supervisor] = []
+        self._writer_facts = WriterFacts()
         self._writer = SnapshotWriter.start(
-            store, commit_limit=settings.commit_limit, stop_retrying=self._give_up
+            store, commit_limit=settings.commit_limit, give_up=self._give_up, facts=self._writer_facts
         )
 
     def add(self, runtime: ProjectionRuntime[Any, Any]) -> None:
@@ -109,12 +110,12 @@ class Engine:
     # -- facts
 
     def _trouble(self) -> str:
-        trouble = self._store.trouble
+        trouble = self._writer_facts.trouble
         return f"; the database is in trouble: {trouble}" if trouble else ""
 
     def writer_facts(self) -> dict[str, Any]:
         """Return what the SnapshotWriter counted."""
-        return self._store.writer_stats()
+        return self._writer_facts.as_dict()
 
     @staticmethod
     def facts_of(runtime: ProjectionRuntime[Any, Any]) -> dict[str, Any]:

@@ -16,7 +16,9 @@ class Readers:
 
     def __init__(self, store: SnapshotStore) -> None:
         self._store = store
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="keyfold-reader")
+        self._pool = ThreadPoolExecutor(
+            _THREADS, thread_name_prefix="keyfold-reader", initializer=store.keep_connection
+        )
 
     def submit(self, name: str, key: str) -> Future[Row | None]:
         """Return the future of the row (None where there is none). It fails with StoreError."""

@@ -132,7 +132,6 @@ class ProjectionSystem:
             engine.stop(deadline)
         if readers is not None:
             readers.stop()
-        self.store.close()
 
     def _check_open(self) -> None:
         if self.closed:

@@ -1,6 +1,9 @@
 """State becomes rows: models, migrations, the snapshot store, its writer, the codec."""
 
+from .codec import Codec, DecodeError, EncodeError
+from .database import open_database
 from .errors import (
+    CommitInDoubt,
     InvalidKey,
     ProjectionError,
     StoreError,
@@ -8,22 +11,56 @@ from .errors import (
     StoreUnavailable,
     VersionConflict,
 )
-from .keys import ProjectionKey
+from .keys import ProjectionKey, check_key, check_name
+from .ledger import Ledger
+from .messages import CONFLICT, SAVED, Answer, Conflict, Load, Loaded, Rejected, Saved, Write
+from .migrations import CreateProjectionSnapshotsTable, migrate, pending, rollback
+from .models import ProjectionDeadLetter, ProjectionSnapshot, ProjectionWriter
 from .records import Address, DeadLetter, Position, Row, Save, Snapshot, new_epoch
+from .snapshot_store import SnapshotStore
+from .writer import SnapshotWriter
+from .writer_facts import WriterFacts
 
 __all__ = [
+    "CONFLICT",
+    "SAVED",
     "Address",
+    "Answer",
+    "Codec",
+    "CommitInDoubt",
+    "Conflict",
+    "CreateProjectionSnapshotsTable",
     "DeadLetter",
+    "DecodeError",
+    "EncodeError",
     "InvalidKey",
+    "Ledger",
+    "Load",
+    "Loaded",
     "Position",
+    "ProjectionDeadLetter",
     "ProjectionError",
     "ProjectionKey",
+    "ProjectionSnapshot",
+    "ProjectionWriter",
+    "Rejected",
     "Row",
     "Save",
+    "Saved",
     "Snapshot",
+    "SnapshotStore",
+    "SnapshotWriter",
     "StoreError",
     "StoreRejected",
     "StoreUnavailable",
     "VersionConflict",
+    "Write",
+    "WriterFacts",
+    "check_key",
+    "check_name",
+    "migrate",
     "new_epoch",
+    "open_database",
+    "pending",
+    "rollback",
 ]

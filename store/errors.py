@@ -56,3 +56,12 @@ class InvalidKey(ProjectionError):
             key=key if isinstance(key, str) else None,
         )
         self.reason = reason
+
+
+class CommitInDoubt(StoreUnavailable):
+    """The connection broke between COMMIT and its reply. ``turn`` and ``written`` say what may be committed."""
+
+    def __init__(self, message: str, *, turn: int, written: list[bool]) -> None:
+        super().__init__(message)
+        self.turn = turn
+        self.written = written

@@ -1,0 +1,138 @@
+"""The hot statements in PostgreSQL's dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+
+from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable
+from .models import as_utc
+from .records import Address, DeadLetter, Row, Save
+
+if TYPE_CHECKING:
+    import peewee
+
+    from .ledger import Ledger
+
+_SELECT = """
+    SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state::text, s.updated_at
+    FROM unnest(%s::text[], %s::text[]) AS wanted (name, key)
+    JOIN projection_snapshots AS s ON s.projection_name = wanted.name AND s.key = wanted.key
+"""
+
+# One statement and one round trip for everything. Its own RETURNING says what was written: a later
+# read could see somebody else's row and call it ours.
+_WRITE = """
+    WITH incoming AS (
+        SELECT * FROM unnest(
+            %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::bigint[], %s::text[], %s::int[]
+        ) AS t (name, key, base_epoch, base_version, epoch, version, state, schema_version)
+    ), stamped AS (
+        UPDATE projection_writers SET turn = %s, at = now() WHERE writer = %s
+    ), updated AS (
+        UPDATE projection_snapshots AS s
+        SET state = i.state::jsonb, epoch = i.epoch, version = i.version,
+            schema_version = i.schema_version, updated_at = now()
+        FROM incoming AS i
+        WHERE s.projection_name = i.name AND s.key = i.key
+          AND s.epoch = i.base_epoch AND s.version = i.base_version
+        RETURNING s.projection_name, s.key
+    ), inserted AS (
+        INSERT INTO projection_snapshots
+            (projection_name, key, epoch, version, schema_version, state, updated_at)
+        SELECT name, key, epoch, version, schema_version, state::jsonb, now()
+        FROM incoming WHERE base_epoch IS NULL
+        ON CONFLICT DO NOTHING
+        RETURNING projection_name, key
+    )
+    SELECT * FROM updated UNION ALL SELECT * FROM inserted
+"""
+_BURY = """
+    INSERT INTO projection_dead_letters (projection_name, key, event_type, event, error, traceback, at)
+    SELECT *, now() FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+"""
+
+# SQLSTATE classes (https://www.postgresql.org/docs/current/errcodes-appendix.html) that blame the data:
+# data exception, integrity violation, program limit exceeded.
+_GUILTY_DATA = ("22", "23", "54")
+# ... and those that are a definite "no" to a COMMIT. Any other failure of a COMMIT leaves it in doubt.
+_DEFINITE = ("22", "23", "25", "40", "54")
+
+
+class PostgresDialect:
+    """PostgreSQL through psycopg2."""
+
+    def select(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Row]:
+        """Return the rows that exist among addresses."""
+        names, keys = zip(*addresses, strict=True)
+        cursor = database.execute_sql(_SELECT, (list(names), list(keys)))
+        return {
+            (name, key): Row(epoch, version, schema, state.encode(), as_utc(at))
+            for name, key, epoch, version, schema, state, at in cursor.fetchall()
+        }
+
+    def commit(
+        self,
+        database: peewee.Database,
+        saves: Sequence[Save],
+        letters: Sequence[DeadLetter],
+        ledger: Ledger | None,
+    ) -> list[bool]:
+        """Write all in one transaction; say for each save whether its base was still there.
+
+        Raises CommitInDoubt if the answer to the COMMIT got lost.
+        """
+        turn = ledger.next_turn(database) if ledger is not None else 0
+        # In the same order in every process, so that two of them rarely wait for each other in a ring.
+        columns = zip(*sorted(map(_flat, saves)), strict=True) if saves else ((),) * 8
+        parameters: list[Any] = [list(column) for column in columns]
+        parameters += [turn, ledger.writer if ledger is not None else None]
+        sql = "BEGIN;"
+        if letters:
+            sql += _BURY + ";"
+            parameters = [list(column) for column in zip(*letters, strict=True)] + parameters
+        try:
+            cursor = database.execute_sql(sql + _WRITE, parameters)
+            found = set(cursor.fetchall())
+        except Exception:
+            _roll_back(database)
+            raise
+        written = [(save.name, save.key) in found for save in saves]
+        try:
+            database.execute_sql("COMMIT")
+        except Exception as error:
+            if _sqlstate(error).startswith(_DEFINITE):
+                raise
+            msg = f"the answer to a COMMIT got lost: {error}"
+            raise CommitInDoubt(msg, turn=turn, written=written) from error
+        return written
+
+    def classify(self, error: Exception, where: str) -> StoreError:
+        """Say whether trying again later can help."""
+        text = str(error).strip()
+        if _sqlstate(error).startswith(_GUILTY_DATA):
+            return StoreRejected(f"{where} refuses the data: {text}")
+        if isinstance(error, psycopg2.Error):
+            return StoreUnavailable(f"{where} can't be used at the moment: {text}")
+        return StoreRejected(f"the data can't be written to {where}: {type(error).__name__}: {text}")
+
+
+def _flat(save: Save) -> tuple[Any, ...]:
+    name, key, base, epoch, version, state, schema = save
+    base_epoch, base_version = base or (None, None)
+    return (name, key, base_epoch, base_version, epoch, version, state.decode(), schema)
+
+
+def _sqlstate(error: Exception) -> str:
+    # Peewee wraps the driver's error in one of its own.
+    origin = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    return getattr(origin, "pgcode", None) or ""
+
+
+def _roll_back(database: peewee.Database) -> None:
+    try:
+        database.execute_sql("ROLLBACK")
+    except Exception:
+        database.close()  # the connection is gone, and the transaction with it

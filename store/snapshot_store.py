@@ -1,0 +1,211 @@
+"""The store: snapshots by key, read in batches, written over the position they were folded from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from .codec import Codec
+from .database import describe, is_postgres, open_database
+from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable
+from .keys import check_key, check_name
+from .ledger import Ledger
+from .migrations import migrate
+from .postgres import PostgresDialect
+from .records import Address, DeadLetter, Position, Row, Save, new_epoch
+from .sqlite import SqliteDialect
+
+if TYPE_CHECKING:
+    import peewee
+
+T = TypeVar("T")
+
+
+class Dialect(Protocol):
+    """What differs between the databases."""
+
+    def select(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Row]:
+        """Return the rows that exist among addresses."""
+
+    def commit(
+        self,
+        database: peewee.Database,
+        saves: Sequence[Save],
+        letters: Sequence[DeadLetter],
+        ledger: Ledger | None,
+    ) -> list[bool]:
+        """Write all in one transaction; say for each save whether its base was still there."""
+
+    def classify(self, error: Exception, where: str) -> StoreError:
+        """Say whether trying again later can help."""
+
+
+class SnapshotStore:
+    """Snapshots in one database. Safe from any thread; each thread has its own connection.
+
+    Every failure is a StoreError: StoreUnavailable if trying again later is right, StoreRejected if
+    this data is refused for good. After one the next call works as soon as the database does.
+    """
+
+    def __init__(self, database: str | peewee.Database) -> None:
+        self.database = open_database(database)
+        self._dialect: Dialect = PostgresDialect() if is_postgres(self.database) else SqliteDialect()
+        self._thread = threading.local()
+        self._kept: dict[int, Any] = {}
+        # Connections of a parent process: kept, since freeing one would end it over there.
+        self._inherited: list[Any] = []
+
+    def describe(self) -> str:
+        """Return the database's name for people, without a password."""
+        return describe(self.database)
+
+    def migrate(self) -> list[str]:
+        """Bring the tables up to date, and return the names of the steps that were run."""
+        return self._run(lambda: migrate(self.database))
+
+    # -- rows, for the runtime
+
+    def rows(self, addresses: Sequence[Address]) -> dict[Address, Row]:
+        """Return the committed rows that exist among addresses, tombstones included, by one SELECT."""
+        return self._run(lambda: self._dialect.select(self.database, addresses)) if addresses else {}
+
+    def row(self, name: str, key: str) -> Row | None:
+        """Return the committed row of one key, tombstones included, or None."""
+        return self.rows([(name, key)]).get((name, key))
+
+    def commit(
+        self, saves: Sequence[Save], letters: Sequence[DeadLetter] = (), ledger: Ledger | None = None
+    ) -> list[bool]:
+        """Write everything in one transaction. Item i says whether save i was written; if not, its base was gone.
+
+        Raises StoreUnavailable or StoreRejected: then nothing was written; or CommitInDoubt, if it
+        is not known whether anything was: ``settle`` finds out.
+        """
+        if len({(save.name, save.key) for save in saves}) != len(saves):
+            msg = "the same key twice in one commit"
+            raise StoreRejected(msg)
+        if not saves and not letters:
+            return []
+        if self.database.in_transaction():
+            msg = "this thread has a transaction open on the same database; a snapshot is committed on its own"
+            raise StoreError(msg)
+        return self._run(lambda: self._dialect.commit(self.database, saves, letters, ledger))
+
+    def settle(self, doubt: CommitInDoubt, ledger: Ledger) -> list[bool] | None:
+        """Return what the commit in doubt would have returned, or None if it did not happen."""
+        committed = self._run(lambda: ledger.has_committed(self.database, doubt.turn))
+        return doubt.written if committed else None
+
+    def sign_off(self, ledger: Ledger) -> None:
+        """Remove what a writer's ledger left in the database, at the end of its life."""
+        self._run(lambda: ledger.sign_off(self.database))
+
+    # -- one-off values, for apps
+
+    def write(self, name: str, key: str, state: Any) -> Position:
+        """Store a value of one's own under a name and key, without a projection; the last writer wins.
+
+        Raises InvalidKey, EncodeError (a ValueError) if state has no JSON, and StoreError.
+        """
+        check_name(name)
+        check_key(key)
+        encoded = Codec(Any).encode(state)
+        while True:
+            row = self.row(name, key)
+            base = None if row is None else Position(row.epoch, row.version)
+            epoch, version = base or (new_epoch(), 0)
+            # In doubt it is simply written again: the same value twice is the same value.
+            with contextlib.suppress(CommitInDoubt):
+                if self.commit([Save(name, key, base, epoch, version + 1, encoded)]) == [True]:
+                    return Position(epoch, version + 1)
+
+    def read(self, name: str, key: str, type_: Any = Any) -> Any:
+        """Return the committed value of a name and key, decoded as ``type_``, or None.
+
+        Raises InvalidKey, DecodeError (a ValueError) if it is of another shape, and StoreError.
+        """
+        check_name(name)
+        row = self.row(name, check_key(key))
+        return None if row is None or row.is_tombstone else Codec(type_).decode(row.state)
+
+    # -- connections
+
+    def keep_connection(self) -> None:
+        """Let the calling thread keep its connection between calls, until ``disconnect``."""
+        self._thread.keeps = True
+
+    def disconnect(self) -> None:
+        """Close the connection that the calling thread keeps."""
+        if getattr(self._thread, "keeps", False):
+            self._thread.keeps = False
+            self._kept.pop(threading.get_ident(), None)
+            self.database.close()
+
+    def interrupt(self) -> None:
+        """Make the calls that threads with a kept connection have under way fail now.
+
+        A server that is frozen, and not dead, would hold them for ever: no time-out of PostgreSQL's
+        own covers it, as its kernel goes on acknowledging.
+        """
+        for connection in list(self._kept.values()):
+            with contextlib.suppress(Exception):
+                if isinstance(connection, sqlite3.Connection):
+                    connection.interrupt()
+                else:
+                    with socket.socket(fileno=os.dup(connection.fileno())) as link:
+                        link.shutdown(socket.SHUT_RDWR)
+
+    def forget_connections(self) -> None:
+        """In a forked child: use none of the parent's connections, and close none."""
+        # Peewee's lock may have been held by a thread that does not exist here.
+        self.database._lock = threading.Lock()  # noqa: SLF001
+        if not self.database.is_closed():
+            self._inherited.append(self.database.connection())
+        self.database.dispose()
+        self._thread = threading.local()
+        self._kept = {}
+
+    def _run(self, operation: Callable[[], T]) -> T:
+        """Run one operation on the thread's connection, and turn every failure into a StoreError."""
+        with self._connected():
+            try:
+                return operation()
+            except CommitInDoubt:
+                self._drop_connection()
+                raise
+            except Exception as error:
+                failure = self._dialect.classify(_origin(error), self.describe())
+                if not isinstance(failure, StoreRejected):
+                    self._drop_connection()
+                raise failure from error
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[None]:
+        opened = False
+        try:
+            opened = self.database.connect(reuse_if_open=True)
+        except Exception as error:
+            raise self._dialect.classify(_origin(error), self.describe()) from error
+        keeps = getattr(self._thread, "keeps", False)
+        if opened and keeps:
+            self._kept[threading.get_ident()] = self.database.connection()
+        try:
+            yield
+        finally:
+            if opened and not keeps:
+                self.database.close()
+
+    def _drop_connection(self) -> None:
+        with contextlib.suppress(Exception):
+            self.database.close()
+
+
+def _origin(error: Exception) -> Exception:
+    """Return the driver's own error inside one of Peewee's."""
+    inner = error.args[0] if error.args else None
+    return inner if isinstance(inner, Exception) else error
