@@ -95,9 +95,7 @@ def apply_error(
     return error
 
 
-def undecodable_row(
-    projection: str, key: str, position: Position | None, cause: Exception
-) -> StoreError:
+def undecodable_row(projection: str, key: str, position: Position | None, cause: Exception) -> StoreError:
     """Say which row does not decode into the state type, and why."""
     error = StoreError(
         f"{projection}: the row of key {key!r} at {position} does not decode into the state type: "

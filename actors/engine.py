@@ -29,9 +29,7 @@ _GRACE = 1.0
 class Engine:
     """The running part of a ProjectionSystem. Made at the first dispatch in a process, never inherited."""
 
-    def __init__(
-        self, store: SnapshotStore, settings: Settings, broadcaster: Broadcaster | None
-    ) -> None:
+    def __init__(self, store: SnapshotStore, settings: Settings, broadcaster: Broadcaster | None) -> None:
         self.in_flight = InFlight(settings.in_flight_limit)
         self._store = store
         self._settings = settings

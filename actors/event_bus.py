@@ -57,7 +57,9 @@ class EventBus:
             route = self._find_route(type(event), event)
         return route(event)
 
-    def listen(self, event_type: type[EventT], listener: Callable[[EventT], object], *, priority: int = 0) -> None:
+    def listen(
+        self, event_type: type[EventT], listener: Callable[[EventT], object], *, priority: int = 0
+    ) -> None:
         """Call ``listener(event)`` for each event of this type, in the thread that dispatches it."""
         if not callable(listener):
             msg = f"a listener must be callable, {listener!r} is not"

@@ -84,9 +84,7 @@ class Mailbox:
             return self._room.wait_for(self._has_room, max(0.0, deadline - monotonic()))
 
     def _has_room(self) -> bool:
-        return (
-            self._phase == _SEALED or self._messages is None or len(self._messages) < self.limit
-        )
+        return self._phase == _SEALED or self._messages is None or len(self._messages) < self.limit
 
     # -- the actor's side, called within its own turn only
 

@@ -143,9 +143,7 @@ class PooledActor(pykka.Actor):
             self._handle_failure(*sys.exc_info())
 
     def _handle_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
-        _logger.error(
-            "%s failed and ends", self, exc_info=(exception_type, exception_value, traceback)
-        )
+        _logger.error("%s failed and ends", self, exc_info=(exception_type, exception_value, traceback))
         self._end()
 
     def _end(self) -> None:
@@ -165,4 +163,3 @@ class PooledActor(pykka.Actor):
     def on_undelivered(self, message: Any) -> None:
         """Take a message that the actor's end overtook. The default logs it."""
         _logger.warning("%s ended before it handled %r", self, message)
-

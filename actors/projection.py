@@ -55,7 +55,7 @@ class Projection(ABC, Generic[EventT, StateT]):
     decode_hook: Callable[[type[Any], Any], Any] | None = None
     """``(type, plain) -> object``, the way back (msgspec's ``dec_hook``)."""
 
-    def key(self, event: EventT) -> str | None:
+    def key(self, event: EventT) -> str | None:  # noqa: ARG002
         """Return the key that the event belongs to, or None if it is not for this projection."""
         msg = f"{type(self).__name__} must define key(event), or keys(event) for several keys"
         raise InvalidProjection(msg)
@@ -99,11 +99,7 @@ def _type_arguments(cls: type) -> tuple[Any, Any] | None:
 
 def _event_types(cls: type, annotation: Any) -> type[Any] | tuple[type[Any], ...]:
     annotation = getattr(annotation, "__value__", annotation)  # a `type` alias of Python 3.12
-    members = (
-        get_args(annotation)
-        if get_origin(annotation) in (Union, types.UnionType)
-        else (annotation,)
-    )
+    members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     classes = tuple(get_origin(member) or member for member in members)
     for member in classes:
         if not isinstance(member, type):

@@ -117,11 +117,15 @@ class ProjectionActor(PooledActor):
             self._reload(self._take_pending())
         elif kind is Rejected:
             self._on_rejected(signal.error)
-        elif kind is Retire and self._stage in (_COLD, _READY) and not self._buried:
-            # The linearisation point of retirement: after the seal, a sender asks for a new actor,
-            # and that one's load can only see what this one has committed.
-            if self.actor_inbox.seal_if_empty():
-                self._props.retired(self)
+        elif kind is Retire:
+            self._retire()
+
+    def _retire(self) -> None:
+        at_rest = self._stage in (_COLD, _READY) and not self._buried
+        # The seal is the linearisation point of retirement: a sender that comes later asks for a new
+        # actor, and the load of that one can only see what this one has committed.
+        if at_rest and self.actor_inbox.seal_if_empty():
+            self._props.retired(self)
 
     # -- load
 

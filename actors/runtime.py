@@ -31,9 +31,9 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         self.projection = projection
         self.name = projection.name
         self.event_types = event_types(projection)
-        hooks = {"encode_hook": projection.encode_hook, "decode_hook": projection.decode_hook}
-        self.state_codec = Codec(projection.state_type, **hooks)
-        self.delta_codec = Codec(delta_type(projection), **hooks)
+        encode, decode = projection.encode_hook, projection.decode_hook
+        self.state_codec = Codec(projection.state_type, encode_hook=encode, decode_hook=decode)
+        self.delta_codec = Codec(delta_type(projection), encode_hook=encode, decode_hook=decode)
         self.hooks: list[Callable[[str, Any], object]] = []
         self._system = system
         self._key = projection.key

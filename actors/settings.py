@@ -52,9 +52,9 @@ def check_setting(name: str, kind: Any, value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         _refuse(name, value, "a number")
-    if kind == "int" and (not isinstance(value, int) or value < 1):
+    elif kind == "int" and (not isinstance(value, int) or value < 1):
         _refuse(name, value, "a whole number of at least 1")
-    if kind == "float" and not (math.isfinite(value) and value >= 0):
+    elif kind == "float" and not (math.isfinite(value) and value >= 0):
         _refuse(name, value, "a number of seconds of at least 0")
 
 

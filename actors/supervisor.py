@@ -27,7 +27,9 @@ class Supervisor:
     a sealed mailbox asks here again, and gets the next incarnation, which loads what this one saved.
     """
 
-    def __init__(self, props: Props, settings: Settings, sweeper: Sweeper, trouble: Callable[[], str]) -> None:
+    def __init__(
+        self, props: Props, settings: Settings, sweeper: Sweeper, trouble: Callable[[], str]
+    ) -> None:
         props.retired = self._retired
         self.props = props
         self.actors: dict[str, ProjectionActor] = {}
@@ -125,8 +127,9 @@ class Supervisor:
         self.props.counters.add(refused=1)
         name = self.props.projection
         trouble = self._trouble()
+        msg = f"{name}: the event was not accepted: {what}{trouble}"
         raise MailboxFull(
-            f"{name}: the event was not accepted: {what}{trouble and f'; {trouble}'}",
+            msg,
             projection=name,
             key=key if isinstance(key, str) else None,
             limit=limit,

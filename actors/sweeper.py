@@ -114,6 +114,5 @@ class Sweeper:
                 _logger.exception("a sweep failed; the next one comes in %s s", interval)
 
 
-
 def _last_turn(actor: ProjectionActor) -> float:
     return actor.last_turn

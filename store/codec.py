@@ -41,15 +41,13 @@ class Codec:
     ) -> None:
         self._encoder = msgspec.json.Encoder(enc_hook=encode_hook)
         self._decoder = msgspec.json.Decoder(type_, dec_hook=decode_hook)
-        self.encode_fast: Callable[[Any], bytes] = self._encoder.encode
-        """``encode`` without its clear errors, at msgspec's full speed: see ``explain``."""
 
     def encode(self, value: Any) -> bytes:
         """Return value as JSON. Raises EncodeError that names the field which can't be encoded."""
         try:
             return self._encoder.encode(value)
         except Exception as error:
-            raise self.explain(value, error) from error
+            raise self._explain(value, error) from error
 
     def decode(self, data: bytes | str) -> Any:
         """Return data as an object of the type. Raises DecodeError that names the field that doesn't fit."""
@@ -59,8 +57,7 @@ class Codec:
             msg = f"{error}"
             raise DecodeError(msg) from error
 
-    def explain(self, value: Any, error: Exception) -> EncodeError:
-        """Return an EncodeError that says where in value the error comes from."""
+    def _explain(self, value: Any, error: Exception) -> EncodeError:
         path, guilty = self._find("", value, _DEPTH)
         kind = type(guilty).__qualname__
         where = f"field {path.lstrip('.')!r}: " if path else ""

@@ -10,9 +10,7 @@ class ProjectionError(Exception):
     has to parse it. A fact that an error knows nothing about is None.
     """
 
-    def __init__(
-        self, message: str, *, projection: str | None = None, key: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, projection: str | None = None, key: str | None = None) -> None:
         super().__init__(f"projection: {message}")
         self.projection = projection
         self.key = key

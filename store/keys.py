@@ -58,6 +58,8 @@ def check_name(name: object) -> str:
         )
         raise ProjectionError(msg)
     if len(name) > MAX_NAME_LENGTH:
-        msg = f"the projection name {name[:40]!r}... has {len(name)} characters, the limit is {MAX_NAME_LENGTH}"
+        msg = (
+            f"the projection name {name[:40]!r}... has {len(name)} characters, the limit is {MAX_NAME_LENGTH}"
+        )
         raise ProjectionError(msg)
     return name

