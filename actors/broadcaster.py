@@ -45,7 +45,7 @@ class Committed:
 class Broadcaster(Protocol):
     """Takes what is committed to whoever watches. Called by actors, after the commit, in version order.
 
-    Neither method may block: a slow subscriber is the broadcaster's affair, never the actor's. An
+    No method may block: a slow subscriber is the broadcaster's affair, never the actor's. An
     exception reaches the Receipts as BroadcastError and harms nothing else.
     """
 
@@ -59,3 +59,13 @@ class Broadcaster(Protocol):
 
     def invalidate(self, projection: str, key: str) -> None:
         """Say that a publish failed: bring the channel's subscribers back by a snapshot of the row."""
+
+    def close(self) -> None:
+        """Tell the subscribers that nothing more will come: the system has closed."""
+
+    def after_fork(self) -> None:
+        """In a forked child: forget the parent's subscribers, and the locks that it may have held."""
+
+    def stats(self) -> dict[str, Any]:
+        """Return facts for the operator, JSON-able: the ``sockets`` part of the system's stats."""
+        return {}

@@ -87,6 +87,14 @@ class ProjectionSystem:
             msg = f"no projection is named {name!r}; registered: {known}"
             raise UnknownProjection(msg, projection=name) from None
 
+    def broadcast_to(self, broadcaster: Broadcaster) -> None:
+        """Show what is committed to this broadcaster. Raises RuntimeError: there is one, or it is too late."""
+        with self._lock:
+            if self.broadcaster is not None or self._engine is not None:
+                msg = "set the broadcaster once, and before the first dispatch"
+                raise RuntimeError(msg)
+            self.broadcaster = broadcaster
+
     # -- life
 
     def start(self) -> None:
@@ -130,6 +138,8 @@ class ProjectionSystem:
         deadline = monotonic() + (self.settings.close_timeout if timeout is None else timeout)
         if engine is not None:
             engine.stop(deadline)
+        if self.broadcaster is not None:
+            self.broadcaster.close()
         if readers is not None:
             readers.stop()
 
@@ -184,8 +194,7 @@ class ProjectionSystem:
             "in_flight": 0 if engine is None else engine.in_flight.count,
             "writer": {} if engine is None else engine.writer_facts(),
         }
-        broadcaster_stats = getattr(self.broadcaster, "stats", None)
-        facts["sockets"] = broadcaster_stats() if callable(broadcaster_stats) else {}
+        facts["sockets"] = {} if self.broadcaster is None else self.broadcaster.stats()
         return facts
 
     def _after_fork(self) -> None:
@@ -193,6 +202,8 @@ class ProjectionSystem:
         # are still in use over there: leave all of it alone, and start anew at the next dispatch.
         self._fresh()
         self.bus.after_fork()
+        if self.broadcaster is not None:
+            self.broadcaster.after_fork()
         self.store.forget_connections()
         for runtime in self.projections.values():
             runtime.supervisor = None

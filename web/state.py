@@ -1,0 +1,32 @@
+"""What Keyfold keeps for one app."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flask import current_app
+
+if TYPE_CHECKING:
+    from ..actors import ProjectionSystem
+    from .access import Access
+    from .hub import Hub
+    from .settings import WebSettings
+
+EXTENSION = "keyfold"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyfoldState:
+    """The value of ``app.extensions["keyfold"]``."""
+
+    system: ProjectionSystem
+    hub: Hub
+    access: Access
+    settings: WebSettings
+
+
+def current_state() -> KeyfoldState:
+    """Return what Keyfold keeps for the app of this request."""
+    kept: KeyfoldState = current_app.extensions[EXTENSION]
+    return kept
