@@ -62,9 +62,11 @@ class Broadcaster(Protocol):
 
     def close(self) -> None:
         """Tell the subscribers that nothing more will come: the system has closed."""
+        return
 
     def after_fork(self) -> None:
         """In a forked child: forget the parent's subscribers, and the locks that it may have held."""
+        return
 
     def stats(self) -> dict[str, Any]:
         """Return facts for the operator, JSON-able: the ``sockets`` part of the system's stats."""

@@ -47,7 +47,7 @@ class ProjectionSystem:
         **settings: Any,
     ) -> None:
         self.settings = Settings(**settings)
-        self.store = SnapshotStore(database)
+        self.store = SnapshotStore(database, auto_migrate=self.settings.auto_migrate)
         self.broadcaster = broadcaster
         self.bus = EventBus()
         self.projections: dict[str, ProjectionRuntime[Any, Any]] = {}
@@ -59,7 +59,6 @@ class ProjectionSystem:
         self._lock = threading.RLock()
         self._engine: Engine | None = None
         self._readers: Readers | None = None
-        self._migrated = not self.settings.auto_migrate
 
     # -- projections
 
@@ -106,7 +105,7 @@ class ProjectionSystem:
             self._check_open()
             if self._engine is not None:
                 return
-            self._migrate()
+            self.store.ensure_tables()
             engine = Engine(self.store, self.settings, self.broadcaster)
             for runtime in self.projections.values():
                 engine.add(runtime)
@@ -169,15 +168,9 @@ class ProjectionSystem:
         """Read the committed row of a key on a reader's thread, which alone hold connections."""
         with self._lock:
             self._check_open()
-            self._migrate()
             if self._readers is None:
                 self._readers = Readers(self.store)
             return self._readers.submit(name, key)
-
-    def _migrate(self) -> None:
-        if not self._migrated:
-            self.store.migrate()
-            self._migrated = True
 
     # -- facts
 

@@ -86,6 +86,12 @@ def describe(database: peewee.Database) -> str:
     return f"SQLite file {database.database}"
 
 
+def driver_error(error: Exception) -> Exception:
+    """Return the driver's own error, which Peewee wraps in one of its own: it alone has the SQLSTATE."""
+    inner = getattr(error, "orig", None)
+    return inner if isinstance(inner, Exception) else error
+
+
 def _open_sqlite(url: str) -> peewee.Database:
     settings = db_url.parse(url)
     if urlsplit(url).netloc:

@@ -52,6 +52,7 @@ class ProjectionSnapshot(peewee.Model):
 class ProjectionDeadLetter(peewee.Model):
     """Events that could not be folded. ``event`` is text: PostgreSQL's JSON takes no escaped NUL."""
 
+    id = peewee.BigAutoField()
     projection_name = peewee.CharField(max_length=NAME_LENGTH)
     key = peewee.CharField(max_length=KEY_LENGTH)
     event_type = peewee.TextField()

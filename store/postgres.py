@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
+from .database import driver_error
 from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable
 from .models import as_utc
 from .records import Address, DeadLetter, Row, Save
@@ -126,9 +127,7 @@ def _flat(save: Save) -> tuple[Any, ...]:
 
 
 def _sqlstate(error: Exception) -> str:
-    # Peewee wraps the driver's error in one of its own.
-    origin = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
-    return getattr(origin, "pgcode", None) or ""
+    return getattr(driver_error(error), "pgcode", None) or ""
 
 
 def _roll_back(database: peewee.Database) -> None:

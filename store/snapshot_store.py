@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .codec import Codec
-from .database import describe, is_postgres, open_database
+from .database import describe, driver_error, is_postgres, open_database
 from .errors import CommitInDoubt, StoreError, StoreRejected
 from .keys import check_key, check_name
 from .ledger import Ledger
@@ -52,8 +52,9 @@ class SnapshotStore:
     this data is refused for good. After one the next call works as soon as the database does.
     """
 
-    def __init__(self, database: str | peewee.Database) -> None:
+    def __init__(self, database: str | peewee.Database, *, auto_migrate: bool = True) -> None:
         self.database = open_database(database)
+        self._migrated = not auto_migrate
         self._dialect: Dialect = PostgresDialect() if is_postgres(self.database) else SqliteDialect()
         self._thread = threading.local()
         self._kept: dict[int, Any] = {}
@@ -64,15 +65,20 @@ class SnapshotStore:
         """Return the database's name for people, without a password."""
         return describe(self.database)
 
-    def migrate(self) -> list[str]:
-        """Bring the tables up to date, and return the names of the steps that were run."""
-        return self._run(lambda: migrate(self.database))
+    def ensure_tables(self) -> None:
+        """Bring the tables up to date, once in the life of this store, unless ``auto_migrate`` is False."""
+        if not self._migrated:
+            self._run(lambda: migrate(self.database))
+            self._migrated = True
 
     # -- rows, for the runtime
 
     def rows(self, addresses: Sequence[Address]) -> dict[Address, Row]:
         """Return the committed rows that exist among addresses, tombstones included, by one SELECT."""
-        return self._run(lambda: self._dialect.select(self.database, addresses)) if addresses else {}
+        if not addresses:
+            return {}
+        self.ensure_tables()
+        return self._run(lambda: self._dialect.select(self.database, addresses))
 
     def row(self, name: str, key: str) -> Row | None:
         """Return the committed row of one key, tombstones included, or None."""
@@ -96,6 +102,7 @@ class SnapshotStore:
                 "this thread has a transaction open on the same database; a snapshot is committed on its own"
             )
             raise StoreError(msg)
+        self.ensure_tables()
         return self._run(lambda: self._dialect.commit(self.database, saves, letters, ledger))
 
     def settle(self, doubt: CommitInDoubt, ledger: Ledger) -> list[bool] | None:
@@ -181,7 +188,7 @@ class SnapshotStore:
                 self._drop_connection()
                 raise
             except Exception as error:
-                failure = self._dialect.classify(_origin(error), self.describe())
+                failure = self._dialect.classify(driver_error(error), self.describe())
                 if not isinstance(failure, StoreRejected):
                     self._drop_connection()
                 raise failure from error
@@ -192,7 +199,7 @@ class SnapshotStore:
         try:
             opened = self.database.connect(reuse_if_open=True)
         except Exception as error:
-            raise self._dialect.classify(_origin(error), self.describe()) from error
+            raise self._dialect.classify(driver_error(error), self.describe()) from error
         keeps = getattr(self._thread, "keeps", False)
         if opened and keeps:
             self._kept[threading.get_ident()] = self.database.connection()
@@ -205,9 +212,3 @@ class SnapshotStore:
     def _drop_connection(self) -> None:
         with contextlib.suppress(Exception):
             self.database.close()
-
-
-def _origin(error: Exception) -> Exception:
-    """Return the driver's own error inside one of Peewee's."""
-    inner = error.args[0] if error.args else None
-    return inner if isinstance(inner, Exception) else error
