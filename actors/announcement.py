@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import BroadcastError
@@ -11,6 +11,7 @@ from .errors import BroadcastError
 if TYPE_CHECKING:
     from .broadcaster import Broadcaster, Committed
     from .props import Props, Replacement
+    from .receipt import Delivery
 
 _logger = logging.getLogger("keyfold.broadcast")
 
@@ -27,15 +28,30 @@ def announce(props: Props, turn: Committed, state: Any) -> BroadcastError | None
     return failure
 
 
-def announce_replacement(props: Props, key: str, replacement: Replacement) -> BroadcastError | None:
-    """Publish the whole state after a rebuild or a wipe. Return what failed."""
+def announce_replacement(props: Props, key: str, replacement: Replacement) -> None:
+    """Publish the whole state after a rebuild or a wipe, and tell whoever asked for it."""
     position, state = replacement.position, replacement.state
-    return _broadcast(
+    failure = _broadcast(
         props,
         key,
         position.version,
         lambda to: to.publish_snapshot(props.projection, key, position, state, "rebuild"),
     )
+    if failure is None:
+        replacement.done.set_result(position)
+    else:
+        replacement.done.set_exception(failure)
+
+
+def settle_deliveries(
+    deliveries: Sequence[Delivery], turn: Committed, failure: BroadcastError | None
+) -> None:
+    """Resolve the Receipts of a committed turn, after it was announced."""
+    for index, delivery in enumerate(deliveries):
+        if failure is None:
+            delivery.commit(turn, index)
+        else:
+            delivery.fail(failure)
 
 
 def _broadcast(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..store import DeadLetter, Position, StoreError
+from ..store import DeadLetter, Position, ProjectionError, StoreError
 from .errors import ApplyError
 from .receipt import Delivery
 
 if TYPE_CHECKING:
     from .counters import InFlight
-    from .props import Replacement
+    from .props import Props, Replacement
 
 _logger = logging.getLogger("keyfold.dead_letters")
 
@@ -28,13 +28,7 @@ class Burial(NamedTuple):
     error: Exception
 
 
-def bury(
-    projection: str,
-    key: str,
-    delivery: Delivery,
-    error: Exception,
-    encode_event: Callable[[Any], bytes],
-) -> Burial:
+def bury(props: Props, key: str, delivery: Delivery, error: Exception) -> Burial:
     """Make the dead letter of an event. ``error`` is what its Receipt will raise; its cause is kept with it.
 
     Never raises: what has no JSON is kept as its repr, what has no repr as the name of its type.
@@ -42,7 +36,7 @@ def bury(
     _logger.error("%s", error, exc_info=error.__cause__)
     event = delivery.event
     try:
-        text = encode_event(event).decode()
+        text = props.encode_event(event).decode()
     except Exception:
         try:
             text = repr(event)
@@ -50,7 +44,7 @@ def bury(
             text = f"<{type(event).__qualname__} whose repr raises {no_repr!r}>"
     cause = error.__cause__ or error
     letter = DeadLetter(
-        name=projection,
+        name=props.projection,
         key=key,
         event_type=f"{type(event).__module__}.{type(event).__qualname__}",
         event=_storable(text),
@@ -103,6 +97,14 @@ def undecodable_row(projection: str, key: str, position: Position | None, cause:
         projection=projection,
         key=key,
     )
+    error.__cause__ = cause
+    return error
+
+
+def crash_error(projection: str, key: str, cause: BaseException) -> ProjectionError:
+    """Say whose actor failed by a defect of the library, and how."""
+    msg = f"{projection}: the actor of key {key!r} failed: {cause!r}"
+    error = ProjectionError(msg, projection=projection, key=key)
     error.__cause__ = cause
     return error
 

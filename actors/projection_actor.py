@@ -23,9 +23,10 @@ from ..store import (
     Write,
     new_epoch,
 )
-from .announcement import announce, announce_replacement
+from .announcement import announce, announce_replacement, settle_deliveries
 from .broadcaster import Committed
-from .burial import Burial, apply_error, bury, fail_all, settle_burials, undecodable_row
+from .burial import Burial, apply_error, bury, crash_error, fail_all, settle_burials, undecodable_row
+from .fold import first_replacement, fold
 from .pooled_actor import PooledActor
 from .props import Props, Replacement, Retire
 
@@ -104,21 +105,18 @@ class ProjectionActor(PooledActor):
             self.dispatcher.submit(self)
 
     def _on_signal(self, signal: Any) -> None:
-        kind = type(signal)
-        if kind is Saved:
-            if self._replacement is None:
+        match signal:
+            case Saved():
                 self._on_saved()
-            else:
-                self._on_replaced(self._replacement)
-        elif kind is Loaded:
-            self._on_loaded(signal.row)
-        elif kind is Conflict:
-            self._props.counters.add(conflicts=1)
-            self._reload(self._take_pending())
-        elif kind is Rejected:
-            self._on_rejected(signal.error)
-        elif kind is Retire:
-            self._retire()
+            case Loaded(row):
+                self._on_loaded(row)
+            case Conflict():
+                self._props.counters.add(conflicts=1)
+                self._reload(self._take_pending())
+            case Rejected(error):
+                self._on_rejected(error)
+            case Retire():
+                self._retire()
 
     def _retire(self) -> None:
         at_rest = self._stage in (_COLD, _READY) and not self._buried
@@ -136,8 +134,7 @@ class ProjectionActor(PooledActor):
         self._props.tell_writer(Load(address, letters, self.actor_inbox.put_signal))
 
     def _on_loaded(self, row: Row | None) -> None:
-        self._stage = _READY
-        self._state = None
+        self._stage, self._state = _READY, None
         self._base = None if row is None else Position(row.epoch, row.version)
         self._encoded = None if row is None or row.is_tombstone else row.state
         self._props.counters.add(loads=1, dead_letters=len(self._buried))
@@ -167,16 +164,13 @@ class ProjectionActor(PooledActor):
         most = self.dispatcher.turn_limit
         batch = self.actor_inbox.take(min(most, self._most) if self._most else most)
         self._deliveries = batch  # from here on they are this actor's to settle, whatever happens
-        if self.expects_replacement:
-            kinds = list(map(type, batch))
-            if Replacement in kinds:
-                # It gets a turn of its own, after the events in front of it.
-                here = kinds.index(Replacement)
-                self.actor_inbox.put_back(batch[max(here, 1) :])
-                if here == 0:
-                    self._save_replacement(batch[0])
-                    return
-                del batch[here:]
+        if self.expects_replacement and (here := first_replacement(batch)) < len(batch):
+            # It gets a turn of its own, after the events in front of it.
+            self.actor_inbox.put_back(batch[max(here, 1) :])
+            if here == 0:
+                self._save_replacement(batch[0])
+                return
+            del batch[here:]
         if batch and self._has_state(batch):
             self._fold(batch)
 
@@ -184,10 +178,7 @@ class ProjectionActor(PooledActor):
         """Decode the state if that is still to be done. False: it can't be, and the batch is buried."""
         if self._state is None:
             try:
-                encoded = self._encoded
-                self._state = (
-                    self._props.new_state() if encoded is None else self._props.decode_state(encoded)
-                )
+                self._state = self._props.state_of(self._encoded)
             except Exception as cause:
                 error = undecodable_row(self._props.projection, self.key, self._base, cause)
                 for delivery in batch:
@@ -198,17 +189,10 @@ class ProjectionActor(PooledActor):
         return True
 
     def _fold(self, batch: list[Delivery]) -> None:
-        props = self._props
-        apply, encode, state = props.apply, props.encode_delta, self._state
-        deltas: list[bytes] = []
+        props, state = self._props, self._state
         turn_ends = monotonic() + self.dispatcher.turn_seconds
-        try:
-            for delivery in batch:
-                # Encoded at once: the delta may be a part of the state that the next event changes.
-                deltas.append(encode(apply(state, delivery.event)))
-                if not len(deltas) & 31 and monotonic() > turn_ends:
-                    break
-        except BaseException as error:
+        deltas, error = fold(props.apply, props.encode_delta, state, batch, turn_ends)
+        if error is not None:
             self._poisoned(batch, len(deltas), error)
             return
         if len(deltas) < len(batch):
@@ -216,8 +200,8 @@ class ProjectionActor(PooledActor):
             del batch[len(deltas) :]
         try:
             encoded = props.encode_state(state)
-        except Exception as error:
-            self._narrow(batch, error)
+        except Exception as cause:
+            self._narrow(batch, cause)
             return
         base = self._base
         epoch, version = base or (new_epoch(), 0)
@@ -231,19 +215,16 @@ class ProjectionActor(PooledActor):
         self._props.tell_writer(Write(save, self.actor_inbox.put_signal))
 
     def _on_saved(self) -> None:
+        if self._replacement is not None:
+            self._on_replaced(self._replacement)
+            return
         turn, deliveries, props = self._turn, self._deliveries, self._props
         assert turn is not None  # noqa: S101  # Saved only ever answers a turn
-        self._stage = _READY
-        self._most = 0
+        self._stage, self._most = _READY, 0
         self._base = Position(turn.epoch, turn.version)
         failure = announce(props, turn, self._state)
         props.counters.add(events=len(deliveries), turns=1)
-        if failure is None:
-            for index, delivery in enumerate(deliveries):
-                delivery.commit(turn, index)
-        else:
-            for delivery in deliveries:
-                delivery.fail(failure)
+        settle_deliveries(deliveries, turn, failure)
         self._deliveries, self._turn = (), None
         props.in_flight.settle(len(deliveries))
 
@@ -255,16 +236,11 @@ class ProjectionActor(PooledActor):
         self._save(Save(self._props.projection, self.key, self._base, epoch, version, replacement.state))
 
     def _on_replaced(self, replacement: Replacement) -> None:
-        self._replacement = None
-        self._stage = _READY
+        self._replacement, self._stage = None, _READY
         self._base = replacement.position
         self._state = None
         self._encoded = replacement.state if replacement.position.version else None
-        failure = announce_replacement(self._props, self.key, replacement)
-        if failure is None:
-            replacement.done.set_result(replacement.position)
-        else:
-            replacement.done.set_exception(failure)
+        announce_replacement(self._props, self.key, replacement)
 
     # -- trouble
 
@@ -278,17 +254,13 @@ class ProjectionActor(PooledActor):
 
     def _narrow(self, batch: Sequence[Delivery], cause: Exception) -> None:
         """The batch makes a state that can't be stored: halve it until the guilty event stands alone."""
-        if len(batch) == 1:
+        self._most = len(batch) // 2
+        if self._most == 0:
             self._bury(batch[0], self._apply_error(batch[0], 0, cause))
-            self._most = 0
-            self._reload(())
-        else:
-            self._most = len(batch) // 2
-            self._reload(batch)
+        self._reload(batch if self._most else ())
 
     def _bury(self, delivery: Delivery, error: Exception) -> None:
-        props = self._props
-        self._buried += (bury(props.projection, self.key, delivery, error, props.encode_event),)
+        self._buried += (bury(self._props, self.key, delivery, error),)
 
     def _apply_error(self, delivery: Delivery, index: int, cause: BaseException) -> ApplyError:
         version = (self._base.version if self._base else 0) + index + 1
@@ -314,8 +286,7 @@ class ProjectionActor(PooledActor):
     def _give_up(self, error: ProjectionError) -> None:
         """Fail all that is not committed: the system closes, and the database did not come back."""
         pending = [*self._take_pending(), *self.actor_inbox.take(sys.maxsize)]
-        self._stage = _COLD
-        self._state = self._encoded = None
+        self._stage, self._state, self._encoded = _COLD, None, None
         self._settle_burials()
         fail_all(pending, error, self._props.in_flight)
 
@@ -324,7 +295,4 @@ class ProjectionActor(PooledActor):
         pending = [*self._take_pending(), *self.actor_inbox.seal()]
         self._settle_burials()
         self._props.retired(self)
-        msg = f"{self._props.projection}: the actor of key {self.key!r} failed: {cause!r}"
-        error = ProjectionError(msg, projection=self._props.projection, key=self.key)
-        error.__cause__ = cause
-        fail_all(pending, error, self._props.in_flight)
+        fail_all(pending, crash_error(self._props.projection, self.key, cause), self._props.in_flight)

@@ -52,3 +52,7 @@ class Props:
     in_flight: InFlight
     on_applied: list[Callable[[str, Any], object]]
     retired: Callable[[ProjectionActor], None] = field(init=False)  # the Supervisor's own
+
+    def state_of(self, encoded: bytes | None) -> Any:
+        """Return the state that a row holds, or a new one if there is none."""
+        return self.new_state() if encoded is None else self.decode_state(encoded)

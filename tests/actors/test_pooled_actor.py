@@ -45,7 +45,7 @@ class Recorder(PooledActor):
         self.lives.append("stop")
         self.ended.set()
 
-    def on_failure(self, *_failure: Any) -> None:
+    def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
         self.lives.append("failure")
         self.ended.set()
 

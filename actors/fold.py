@@ -1,0 +1,44 @@
+"""The fold itself: events into a state, and what of it can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from .props import Replacement
+
+if TYPE_CHECKING:
+    from .receipt import Delivery
+
+_CLOCK_EVERY = 32
+
+
+def fold(
+    apply: Callable[[Any, Any], Any],
+    encode: Callable[[Any], bytes],
+    state: Any,
+    batch: Sequence[Delivery],
+    turn_ends: float,
+) -> tuple[list[bytes], BaseException | None]:
+    """Apply the events of batch to state, in order, until the turn's time is over.
+
+    Returns the encoded deltas of those that were folded, and what the next one raised, if one did: then
+    the state may be half changed. Whatever is raised counts, SystemExit too.
+    """
+    deltas: list[bytes] = []
+    try:
+        for delivery in batch:
+            # Encoded at once: the delta may be a part of the state that the next event changes.
+            deltas.append(encode(apply(state, delivery.event)))
+            if not len(deltas) % _CLOCK_EVERY and monotonic() > turn_ends:
+                break
+    except BaseException as error:
+        return deltas, error
+    return deltas, None
+
+
+def first_replacement(batch: Sequence[Any]) -> int:
+    """Return where the first Replacement stands in batch, or its length if there is none."""
+    kinds = list(map(type, batch))
+    return kinds.index(Replacement) if Replacement in kinds else len(kinds)

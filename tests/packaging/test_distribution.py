@@ -1,0 +1,122 @@
+"""What is installed, what imports what, and how big it is."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("actors", "store", "web")
+MODULES = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
+
+
+def imported_by(path: Path) -> set[str]:
+    """Return what a module imports, relative imports written out (``..store`` as ``keyfold.store``)."""
+    package = ("keyfold", *path.relative_to(ROOT).parent.parts)
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            found.add(".".join([*base, *([node.module] if node.module else [])]))
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_is_importable_under_keyfold(path: Path) -> None:
+    """A module that pyproject.toml's explicit package list leaves out would be missing in a wheel."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    name = ".".join(("keyfold", *parts)).removesuffix(".__init__")
+    module = importlib.import_module(name)
+    assert Path(str(module.__file__)).resolve() == path.resolve()
+
+
+def test_the_wheel_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
+    """The built file list is the folders', as ``keyfold.*``, with py.typed and without a keyfold/__init__.py."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=110)
+    [wheel] = tmp_path.glob("*.whl")
+    listing = subprocess.run(
+        [sys.executable, "-m", "zipfile", "--list", str(wheel)], check=True, capture_output=True, text=True
+    )
+    names = {line.split()[0] for line in listing.stdout.splitlines()[1:]}
+    python = {name for name in names if name.endswith(".py")}
+    assert python == {f"keyfold/{path.relative_to(ROOT)}" for path in MODULES}
+    assert {f"keyfold/{part}/py.typed" for part in PARTS} <= names
+    assert (
+        not {name.split("/")[0] for name in names}
+        - {"keyfold"}
+        - {name.split("/")[0] for name in names if ".dist-info/" in name}
+    )
+
+
+def test_keyfold_itself_is_a_namespace() -> None:
+    """Another distribution may add to it; nothing is hidden in an __init__."""
+    keyfold = importlib.import_module("keyfold")
+    assert getattr(keyfold, "__file__", None) is None
+    assert distribution("keyfold").version
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_point_one_way(path: Path) -> None:
+    """web → actors → store; no actor knows Flask, the store knows neither."""
+    part = path.relative_to(ROOT).parts[0]
+    forbidden = {
+        "store": ("keyfold.actors", "keyfold.web", "flask", "werkzeug"),
+        "actors": ("keyfold.web", "flask", "werkzeug", "simple_websocket"),
+        "web": ("pykka", "psycopg2"),
+    }[part]
+    wrong = {name for name in imported_by(path) if name.startswith(forbidden)}
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_is_over_300_lines(path: Path) -> None:
+    """A longer one hides a noun."""
+    assert len(path.read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_door_lists_what_it_offers(part: str) -> None:
+    """``__all__`` is sorted, complete and real."""
+    module = importlib.import_module(f"keyfold.{part}")
+    source = ast.parse(Path(str(module.__file__)).read_text())
+    imported = {
+        alias.asname or alias.name
+        for node in source.body
+        if isinstance(node, ast.ImportFrom) and node.level
+        for alias in node.names
+    }
+    offered = module.__all__
+    assert set(offered) == imported
+    constants = [name for name in offered if name.isupper()]
+    classes = [name for name in offered if name[0].isupper() and not name.isupper()]
+    functions = [name for name in offered if name[0].islower()]
+    assert offered == sorted(constants) + sorted(classes) + sorted(functions)
+
+
+@pytest.mark.parametrize("part", ["actors", "store"])
+def test_importing_starts_nothing_and_needs_no_flask(part: str) -> None:
+    """A worker that only folds events does not load the web; and nothing runs before it is asked."""
+    program = (
+        f"import threading, sys, keyfold.{part}; "
+        "assert threading.active_count() == 1; assert 'flask' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd="/")
