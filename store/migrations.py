@@ -38,7 +38,8 @@ class CreateProjectionSnapshotsTable(Migration):
     @staticmethod
     def forward(database: peewee.Database) -> None:
         """Create projection_snapshots."""
-        json, moment = ("JSONB", "TIMESTAMPTZ") if is_postgres(database) else ("JSON", "TEXT")
+        # TEXT and not JSON on SQLite: a type it does not know has numeric affinity, and "0" becomes 0.
+        json, moment = ("JSONB", "TIMESTAMPTZ") if is_postgres(database) else ("TEXT", "TEXT")
         database.execute_sql(
             f"""
             CREATE TABLE IF NOT EXISTS projection_snapshots (

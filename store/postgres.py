@@ -117,7 +117,9 @@ class PostgresDialect:
             return StoreRejected(f"{where} refuses the data: {text}")
         if isinstance(error, psycopg2.Error):
             return StoreUnavailable(f"{where} can't be used at the moment: {text}")
-        return StoreRejected(f"the data can't be written to {where}: {type(error).__name__}: {text}")
+        if isinstance(error, (ValueError, TypeError, OverflowError)):
+            return StoreRejected(f"the data can't be written to {where}: {error}")
+        return StoreError(f"{where} failed in an unexpected way: {type(error).__name__}: {error}")
 
 
 def _flat(save: Save) -> tuple[Any, ...]:

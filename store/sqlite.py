@@ -85,7 +85,9 @@ class SqliteDialect:
             return StoreUnavailable(f"{where} can't be used at the moment: {error}")
         if isinstance(error, sqlite3.Error):
             return StoreError(f"{where} is not usable: {error}")
-        return StoreRejected(f"the data can't be written to {where}: {type(error).__name__}: {error}")
+        if isinstance(error, (ValueError, TypeError, OverflowError)):
+            return StoreRejected(f"the data can't be written to {where}: {error}")
+        return StoreError(f"{where} failed in an unexpected way: {type(error).__name__}: {error}")
 
 
 def _write_all(cursor: sqlite3.Cursor, saves: Sequence[Save], now: str) -> list[bool] | None:

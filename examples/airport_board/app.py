@@ -1,0 +1,94 @@
+"""The airport board: a week of real flights on live pages.
+
+Run it: ``python examples/airport_board/app.py``. PORT and KEYFOLD_DATABASE are read from the environment.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, abort, jsonify, render_template, request
+from werkzeug.serving import make_server
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from boards import AirportBoard, AirportsOverview  # noqa: E402
+from flights import DATA, read_flights, read_names  # noqa: E402
+from keyfold.web import Keyfold  # noqa: E402
+from replay import SPEEDS, FlightReplay, as_dict  # noqa: E402
+
+keyfold = Keyfold()
+keyfold.register(AirportBoard())
+keyfold.register(AirportsOverview())
+
+
+def create_app(*, speed: int = SPEEDS[1]) -> Flask:
+    """Return the app, its replay under way."""
+    app = Flask(__name__)
+    app.config["KEYFOLD_DATABASE"] = os.environ.get("KEYFOLD_DATABASE", f"sqlite:///{HERE / 'board.db'}")
+    app.config["KEYFOLD_ADMIN_TOKEN"] = os.environ.get("KEYFOLD_ADMIN_TOKEN", "let-me-see")
+    keyfold.init_app(app)
+    airports, carriers = read_names(DATA / "airports.csv"), read_names(DATA / "airlines.csv")
+    with app.app_context():
+        replay = FlightReplay(keyfold.system, read_flights(), speed=speed)
+    app.extensions["replay"] = replay
+    replay.start()
+    atexit.register(replay.stop)  # before the system's own end: what was registered last runs first
+
+    @app.get("/")
+    def index() -> str:
+        return render_template("index.html", names=airports, speeds=SPEEDS)
+
+    @app.get("/airport/<code>")
+    def airport(code: str) -> str:
+        if not code.isalnum() or not code.isupper():
+            abort(404)
+        names = {"airports": airports, "carriers": carriers}
+        return render_template("airport.html", code=code, name=airports.get(code, code), names=names)
+
+    @app.get("/replay")
+    def status() -> Any:
+        return jsonify(as_dict(replay.status()))
+
+    @app.post("/replay")
+    def control() -> Any:
+        asked = request.get_json()
+        if asked.get("start_over"):
+            return jsonify(as_dict(replay.start_over()))
+        speed, paused = asked.get("speed"), asked.get("paused")
+        if speed not in (None, *SPEEDS) or paused not in (None, True, False):
+            abort(400, f"speed is one of {SPEEDS}, paused is true or false")
+        return jsonify(as_dict(replay.control(speed=speed, paused=paused)))
+
+    return app
+
+
+def main() -> None:
+    """Serve until Ctrl-C, then stop in good order."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    app = create_app(speed=int(os.environ.get("SPEED", SPEEDS[1])))
+    server = make_server("127.0.0.1", int(os.environ.get("PORT", "8000")), app, threaded=True)
+    print(
+        f"Airport board: http://127.0.0.1:{server.port}   (Ctrl-C ends it; it goes on from there)", flush=True
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        app.extensions["replay"].stop()
+        with app.app_context():
+            keyfold.system.close()
+        server.server_close()
+
+
+if __name__ == "__main__":
+    main()
