@@ -141,6 +141,7 @@ class ProjectionSystem:
             self.broadcaster.close()
         if readers is not None:
             readers.stop()
+        self.store.close()
 
     def _check_open(self) -> None:
         if self.closed:

@@ -41,6 +41,10 @@ class MemoryDatabase(peewee.SqliteDatabase):
         # The database is gone with its last connection, and threads come and go.
         self._keeper = sqlite3.connect(name, uri=True, check_same_thread=False)
 
+    def release(self) -> None:
+        """Let the database end with its last other connection."""
+        self._keeper.close()
+
 
 def open_database(source: str | peewee.Database) -> peewee.Database:
     """Return a Peewee database for a URL, or check and return the app's own. Connects to nothing yet.

@@ -1,4 +1,7 @@
-"""The tables, as Peewee models bound to no database: run a query by ``query.execute(db)``."""
+"""The tables, as Peewee models bound to no database: run a query by ``query.execute(db)``.
+
+Peewee's JSONField needs to know the dialect: read ``state`` within ``db.bind_ctx([ProjectionSnapshot])``.
+"""
 
 from __future__ import annotations
 

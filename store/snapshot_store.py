@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .codec import Codec
-from .database import describe, driver_error, is_postgres, open_database
+from .database import MemoryDatabase, describe, driver_error, is_postgres, open_database
 from .errors import CommitInDoubt, StoreError, StoreRejected
 from .keys import check_key, check_name
 from .ledger import Ledger
@@ -154,6 +154,11 @@ class SnapshotStore:
             self._thread.keeps = False
             self._kept.pop(threading.get_ident(), None)
             self.database.close()
+
+    def close(self) -> None:
+        """Let go of a database in memory, which ends by it. Other databases hold nothing but threads' connections."""
+        if isinstance(self.database, MemoryDatabase):
+            self.database.release()
 
     def interrupt(self) -> None:
         """Make the calls that threads with a kept connection have under way fail now.

@@ -1,0 +1,193 @@
+"""The writer: group commit, the guilty row alone, answers to everyone."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import pykka
+import pytest
+from keyfold.store import (
+    CONFLICT,
+    SAVED,
+    Answer,
+    DeadLetter,
+    Load,
+    Loaded,
+    Position,
+    Rejected,
+    Save,
+    SnapshotStore,
+    SnapshotWriter,
+    StoreRejected,
+    StoreUnavailable,
+    Write,
+    WriterFacts,
+)
+from support.parking import DEADLINE, Parking
+from support.postgres import PostgresServer
+
+Start = Callable[[SnapshotStore], "Writer"]
+
+
+class Writer:
+    """A running writer, and the answers it gave."""
+
+    def __init__(self, store: SnapshotStore) -> None:
+        self.facts = WriterFacts()
+        self.give_up = threading.Event()
+        self.answers: queue.SimpleQueue[tuple[str, Answer]] = queue.SimpleQueue()
+        self.ref = SnapshotWriter.start(store, commit_limit=100, give_up=self.give_up, facts=self.facts)
+
+    def write(self, key: str, state: bytes = b"1", base: Position | None = None, version: int = 1) -> None:
+        """Ask for a row to be written."""
+        self.ref.tell(Write(Save("test", key, base, "e", version, state), self._reply(key)))
+
+    def load(self, key: str, *letters: DeadLetter) -> None:
+        """Ask for a row to be read."""
+        self.ref.tell(Load(("test", key), letters, self._reply(key)))
+
+    def park(self) -> Parking:
+        """Hold the writer in its answer to a load, so that a group forms behind it."""
+        parking = Parking()
+        self.ref.tell(Load(("test", "parked"), (), lambda _answer: parking.park()))
+        parking.wait_for_arrival()
+        return parking
+
+    def take(self, count: int) -> dict[str, Answer]:
+        """Return so many answers by key."""
+        return dict(self.answers.get(timeout=DEADLINE) for _ in range(count))
+
+    def _reply(self, key: str) -> Callable[[Answer], None]:
+        return lambda answer: self.answers.put((key, answer))
+
+
+@pytest.fixture
+def start_writer() -> Iterator[Start]:
+    """Start writers; all are stopped afterwards."""
+    started: list[Writer] = []
+
+    def start(store: SnapshotStore) -> Writer:
+        started.append(Writer(store))
+        return started[-1]
+
+    yield start
+    for writer in started:
+        writer.give_up.set()
+        writer.ref.stop(timeout=DEADLINE)
+
+
+def test_what_waits_is_one_commit(store: SnapshotStore, start_writer: Start) -> None:
+    """Fifty writes and a load that arrive during a commit are one transaction, each answered for itself."""
+    writer = start_writer(store)
+    writer.write("old")
+    writer.take(1)
+    commits = writer.facts.commits
+    parking = writer.park()
+    for number in range(50):
+        writer.write(f"k{number}")
+    writer.write("old", base=Position("e", 1), version=2)
+    writer.write("gone", base=Position("e", 1), version=2)
+    writer.load("old")
+    parking.release()
+    answers = {}
+    for _ in range(53):
+        key, answer = writer.answers.get(timeout=DEADLINE)
+        answers[key, type(answer)] = answer
+    assert writer.facts.commits == commits + 1
+    assert answers["gone", type(CONFLICT)] is CONFLICT
+    assert answers["old", type(SAVED)] is SAVED
+    loaded = answers["old", Loaded]
+    assert isinstance(loaded, Loaded)
+    assert loaded.row is not None
+    assert all((f"k{number}", type(SAVED)) in answers for number in range(50))
+
+
+def test_the_guilty_row_stands_alone(postgres_url: str, start_writer: Start) -> None:
+    """One ``\\u0000`` among twenty, on PostgreSQL: nineteen are saved, one is rejected."""
+    writer = start_writer(SnapshotStore(postgres_url))
+    parking = writer.park()
+    for number in range(20):
+        writer.write(f"k{number}", b'"\\u0000"' if number == 13 else b'"good"')
+    parking.release()
+    answers = writer.take(20)
+    rejected = answers.pop("k13")
+    assert isinstance(rejected, Rejected)
+    assert isinstance(rejected.error, StoreRejected)
+    assert set(answers.values()) == {SAVED}
+    assert writer.facts.rejected == 1
+
+
+def test_a_load_buries_its_letters_before_it_is_answered(store: SnapshotStore, start_writer: Start) -> None:
+    """Promise 4 for dead letters: they are committed when the Receipt hears of them."""
+    writer = start_writer(store)
+    writer.load("a", DeadLetter("test", "a", "Event", "{}", "error", "trace"))
+    assert writer.take(1) == {"a": Loaded(None)}
+    with store.database.connection_context():
+        [count] = store.database.execute_sql("SELECT count(*) FROM projection_dead_letters").fetchone()
+    assert count == 1
+
+
+def test_an_answer_that_raises_harms_nobody(
+    store: SnapshotStore, start_writer: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An actor that has ended meanwhile does not end the writer."""
+    writer = start_writer(store)
+
+    def fail(_answer: Answer) -> None:
+        raise pykka.ActorDeadError
+
+    writer.ref.tell(Load(("test", "a"), (), fail))
+    writer.write("b")
+    assert writer.take(1) == {"b": SAVED}
+    assert "could not be delivered" in caplog.text
+
+
+def test_a_stop_in_the_middle_of_a_group_finishes_the_group(
+    store: SnapshotStore, start_writer: Start
+) -> None:
+    """What was told before the stop is answered."""
+    writer = start_writer(store)
+    parking = writer.park()
+    writer.write("a")
+    stopped = writer.ref.stop(block=False)
+    parking.release()
+    assert writer.take(1) == {"a": SAVED}
+    assert stopped.get(timeout=DEADLINE)
+
+
+def test_it_waits_for_the_database_until_it_is_told_to_give_up(
+    postgres_server: PostgresServer, start_writer: Start
+) -> None:
+    """Unavailable: kept and tried again; given up: answered, so that nobody waits for ever."""
+    writer = start_writer(SnapshotStore(postgres_server.url))
+    writer.write("a")
+    assert writer.take(1) == {"a": SAVED}
+    postgres_server.kill()
+    writer.write("b")
+    writer.load("c")
+    writer.give_up.set()
+    answers = writer.take(2)
+    for answer in answers.values():
+        assert isinstance(answer, Rejected)
+        assert isinstance(answer.error, StoreUnavailable)
+    assert writer.facts.trouble
+    assert writer.facts.retries >= 1
+
+
+def test_the_ledger_row_goes_with_the_writer(postgres_url: str, start_writer: Start) -> None:
+    """A clean end leaves nothing behind in projection_writers."""
+    store = SnapshotStore(postgres_url)
+    writer = start_writer(store)
+    writer.write("a")
+    writer.take(1)
+
+    def registered() -> int:
+        with store.database.connection_context():
+            [count] = store.database.execute_sql("SELECT count(*) FROM projection_writers").fetchone()
+        return int(count)
+
+    assert registered() == 1
+    writer.ref.stop(timeout=DEADLINE)
+    assert registered() == 0
