@@ -1,0 +1,113 @@
+"""A Flask app on a real port of this process, and clients for it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import websocket
+from flask import Flask
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from .parking import DEADLINE
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_request(self, *_arguments: Any) -> None:
+        return
+
+
+class Site:
+    """Where a server listens."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def request(self, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+        """Return status, headers and text of a GET."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+                return answer.status, dict(answer.headers), answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, dict(error.headers), error.read().decode()
+
+    def watch(self, name: str, key: str, **options: Any) -> Watcher:
+        """Open the socket of a key."""
+        path = f"/ws/projection/{name}/{urllib.parse.quote(key, safe='')}"
+        options.setdefault("suppress_origin", True)
+        url = f"ws://127.0.0.1:{self.port}{path}"
+        client = websocket.WebSocket(
+            sockopt=options.pop("sockopt", None), enable_multithread=options.pop("enable_multithread", False)
+        )
+        client.settimeout(DEADLINE)
+        try:
+            client.connect(url, **options)
+        except BaseException:
+            client.shutdown()
+            raise
+        return Watcher(client)
+
+
+class Watcher:
+    """A client that checks the rules of the wire as it reads."""
+
+    def __init__(self, socket: websocket.WebSocket) -> None:
+        self.socket = socket
+        self.position: tuple[str, int] | None = None
+
+    def next(self) -> dict[str, Any]:
+        """Return the next frame; a delta must be contiguous."""
+        frame: dict[str, Any] = json.loads(self.socket.recv())
+        if frame["type"] == "snapshot":
+            self.position = frame["epoch"], frame["version"]
+        elif frame["type"] == "delta":
+            assert self.position is not None, "a delta before the first snapshot"
+            assert frame["version"] == frame["prev"] + 1
+            assert self.position in ((frame["epoch"], frame["prev"]), ("", 0))
+            self.position = frame["epoch"], frame["version"]
+        return frame
+
+    def send(self, **message: Any) -> None:
+        """Send a frame."""
+        self.socket.send(json.dumps(message))
+
+    @property
+    def raw(self) -> socket.socket:
+        """The TCP socket itself."""
+        assert self.socket.sock is not None
+        return self.socket.sock
+
+    def close_code(self) -> int:
+        """Read on until the server closes, and return its code."""
+        while True:
+            opcode, data = self.socket.recv_data()
+            if opcode == websocket.ABNF.OPCODE_CLOSE:
+                return int.from_bytes(data[:2], "big")
+
+    def close(self) -> None:
+        """End it."""
+        self.socket.close(timeout=1)
+        self.socket.shutdown()  # close() leaves it open where the server closed first
+
+
+@contextmanager
+def serve(app: Flask) -> Iterator[Site]:
+    """Serve app by Werkzeug, a thread a request."""
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+    thread = threading.Thread(target=server.serve_forever, name="server", daemon=True)
+    thread.start()
+    try:
+        yield Site(server.port)
+    finally:
+        server.shutdown()
+        thread.join(DEADLINE)
+        server.server_close()
