@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app, has_app_context
@@ -102,7 +103,8 @@ def create_app(
     web_settings = WebSettings(**settings)
     hub = Hub(web_settings)
     system.broadcast_to(hub)
-    app = Flask("keyfold.web", static_folder=None)
+    here = str(Path(__file__).parent)  # said, as Flask can't find the folder of a namespace package by itself
+    app = Flask("keyfold.web", root_path=here, instance_path=here, static_folder=None)
     access = Access(system, web_settings, authorize, authorize_admin)
     attach(app, KeyfoldState(system, hub, access, web_settings))
     return app

@@ -22,6 +22,12 @@ _RAW_SOCKETS = ("werkzeug.socket", "gunicorn.socket", "eventlet.input")
 _SUBSCRIBER = "_keyfold_subscriber"
 
 
+class NoRawSocket(HTTPException):
+    """The server in front hands an app no socket."""
+
+    code = 501
+
+
 def make_blueprint(settings: WebSettings) -> Blueprint:
     """Return the routes, all below the URL prefix."""
     blueprint = Blueprint("keyfold", __name__, url_prefix=settings.url_prefix or None)
@@ -52,7 +58,7 @@ def _check_handshake() -> None:
     gevent = environ.get("SERVER_SOFTWARE", "").startswith("gevent")
     if not gevent and not any(name in environ for name in _RAW_SOCKETS):
         msg = "this server gives an app no raw socket, so it has no WebSockets; gunicorn and Werkzeug do"
-        raise NotImplementedError(msg)
+        raise NoRawSocket(msg)
     kept, arguments = current_state(), request.view_args or {}
     name, key = arguments["name"], arguments["key"]
     kept.access.check_origin(request)
