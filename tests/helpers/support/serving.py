@@ -20,7 +20,7 @@ from .parking import DEADLINE
 
 
 class _Quiet(WSGIRequestHandler):
-    def log_request(self, *_arguments: Any) -> None:
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         return
 
 

@@ -1,0 +1,192 @@
+"""Several processes: one database, forks, a real gunicorn, and the end of a process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from keyfold.actors import ProjectionSystem
+from support.counting import Totals
+from support.parking import DEADLINE
+from support.serving import Site
+
+HELPERS = Path(__file__).parents[1] / "helpers"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HELPERS), "PYTHONWARNINGS": "ignore"}
+
+PROLOGUE = """
+import os, sys
+from keyfold.actors import ProjectionSystem
+from support.counting import Added, Totals
+system = ProjectionSystem(sys.argv[1])
+totals = system.register(Totals())
+"""
+
+
+def python(program: str, *arguments: str) -> subprocess.Popen[str]:
+    """Run a program after the prologue, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PROLOGUE + program, *arguments],
+        env=ENVIRONMENT, cwd="/", text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def output_of(process: subprocess.Popen[str]) -> str:
+    """Return what it printed, once it has ended well."""
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return out
+
+
+def test_two_processes_on_the_same_keys_lose_and_double_nothing(database_url: str) -> None:
+    """Promise 2 between processes: totals exact, and every version given to exactly one event."""
+    program = """
+receipts = [system.bus.dispatch(Added(f"key {n % 10}")) for n in range(3000)]
+print(*[f"{a.key}:{a.version}" for r in receipts for a in r.result(60)], sep="\\n")
+system.close()
+"""
+    processes = [python(program, database_url) for _ in range(2)]
+    lines = [line for process in processes for line in output_of(process).split("\n") if ":" in line]
+    assert len(lines) == 6000
+    assert len(set(lines)) == 6000
+    with ProjectionSystem(database_url) as system:
+        totals = system.register(Totals())
+        for n in range(10):
+            snapshot = totals.snapshot(f"key {n}")
+            assert snapshot is not None
+            assert (snapshot.state.total, snapshot.version) == (600, 600)
+
+
+def test_a_process_killed_in_the_middle_has_lost_nothing_that_it_reported(database_url: str) -> None:
+    """What a Receipt had reported when SIGKILL came is in the row."""
+    process = python(
+        'while True: print(system.bus.dispatch(Added("a")).result(60)[0].version, flush=True)', database_url
+    )
+    assert process.stdout is not None
+    reported = [int(process.stdout.readline()) for _ in range(20)]
+    process.kill()
+    rest, _ = process.communicate(timeout=60)
+    reported += [int(line) for line in rest.split("\n")[:-1]]
+    with ProjectionSystem(database_url) as system:
+        snapshot = system.register(Totals()).snapshot("a")
+    assert snapshot is not None
+    assert snapshot.version in (reported[-1], reported[-1] + 1)
+    assert snapshot.state.total == snapshot.version
+
+
+def test_the_end_of_a_process_commits_what_was_accepted(database_url: str) -> None:
+    """Promise 11 without a close: the interpreter's exit does it."""
+    output_of(python('for n in range(2000): system.bus.dispatch(Added(f"key {n % 7}"))', database_url))
+    with ProjectionSystem(database_url) as system:
+        totals = system.register(Totals())
+        assert sum(totals.read_required(f"key {n}").total for n in range(7)) == 2000
+
+
+def test_a_forked_child_starts_afresh_and_the_parent_goes_on(database_url: str) -> None:
+    """Threads, locks and connections of the parent are not the child's, though the system was in use."""
+    program = """
+system.bus.dispatch(Added("a")).result(60)
+totals.read("a")
+children = []
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        for _ in range(50):
+            system.bus.dispatch(Added("a")).result(60)
+        totals.read_required("a")
+        system.close()
+        os._exit(0)
+    children.append(child)
+for _ in range(50):
+    system.bus.dispatch(Added("a")).result(60)
+print(*[os.waitpid(child, 0)[1] for child in children])
+snapshot = totals.snapshot("a")
+print(snapshot.state.total, snapshot.version)
+system.close()
+"""
+    assert output_of(python(program, database_url)).split() == ["0", "0", "0", "201", "201"]
+
+
+APP = """
+import os
+from flask import Flask
+from keyfold.web import Keyfold
+from support.counting import Added, Totals
+keyfold = Keyfold()
+keyfold.register(Totals())
+app = Flask(__name__)
+app.config["KEYFOLD_DATABASE"] = os.environ["DATABASE"]
+keyfold.init_app(app)
+if os.environ.get("EAGER"):
+    with app.app_context():
+        keyfold.bus.dispatch(Added("a", 0)).result(60)
+@app.post("/add")
+def add():
+    [applied] = keyfold.bus.dispatch(Added("a")).result(timeout=10)
+    return {"version": applied.version, "pid": os.getpid()}
+"""
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["plain", "preload"])
+def test_gunicorn_workers_share_one_database(database_url: str, tmp_path: Path, *, preload: bool) -> None:
+    """gthread, two workers, with and without --preload (where the master had used the system): exact totals,
+    a socket that gets its snapshot, and an end in good order."""
+    (tmp_path / "shop.py").write_text(APP)
+    command = [
+        sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "2", "--threads", "4",
+        "--worker-class", "gthread", "--graceful-timeout", "5", *(["--preload"] if preload else []), "shop:app",
+    ]  # fmt: skip
+    environment = {**ENVIRONMENT, "DATABASE": database_url, **({"EAGER": "1"} if preload else {})}
+    server = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    log: list[str] = []
+    listening, booted = threading.Event(), threading.Semaphore(0)
+
+    def follow() -> None:
+        assert server.stderr is not None
+        for line in server.stderr:
+            log.append(line)
+            if "Listening at" in line:
+                listening.set()
+            if "Booting worker" in line:
+                booted.release()
+
+    reader = threading.Thread(target=follow, daemon=True)
+    reader.start()
+    try:
+        assert listening.wait(DEADLINE), log
+        assert booted.acquire(timeout=DEADLINE)
+        assert booted.acquire(timeout=DEADLINE)
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", "".join(log))
+        assert found
+        site = Site(int(found[1]))
+
+        def add(_number: int) -> str:
+            request = urllib.request.Request(f"http://127.0.0.1:{site.port}/add", method="POST")
+            with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+                text: str = answer.read().decode()
+                return text
+
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(add, range(200)))
+        versions = sorted(int(re.findall(r'"version":(\d+)', answer)[0]) for answer in answers)
+        first = 2 if preload else 1
+        assert versions == list(range(first, first + 200))
+        watcher = site.watch("test.totals", "a")
+        assert watcher.next()["state"]["total"] == 200
+        watcher.close()
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(DEADLINE) == 0, log
+    finally:
+        if server.poll() is None:
+            server.kill()
+            server.wait(DEADLINE)
+        reader.join(DEADLINE)
+        server.stderr.close()
