@@ -146,10 +146,9 @@ class ProjectionActor(PooledActor):
         settle_burials(buried, self._props.in_flight)
 
     def _reload(self, pending: Sequence[Any]) -> None:
-        """The one way back: keep what is not committed, drop the state, load the row."""
+        """The one way back: keep what is not committed and load the row, which drops the state."""
         self._take_pending()
         self.actor_inbox.put_back(pending)
-        self._state = self._encoded = None
         self._load()
 
     def _take_pending(self) -> Sequence[Any]:

@@ -63,11 +63,19 @@ class Supervisor:
     def replace(self, key: str, replacement: Replacement) -> None:
         """Put a rebuild or a wipe into the mailbox of the key's actor, behind the events that are there.
 
-        Raises InvalidKey, Closed or MailboxFull.
+        It counts as an event under way, so that a close waits for it. Raises InvalidKey, Closed or
+        MailboxFull.
         """
-        if self._closed:
-            self._refuse_closed()
-        self._put(key, replacement, prepare=_expect_replacement)
+        if not self._in_flight.accept():
+            self._wait_to_be_accepted(key)
+        try:
+            if self._closed:
+                self._refuse_closed()
+            self._put(key, replacement, prepare=_expect_replacement)
+        except BaseException:
+            self._in_flight.settle(1)
+            raise
+        replacement.done.add_done_callback(lambda _: self._in_flight.settle(1))
 
     def close(self) -> None:
         """Accept nothing more. What is accepted already is still folded."""

@@ -116,10 +116,12 @@ class SnapshotStore:
 
     # -- one-off values, for apps
 
-    def write(self, name: str, key: str, state: Any) -> Position:
-        """Store a value of one's own under a name and key, without a projection; the last writer wins.
+    def write(self, name: str, key: str, state: Any, *, expected: Position | None = None) -> Position:
+        """Store a value of one's own under a name and key, without a projection, and return where it stands.
 
-        Raises InvalidKey, EncodeError (a ValueError) if state has no JSON, and StoreError.
+        The last writer wins; with ``expected``, only a value that still stands there is replaced, else
+        VersionConflict is raised and nothing is written. Raises InvalidKey, EncodeError (a ValueError)
+        if state has no JSON, and StoreError.
         """
         check_name(name)
         check_key(key)
@@ -127,11 +129,16 @@ class SnapshotStore:
         while True:
             row = self.row(name, key)
             base = None if row is None else Position(row.epoch, row.version)
+            if expected is not None and base != expected:
+                raise VersionConflict(projection=name, key=key, expected=str(expected))
             epoch, version = base or (new_epoch(), 0)
-            # In doubt it is simply written again: the same value twice is the same value.
-            with contextlib.suppress(CommitInDoubt):
+            try:
                 if self.commit([Save(name, key, base, epoch, version + 1, encoded)]) == [True]:
                     return Position(epoch, version + 1)
+            except CommitInDoubt:
+                # Written again it is the same value, unless it had to stand on a given one.
+                if expected is not None:
+                    raise
 
     def read(self, name: str, key: str, type_: Any = Any) -> Any:
         """Return the committed value of a name and key, decoded as ``type_``, or None.

@@ -190,3 +190,30 @@ def test_gunicorn_workers_share_one_database(database_url: str, tmp_path: Path, 
             server.wait(DEADLINE)
         reader.join(DEADLINE)
         server.stderr.close()
+
+
+def test_a_full_disk_is_named_and_what_was_accepted_is_written_when_there_is_room(sqlite_url: str) -> None:
+    """Promise 10 with a file that may not grow: turns wait, the stats say why, nothing is lost or doubled."""
+    program = """
+import resource
+receipts = [system.bus.dispatch(Added("a"))]
+receipts[0].result(60)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+def grow(state):
+    state.amounts.extend(range(5000))
+trouble = None
+while not trouble:
+    receipts.append(system.bus.dispatch(Added("a", 1, grow)))
+    try:
+        receipts[-1].result(0.2)
+    except TimeoutError:
+        trouble = system.stats()["writer"]["trouble"]
+print(trouble)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+versions = [receipt.result(60)[0].version for receipt in receipts]
+print(versions == list(range(1, len(receipts) + 1)), totals.read_required("a").total == len(receipts))
+system.close()
+"""
+    trouble, verdict = output_of(python(program, sqlite_url)).splitlines()
+    assert "keyfold.db can't be used at the moment" in trouble
+    assert verdict == "True True"

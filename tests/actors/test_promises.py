@@ -17,6 +17,7 @@ from keyfold.actors import (
     Closed,
     Committed,
     MailboxFull,
+    Projection,
     ProjectionRuntime,
     ProjectionSystem,
     Receipt,
@@ -310,6 +311,39 @@ def test_what_cannot_be_encoded_is_poison_and_named(
     assert totals.read_required("a").amounts == [1, 2, 3, 5, 6, 7]
 
 
+def test_a_nul_in_a_string_is_poison_on_postgresql_and_fine_on_sqlite(
+    make_system: Callable[..., ProjectionSystem],
+) -> None:
+    """Promise 6: PostgreSQL refuses the row of the whole batch; the guilty event is found, the others are kept."""
+
+    class Names(Projection[Added, dict[str, str]]):
+        name = "test.names"
+
+        def key(self, event: Added) -> str:
+            return event.key
+
+        def apply(self, state: dict[str, str], event: Added) -> int:
+            if event.then is not None:
+                event.then(Total())
+            state[str(event.amount)] = "a\0b" if event.amount == 6 else "name"
+            return event.amount
+
+    system = make_system()
+    names = system.register(Names())
+    parking = Parking()
+    receipts = [system.bus.dispatch(Added("a", 0, park_in(parking)))]
+    parking.wait_for_arrival()
+    receipts += [system.bus.dispatch(Added("a", number)) for number in range(1, 10)]
+    other = system.bus.dispatch(Added("b", 1))
+    parking.release()
+    assert other.result(DEADLINE)
+    failed = [number for number, receipt in enumerate(receipts) if receipt.exception(DEADLINE)]
+    postgres = "PostgreSQL" in system.stats()["database"]
+    assert failed == ([6] if postgres else [])
+    assert sorted(names.read_required("a")) == [str(number) for number in range(10) if number not in failed]
+    assert [letter.key for letter in letters(system)] == (["a"] if postgres else [])
+
+
 def test_a_state_row_that_no_longer_decodes_is_named_and_untouched(
     system: ProjectionSystem, totals: Runtime
 ) -> None:
@@ -436,6 +470,24 @@ def test_close_commits_what_was_accepted_and_refuses_the_rest(
     with make_system() as again:
         totals = again.register(Totals())
         assert [totals.read_required(f"key {n}").total for n in range(10)] == [100] * 10
+
+
+def test_close_waits_for_a_rebuild(make_system: Callable[..., ProjectionSystem]) -> None:
+    """Promise 11: whoever asked for it hears what became of it."""
+    system = make_system()
+    totals = system.register(Totals())
+    parking = Parking()
+    system.bus.dispatch(Added("a", 1, park_in(parking)))
+    parking.wait_for_arrival()
+    with ThreadPoolExecutor(2) as pool:
+        rebuilt = pool.submit(totals.rebuild, "a", [Added("a", 5)])
+        closed = pool.submit(system.close)
+        parking.release()
+        try:
+            assert rebuilt.result(DEADLINE) == Total(5, [5])
+        except Closed:
+            pass  # it came after the close: nothing was accepted
+        closed.result(DEADLINE)
 
 
 def test_close_ends_within_its_timeout_when_an_actor_is_stuck(

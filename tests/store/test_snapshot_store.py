@@ -28,6 +28,7 @@ from keyfold.store import (
     StoreError,
     StoreRejected,
     StoreUnavailable,
+    VersionConflict,
     open_database,
 )
 from support.parking import DEADLINE
@@ -177,6 +178,18 @@ def test_values_of_ones_own_are_written_and_read(store: SnapshotStore) -> None:
         store.write("settings", "", 1)
     with pytest.raises(ProjectionError, match="not a valid projection name"):
         store.write("no name", "a", 1)
+
+
+def test_a_value_may_be_written_over_a_known_one_only(store: SnapshotStore) -> None:
+    """Promise 2 for values of one's own: VersionConflict with the facts, and nothing written."""
+    first = store.write("settings", "theme", 1)
+    second = store.write("settings", "theme", 2, expected=first)
+    with pytest.raises(VersionConflict, match="no longer at") as caught:
+        store.write("settings", "theme", 3, expected=first)
+    assert (caught.value.projection, caught.value.key) == ("settings", "theme")
+    assert caught.value.expected == str(first)
+    assert store.read("settings", "theme") == 2
+    assert second == (first.epoch, 2)
 
 
 def test_concurrent_writes_of_one_value_all_count(make_store: Callable[[], SnapshotStore]) -> None:

@@ -9,7 +9,7 @@ let newest = 0;
 
 function statusOf(flight) {
   if (flight.delay === null) return ["cancelled", "✕ cancelled"];
-  if (flight.delay <= 0) return ["early", flight.delay ? `on time, ${-flight.delay} min early` : "on time"];
+  if (flight.delay <= 0) return ["early", flight.delay ? `${-flight.delay} min early` : "on time"];
   return [flight.delay < 15 ? "late" : "very-late", `+${flight.delay} min`];
 }
 
@@ -18,9 +18,10 @@ function flightRow(flight) {
   const leaving = flight.origin === code;
   const other = leaving ? flight.destination : flight.origin;
   const where = element("td", "where");
-  const link = element("a", "", names.airports[other] ?? other);
+  const link = element("a");
   link.href = `/airport/${other}`;
-  where.append(element("span", "code", other), link);
+  link.append(element("span", "code", other), element("span", "name", names.airports[other] ?? other));
+  where.append(link);
   const [kind, text] = statusOf(flight);
   row.append(element("td", "time", flight.scheduled), element("td", "flight", flight.flight), where, element("td", `num ${kind}`, text));
   if (flight.number > newest && newest) row.className = "flash";
