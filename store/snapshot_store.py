@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .codec import Codec
 from .database import MemoryDatabase, describe, driver_error, is_postgres, open_database
-from .errors import CommitInDoubt, StoreError, StoreRejected
+from .errors import CommitInDoubt, StoreError, StoreRejected, VersionConflict
 from .keys import check_key, check_name
 from .ledger import Ledger
 from .migrations import migrate

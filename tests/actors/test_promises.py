@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -483,10 +484,8 @@ def test_close_waits_for_a_rebuild(make_system: Callable[..., ProjectionSystem])
         rebuilt = pool.submit(totals.rebuild, "a", [Added("a", 5)])
         closed = pool.submit(system.close)
         parking.release()
-        try:
+        with contextlib.suppress(Closed):  # it came after the close: nothing was accepted
             assert rebuilt.result(DEADLINE) == Total(5, [5])
-        except Closed:
-            pass  # it came after the close: nothing was accepted
         closed.result(DEADLINE)
 
 
