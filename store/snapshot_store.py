@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .codec import Codec
 from .database import MemoryDatabase, describe, driver_error, is_postgres, open_database
-from .errors import CommitInDoubt, StoreError, StoreRejected, VersionConflict
+from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable, VersionConflict
 from .keys import check_key, check_name
 from .ledger import Ledger
 from .migrations import migrate
@@ -78,7 +78,11 @@ class SnapshotStore:
         if not addresses:
             return {}
         self.ensure_tables()
-        return self._run(lambda: self._dialect.select(self.database, addresses))
+        try:
+            return self._run(lambda: self._dialect.select(self.database, addresses))
+        except StoreUnavailable:
+            # A kept connection may have died since it was used: a fresh one tells whether the database has.
+            return self._run(lambda: self._dialect.select(self.database, addresses))
 
     def row(self, name: str, key: str) -> Row | None:
         """Return the committed row of one key, tombstones included, or None."""

@@ -128,15 +128,22 @@ def test_a_lost_commit_of_a_new_key_and_of_a_dead_letter_counts_once(
 def test_readers_get_a_store_error_and_recover(
     postgres_server: PostgresServer, postgres_proxy: TcpProxy
 ) -> None:
-    """A read while the database is away raises StoreUnavailable; the next one works again."""
+    """A connection that died costs no error; a database that is away raises StoreUnavailable until it is back."""
     with ProjectionSystem(postgres_server.url_of("postgres", postgres_proxy.port)) as system:
         totals = system.register(Totals())
         totals.apply_event(Added("a", 1), DEADLINE)
+        everyone = range(8)  # more than there are readers, so that each has a connection to lose
+        with ThreadPoolExecutor(len(everyone)) as pool:
+            assert [state.total for state in pool.map(lambda _: totals.read_required("a"), everyone)] == [
+                1
+            ] * 8
+        postgres_proxy.cut()
+        assert [totals.read_required("a").total for _ in everyone] == [1] * 8
         postgres_proxy.refuse()
         with pytest.raises(StoreUnavailable, match="can't be used at the moment"):
             totals.read("a")
         postgres_proxy.accept()
-        assert totals.read_required("a").total == 1
+        assert [totals.read_required("a").total for _ in everyone] == [1] * 8
 
 
 def test_closing_while_the_database_is_away_ends_in_time_and_tells_the_receipts(
