@@ -7,6 +7,8 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import pykka
+
 from ..store import SnapshotWriter, WriterFacts
 from .counters import Counters, InFlight
 from .dispatcher import Dispatcher
@@ -46,6 +48,9 @@ class Engine:
         self._writer = SnapshotWriter.start(
             store, commit_limit=settings.commit_limit, give_up=self._give_up, facts=self._writer_facts
         )
+        # Out of Pykka's global registry: its stop_all(), which also runs when any actor of the app raises
+        # SystemExit, would take the writer from under events that were accepted.
+        pykka.ActorRegistry.unregister(self._writer)
 
     def add(self, runtime: ProjectionRuntime[Any, Any]) -> None:
         """Give the runtime a supervisor of this process."""

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 import peewee
+import pykka
 import pytest
 from keyfold.actors import (
     Applied,
@@ -504,6 +505,13 @@ def test_close_ends_within_its_timeout_when_an_actor_is_stuck(
     assert monotonic() - started < 5
     assert "closing with 2 accepted events not committed" in caplog.text
     parking.release()
+
+
+def test_stopping_all_actors_of_the_app_stops_none_of_ours(system: ProjectionSystem, totals: Runtime) -> None:
+    """Promise 11: only close ends the writer, and it drains first."""
+    totals.apply_event(Added("a", 1), DEADLINE)
+    pykka.ActorRegistry.stop_all(timeout=DEADLINE)
+    assert totals.apply_event(Added("a", 2), DEADLINE)[0].version == 2
 
 
 # -- the contract's small print
