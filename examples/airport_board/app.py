@@ -78,7 +78,11 @@ def main() -> None:
     print(
         f"Airport board: http://127.0.0.1:{server.port}   (Ctrl-C ends it; it goes on from there)", flush=True
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # said for both: a shell's background job ignores the first
+        signal.signal(number, signal.default_int_handler)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
