@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .codec import Codec
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import peewee
 
 T = TypeVar("T")
+
+_PATIENCE = 50
 
 
 class Dialect(Protocol):
@@ -68,8 +71,25 @@ class SnapshotStore:
     def ensure_tables(self) -> None:
         """Bring the tables up to date, once in the life of this store, unless ``auto_migrate`` is False."""
         if not self._migrated:
-            self._run(lambda: migrate(self.database))
+            # On a thread of its own: the caller may have a transaction of the app's open, and tables made
+            # inside of that would be nobody else's until it ends.
+            with ThreadPoolExecutor(1, thread_name_prefix="keyfold-migration") as pool:
+                pool.submit(self._migrate).result()
             self._migrated = True
+
+    def _migrate(self) -> None:
+        patience = _PATIENCE
+        while True:
+            try:
+                self._run(lambda: migrate(self.database))
+            except StoreUnavailable as error:
+                # SQLite does not wait, whatever its busy timeout, when two processes turn a new file to WAL.
+                if not patience or "database is locked" not in str(error):
+                    raise
+                patience -= 1
+                threading.Event().wait(0.1)
+            else:
+                return
 
     # -- rows, for the runtime
 

@@ -25,7 +25,9 @@ from keyfold.actors import (
     Receipt,
     StateNotFound,
 )
-from keyfold.store import ProjectionDeadLetter, StoreError, open_database
+from keyfold.store import ProjectionDeadLetter, StoreError
+from playhouse import db_url
+from playhouse.pool import PooledDatabase
 from support.counting import Added, RecordingBroadcaster, Total, Totals, park_in, poison
 from support.parking import DEADLINE, Parking
 
@@ -563,11 +565,19 @@ def test_on_applied_runs_after_the_broadcast_with_the_new_state(
     assert system.stats()["projections"]["test.totals"]["hook_errors"] == 1
 
 
-def test_an_app_may_bring_its_own_peewee_database(database_url: str) -> None:
-    """KEYFOLD_DATABASE takes a peewee.Database as well; it stays the app's to use."""
-    own: peewee.Database = open_database(database_url)
+@pytest.mark.parametrize("pool", ["", "+pool"])
+def test_an_app_may_bring_its_own_peewee_database(database_url: str, pool: str) -> None:
+    """KEYFOLD_DATABASE takes a peewee.Database as well, pooled or not; it stays the app's to use."""
+    url = database_url.replace("://", f"{pool}://", 1)
+    if url.startswith("sqlite+pool"):
+        url += "?check_same_thread=false"  # Peewee's pool hands a connection from thread to thread
+    own: peewee.Database = db_url.connect(url)
     with ProjectionSystem(own) as system:
         totals = system.register(Totals())
-        assert totals.apply_event(Added("a", 3), DEADLINE)[0].version == 1
-        assert own.table_exists("projection_snapshots")
-    own.close()
+        with own.connection_context(), own.atomic():
+            # A transaction of the app's on this thread: the system's own threads are not in it.
+            assert totals.apply_event(Added("b", 3), DEADLINE)[0].version == 1
+            assert own.table_exists("projection_snapshots")
+        assert totals.read_required("b").total == 3
+    if isinstance(own, PooledDatabase):
+        own.close_all()
