@@ -26,7 +26,7 @@ from keyfold.actors import (
     StateNotFound,
 )
 from keyfold.store import ProjectionDeadLetter, StoreError
-from playhouse import db_url
+from playhouse.db_url import connect
 from playhouse.pool import PooledDatabase
 from support.counting import Added, RecordingBroadcaster, Total, Totals, park_in, poison
 from support.parking import DEADLINE, Parking
@@ -571,7 +571,7 @@ def test_an_app_may_bring_its_own_peewee_database(database_url: str, pool: str) 
     url = database_url.replace("://", f"{pool}://", 1)
     if url.startswith("sqlite+pool"):
         url += "?check_same_thread=false"  # Peewee's pool hands a connection from thread to thread
-    own: peewee.Database = db_url.connect(url)
+    own: peewee.Database = connect(url)
     with ProjectionSystem(own) as system:
         totals = system.register(Totals())
         with own.connection_context(), own.atomic():
