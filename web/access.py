@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hmac
+import io
 import logging
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from flask import Request
-from werkzeug.exceptions import BadRequest, Forbidden, NotFound
+from flask import Flask, Request
+from flask import request as current_request
+from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound
 
 from ..actors import InvalidKey, ProjectionKey, UnknownProjection
+from .tickets import Tickets
+from .visitor import Visitor
 
 if TYPE_CHECKING:
     from ..actors import ProjectionSystem
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
 
 Authorize = Callable[[Request, str, str], bool]
 AuthorizeAdmin = Callable[[Request], bool]
+Identify = Callable[[Request], str | None]
 
 _logger = logging.getLogger("keyfold.access")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -31,35 +37,93 @@ class Access:
         self,
         system: ProjectionSystem,
         settings: WebSettings,
-        authorize: Authorize | None,
-        authorize_admin: AuthorizeAdmin | None,
+        *,
+        authorize: Authorize | None = None,
+        authorize_admin: AuthorizeAdmin | None = None,
+        identify: Identify | None = None,
     ) -> None:
         self._system = system
         self._settings = settings
         self._authorize = authorize
         self._authorize_admin = authorize_admin
+        self._identify = identify
         self._origins = {origin for given in settings.allowed_origins if (origin := _origin(given))}
+        self._tickets: Tickets | None = None
 
-    def check_read(self, request: Request, name: str, key: str) -> str:
-        """Return the key if this request may read it. Raises NotFound, BadRequest or Forbidden."""
+    def check_address(self, name: str, key: str) -> None:
+        """Raise NotFound for a name that is not registered, BadRequest for what can't be a key."""
         try:
-            projection = self._system.runtime(name).projection
+            self._system.runtime(name)
+            ProjectionKey(key)
         except UnknownProjection:
             msg = f"there is no projection {name!r}"
             raise NotFound(msg) from None
-        try:
-            ProjectionKey(key)
         except InvalidKey as error:
             raise BadRequest(str(error)) from None
-        if projection.public:
-            return key
+
+    def check_read(self, request: Request, name: str, key: str) -> None:
+        """Let a request pass that may read the key. Raises NotFound, BadRequest or Forbidden."""
+        self.check_address(name, key)
+        if self._is_public(name):
+            return
         check = self._authorize
         if check is None:
             _logger.warning("%s is not public, and no authorize callable is set: refused", name)
         elif self._allows(lambda: check(request, name, key)):
-            return key
+            return
         msg = f"you may not read {name!r}"
         raise Forbidden(msg)
+
+    def _is_public(self, name: str) -> bool:
+        return self._system.runtime(name).projection.public
+
+    # -- connections
+
+    def admit(self, app: Flask, request: Request, address: tuple[str, str] | None) -> Visitor:
+        """Return who wants to watch a key, or (None) will say over the socket which keys.
+
+        Raises Forbidden for a foreign origin, Unauthorized for a bad ticket, and as ``check_read``.
+        """
+        self.check_origin(request)
+        remote = request.remote_addr or ""
+        if address is not None:
+            self.check_address(*address)
+            ticket = request.args.get("ticket")
+            if ticket is not None:
+                return Visitor(remote, self._ticket_office(app).redeem(ticket, *address), None)
+            self.check_read(request, *address)
+        user = None if self._identify is None else self._identify(request)
+        if address is not None and self._is_public(address[0]):
+            return Visitor(remote, user, _anyone)
+        return Visitor(remote, user, self._recheck(app, request))
+
+    def ticket(self, app: Flask, name: str, key: str, user: str | None) -> str:
+        """Issue a ticket. Raises RuntimeError: the app has no secret key; else as ``check_address``."""
+        self.check_address(name, key)
+        return self._ticket_office(app).issue(name, key, user)
+
+    def _ticket_office(self, app: Flask) -> Tickets:
+        if self._tickets is None:
+            if not app.secret_key:
+                msg = "tickets are signed with the app's secret key; set app.secret_key"
+                raise RuntimeError(msg)
+            self._tickets = Tickets(app.secret_key, self._settings.ticket_seconds)
+        return self._tickets
+
+    def _recheck(self, app: Flask, request: Request) -> Callable[[str, str], bool]:
+        """Return a function that asks ``authorize`` again, with the request as it was."""
+        kept = {name: value for name, value in request.environ.items() if isinstance(value, (str, tuple))}
+
+        def may(name: str, key: str) -> bool:
+            environ = {**kept, "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr}
+            with app.request_context(environ):
+                try:
+                    self.check_read(current_request, name, key)
+                except HTTPException:
+                    return False
+                return True
+
+        return may
 
     def check_origin(self, request: Request) -> None:
         """Refuse a page of another origin: a browser sends the user's cookies along. Raises Forbidden.
@@ -96,6 +160,10 @@ class Access:
         except Exception:
             _logger.exception("an authorize callable raised: refused")
             return False
+
+
+def _anyone(_name: str, _key: str) -> bool:
+    return True
 
 
 def _origin(text: str) -> tuple[str, str, int] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, current_app, has_app_context
 
 from ..actors import EventBus, NotStarted, Projection, ProjectionSystem
-from .access import Access, Authorize, AuthorizeAdmin
+from .access import Access, Authorize, AuthorizeAdmin, Identify
 from .hub import Hub
 from .routes import make_blueprint
 from .settings import ConfigError, WebSettings, read_config
@@ -27,13 +27,22 @@ class Keyfold:
     config, gives the app a ProjectionSystem of its own and adds the routes. Nothing is readable
     unless its projection is ``public`` or ``authorize(request, name, key)`` returns True; the admin
     endpoints need ``authorize_admin(request)`` or the token of ``KEYFOLD_ADMIN_TOKEN``.
+    ``identify(request)`` names the user behind a connection (None: nobody), for the limit on each
+    user's connections and for ``disconnect``.
     """
 
     def __init__(
-        self, *, authorize: Authorize | None = None, authorize_admin: AuthorizeAdmin | None = None
+        self,
+        *,
+        authorize: Authorize | None = None,
+        authorize_admin: AuthorizeAdmin | None = None,
+        identify: Identify | None = None,
     ) -> None:
-        self._authorize = authorize
-        self._authorize_admin = authorize_admin
+        self._checks: dict[str, Any] = {
+            "authorize": authorize,
+            "authorize_admin": authorize_admin,
+            "identify": identify,
+        }
         self._projections: list[Projection[Any, Any]] = []
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
 
@@ -58,9 +67,10 @@ class Keyfold:
         database, keywords, settings = read_config(app.config)
         hub = Hub(settings)
         system = ProjectionSystem(database, broadcaster=hub, **keywords)
+        hub.serve(system)
         for projection in self._projections:
             system.register(projection)
-        access = Access(system, settings, self._authorize, self._authorize_admin)
+        access = Access(system, settings, **self._checks)
         attach(app, KeyfoldState(system, hub, access, settings))
         self._apps.add(app)
 
@@ -87,12 +97,28 @@ class Keyfold:
         """The EventBus of the current app, as ``system``."""
         return self.system.bus
 
+    def ticket(self, name: str, key: str, user: str | None = None) -> str:
+        """Return a word that opens one key's socket or stream once, as ``?ticket=``, within 30 seconds.
+
+        For clients that can't send the session's cookie. Needs an app context, and ``app.secret_key``.
+        It is used up within this process; several worker processes don't know of each other's.
+        """
+        return _state(current_app).access.ticket(current_app._get_current_object(), name, key, user)  # type: ignore[attr-defined]  # noqa: SLF001
+
+    def disconnect(self, *, user: str) -> int:
+        """Close the user's connections to this process with 4401, and return how many there were.
+
+        Who comes back is asked for authorisation again: end the session first. Needs an app context.
+        """
+        return _state(current_app).hub.disconnect(user)
+
 
 def create_app(
     system: ProjectionSystem,
     *,
     authorize: Authorize | None = None,
     authorize_admin: AuthorizeAdmin | None = None,
+    identify: Identify | None = None,
     **settings: Any,
 ) -> Flask:
     """Return a WSGI app with the routes of one system, to mount under a path of any WSGI host.
@@ -103,9 +129,12 @@ def create_app(
     web_settings = WebSettings(**settings)
     hub = Hub(web_settings)
     system.broadcast_to(hub)
+    hub.serve(system)
     here = str(Path(__file__).parent)  # said, as Flask can't find the folder of a namespace package by itself
     app = Flask("keyfold.web", root_path=here, instance_path=here, static_folder=None)
-    access = Access(system, web_settings, authorize, authorize_admin)
+    access = Access(
+        system, web_settings, authorize=authorize, authorize_admin=authorize_admin, identify=identify
+    )
     attach(app, KeyfoldState(system, hub, access, web_settings))
     return app
 

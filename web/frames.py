@@ -7,14 +7,12 @@ from msgspec import json
 from ..store import Position
 
 
-def delta_frames(
-    channel: str, event: str, epoch: str, base_version: int, deltas: list[bytes]
-) -> list[tuple[int, bytes]]:
-    """Return (version, frame) of each delta of one turn."""
+def delta_frames(channel: str, event: str, epoch: str, base_version: int, deltas: list[bytes]) -> list[bytes]:
+    """Return the frames of the deltas of one turn."""
     head = b'{"type":"delta","channel":%b,"epoch":%b,"prev":' % (_text(channel), _text(epoch))
     middle = b',"event":%b,"data":' % _text(event)
     return [
-        (version, b'%b%d,"version":%d%b%b}' % (head, version - 1, version, middle, delta))
+        b'%b%d,"version":%d%b%b}' % (head, version - 1, version, middle, delta)
         for version, delta in enumerate(deltas, base_version + 1)
     ]
 
@@ -30,6 +28,16 @@ def snapshot_frame(channel: str, position: Position, state: bytes, reason: str) 
     )
 
 
+def resumed_frame(channel: str, position: Position, since_version: int) -> bytes:
+    """Return the frame that says: nothing is missing, the deltas up to this position follow."""
+    return b'{"type":"resumed","channel":%b,"epoch":%b,"version":%d,"from":%d}' % (
+        _text(channel),
+        _text(position.epoch),
+        position.version,
+        since_version,
+    )
+
+
 def heartbeat_frame(channel: str, position: Position) -> bytes:
     """Return the frame that says, after a silence, where the channel stands."""
     return b'{"type":"heartbeat","channel":%b,"epoch":%b,"version":%d}' % (
@@ -39,9 +47,20 @@ def heartbeat_frame(channel: str, position: Position) -> bytes:
     )
 
 
-def error_frame(code: str, message: str) -> bytes:
-    """Return the frame that tells a client what was wrong with its own."""
-    return json.encode({"type": "error", "code": code, "message": message})
+def subscribed_frame(channel: str) -> bytes:
+    """Return the frame that accepts a wish to subscribe; the channel's own frames follow."""
+    return b'{"type":"subscribed","channel":%b}' % _text(channel)
+
+
+def unsubscribed_frame(channel: str) -> bytes:
+    """Return the frame after which nothing more comes for a channel."""
+    return b'{"type":"unsubscribed","channel":%b}' % _text(channel)
+
+
+def error_frame(code: str, message: str, channel: str | None = None) -> bytes:
+    """Return the frame that tells a client what was wrong with its own, or with one of its channels."""
+    about = {} if channel is None else {"channel": channel}
+    return json.encode({"type": "error", "code": code, "message": message, **about})
 
 
 PONG = b'{"type":"pong"}'

@@ -1,138 +1,302 @@
-"""Who watches which channel."""
+"""Who watches what: the way from the actors to the sockets."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
-from ..actors import Broadcaster, Committed, channel_of
+from ..actors import Broadcaster, Committed, ProjectionKey, ProjectionSystem, UnknownProjection
 from ..store import Position
-from .frames import delta_frames, snapshot_frame
+from .admission import Admission
+from .channel import Channel
+from .connection import GOING_AWAY, UNAUTHENTICATED, Connection
+from .frames import delta_frames
+from .news import Missed, News, Replaced, Turn
+from .reactor import Reactor
 from .settings import WebSettings
-from .subscriber import Close, Delta, Refresh, Subscriber, Whole
+from .wire import text_frame
 
-GOING_AWAY = 1001
+if TYPE_CHECKING:
+    from ..store import Row
 
-
-class TooManySockets(Exception):  # says what it is
-    """A limit on open sockets is reached; the message says which."""
+_COUNTS = [
+    "opened",
+    "closed",
+    "slow",
+    "gap",
+    "resumed",
+    "stalled",
+    "silent",
+    "broken",
+    "garbage",
+    "flooding",
+    "expelled",
+    "refused_channels",
+]
+_CHECKERS = 4
+_SWEEPS_A_HEARTBEAT = 5
+_CLOSE_SECONDS = 3.0
 
 
 class Hub(Broadcaster):
-    """Fans committed changes out to the subscribers of their channel. Safe from any thread.
+    """Fans committed changes out to everyone who watches.
 
-    Publishing encodes a frame once whatever the number of subscribers, nothing for a channel that
-    nobody watches, and never waits for any of them.
+    Actors call ``publish`` and the like, request threads ``adopt``; neither ever waits for a socket.
+    Everything else happens on the reactor's thread, which starts with the first connection. A frame is
+    built once whatever the number of subscribers, and not at all for a key that nobody watches.
     """
 
-    def __init__(self, settings: WebSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: WebSettings, *, clock: Callable[[], float] = monotonic) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._system: ProjectionSystem | None = None
+        self._connections: set[Connection] = set()
         self._closed = False
-        self.after_fork()
+        self._fresh()
+
+    def serve(self, system: ProjectionSystem) -> None:
+        """Say whose rows are read."""
+        self._system = system
+
+    def _fresh(self) -> None:
+        self._lock = threading.Lock()
+        self._reactor: Reactor | None = None
+        self._checkers: ThreadPoolExecutor | None = None
+        self.admission = Admission(self.settings)
+        self.counts: Counter[str] = Counter()
+        # Changed on the reactor's thread alone, and read by actors: is anyone interested?
+        self._channels: dict[tuple[str, str], Channel] = {}
+        self._connections = set()
 
     def after_fork(self) -> None:
-        """In a forked child: no socket of the parent is ours."""
-        self._lock = threading.Lock()
-        # Channel -> subscribers, replaced as a whole, so that publishing reads it without the lock.
-        self._channels: dict[str, tuple[Subscriber, ...]] = {}
-        self._addresses: Counter[str] = Counter()
-        self._counts: Counter[str] = Counter()
-
-    # -- subscribers
-
-    def subscribe(self, projection: str, key: str, address: str) -> Subscriber:
-        """Register a subscriber, *buffering*: what is committed from now on waits in its outbox.
-
-        Raises TooManySockets.
-        """
-        channel = channel_of(projection, key)
-        limits = self._settings
-        subscriber = Subscriber(channel, most_frames=limits.outbox_frames, most_bytes=limits.outbox_bytes)
-        with self._lock:
-            if self._addresses.total() >= limits.max_sockets:
-                self._counts["refused"] += 1
-                msg = f"this server has its {limits.max_sockets} sockets open"
-                raise TooManySockets(msg)
-            if self._addresses[address] >= limits.max_sockets_per_address:
-                self._counts["refused"] += 1
-                msg = f"your address has its {limits.max_sockets_per_address} sockets open"
-                raise TooManySockets(msg)
-            self._addresses[address] += 1
-            self._channels[channel] = (*self._channels.get(channel, ()), subscriber)
-            self._counts["opened"] += 1
-            if self._closed:
-                subscriber.offer([Close(GOING_AWAY, "the server is shutting down")])
-        return subscriber
-
-    def unsubscribe(self, subscriber: Subscriber, address: str) -> None:
-        """Forget a subscriber whose socket has ended."""
-        with self._lock:
-            left = tuple(s for s in self._channels.get(subscriber.channel, ()) if s is not subscriber)
-            if left:
-                self._channels[subscriber.channel] = left
-            else:
-                self._channels.pop(subscriber.channel, None)
-            self._addresses[address] -= 1
-            if self._addresses[address] <= 0:
-                del self._addresses[address]
-            self._counts["closed"] += 1
-            self._counts["slow"] += subscriber.overflows
-
-    def count(self, what: str) -> None:
-        """Count something that happened to a socket."""
-        with self._lock:
-            self._counts[what] += 1
+        """In a forked child: no socket of the parent is ours, and its reactor's thread is not here."""
+        connections, reactor = self._connections, self._reactor
+        self._fresh()
+        for connection in connections:
+            connection.abandon()
+        if reactor is not None:
+            reactor.abandon()
 
     # -- what the actors say
 
     def publish(self, committed: Committed) -> None:
-        """Put the deltas of one turn into the outbox of everyone who watches."""
-        channel = committed.channel
-        subscribers = self._channels.get(channel)
-        if subscribers:
-            epoch = committed.epoch
-            frames = delta_frames(
-                channel, committed.event_name, epoch, committed.base_version, committed.deltas
+        channel = self._channels.get((committed.projection, committed.key))
+        if channel is not None:
+            payloads = delta_frames(
+                channel.text, committed.event_name, committed.epoch, committed.base_version, committed.deltas
             )
-            items = [Delta(epoch, version, frame) for version, frame in frames]
-            for subscriber in subscribers:
-                subscriber.offer(items)
+            frames = [text_frame(payload) for payload in payloads]
+            self._tell(channel, Turn(committed.epoch, committed.base_version, frames))
 
     def publish_snapshot(
         self, projection: str, key: str, position: Position, state: bytes, reason: str
     ) -> None:
-        """Put a whole new state into the outbox of everyone who watches."""
-        channel = channel_of(projection, key)
-        subscribers = self._channels.get(channel)
-        if subscribers:
-            items = [Whole(position, snapshot_frame(channel, position, state, reason))]
-            for subscriber in subscribers:
-                subscriber.offer(items)
+        channel = self._channels.get((projection, key))
+        if channel is not None:
+            self._tell(channel, Replaced(position, state, reason))
 
     def invalidate(self, projection: str, key: str) -> None:
-        """Have everyone who watches read the row again."""
-        for subscriber in self._channels.get(channel_of(projection, key), ()):
-            subscriber.offer([Refresh("gap")])
+        channel = self._channels.get((projection, key))
+        if channel is not None:
+            self._tell(channel, Missed())
 
-    def close(self) -> None:
-        """Tell every socket, and each that still comes, that the server goes away."""
+    def _tell(self, channel: Channel, news: News) -> None:
+        if channel.offer(news):
+            self.reactor.call(channel.take_news)
+
+    # -- connections
+
+    @property
+    def reactor(self) -> Reactor:
+        """The thread that owns all sockets, started at the first use in this process."""
+        if self._reactor is None:
+            with self._lock:
+                if self._reactor is None:
+                    reactor = Reactor("keyfold-hub")
+                    reactor.start()
+                    reactor.call(self._sweep)
+                    self._reactor = reactor
+        return self._reactor
+
+    def adopt(self, connection: Connection, wish: tuple[str, str, Position | None] | None) -> None:
+        """Take over a connection, and subscribe it to the channel that its URL names. From any thread."""
+        if self._closed:
+            connection.abandon()
+            return
+        self.reactor.call(self._begin, connection, wish)
+
+    def _begin(self, connection: Connection, wish: tuple[str, str, Position | None] | None) -> None:
+        self._connections.add(connection)
+        self.counts["opened"] += 1
+        connection.start()
+        if self._closed:
+            connection.close(GOING_AWAY, "the server is shutting down")
+        elif wish is not None:
+            connection.subscribe(*wish)
+
+    def gone(self, connection: Connection) -> None:
+        """Forget a connection that has ended. On the reactor's thread."""
+        self._connections.discard(connection)
+        self.counts["closed"] += 1
+
+    def disconnect(self, user: str) -> int:
+        """Close every connection of a user with 4401, and return how many there were. From any thread."""
+        closed = Future[int]()
+
+        def close() -> None:
+            theirs = [connection for connection in self._connections if connection.visitor.user == user]
+            for connection in theirs:
+                connection.close(UNAUTHENTICATED, "you were signed out")
+            closed.set_result(len(theirs))
+
+        self.reactor.call(close)
+        return closed.result(_CLOSE_SECONDS)
+
+    def check_again(self, connection: Connection, name: str, key: str) -> None:
+        """Ask the app, on a thread of its own, whether a visitor may read a key."""
+        if self._closed:
+            return
+        if self._checkers is None:
+            self._checkers = ThreadPoolExecutor(_CHECKERS, thread_name_prefix="keyfold-access")
+        may = connection.visitor.may
+
+        def check() -> None:
+            allowed = may is not None and may(name, key)
+            self.reactor.call(lambda: connection.decided(name, key, may=allowed))
+
+        self._checkers.submit(check)
+
+    def address_of(self, channel: str | None, projection: str | None, key: str | None) -> tuple[str, str]:
+        """Return (name, key) of a channel, or of the two given apart. Raises UnknownProjection, InvalidKey.
+
+        Names and keys may both have dots: the longest registered name that fits is meant.
+        """
+        projections = self._projections
+        if projection is None or key is None:
+            head, _, rest = (channel or "").partition("projection.")
+            names = [name for name in projections if not head and rest.startswith(f"{name}.")]
+            projection = max(names, key=len, default=None)
+            if projection is None:
+                msg = f"no registered projection has the channel {(channel or '')[:200]!r}"
+                raise UnknownProjection(msg)
+            key = rest[len(projection) + 1 :]
+        elif projection not in projections:
+            msg = f"no projection is named {projection[:200]!r}"
+            raise UnknownProjection(msg, projection=projection)
+        return projection, ProjectionKey(key)
+
+    @property
+    def _projections(self) -> dict[str, Any]:
+        return {} if self._system is None else self._system.projections
+
+    # -- channels, on the reactor's thread
+
+    def channel(self, name: str, key: str) -> Channel:
+        """Return the channel of a key."""
+        channel = self._channels.get((name, key))
+        if channel is None:
+            channel = self._channels[name, key] = Channel(name, key, self)
+        return channel
+
+    def read(self, channel: Channel) -> None:
+        """Read the row of a channel on one of the readers' threads."""
+        reactor = self.reactor
+
+        def came(future: Future[Row | None]) -> None:
+            error = future.exception()
+            if error is None:
+                reactor.call(channel.row_came, future.result())
+            else:
+                reactor.call(channel.no_row_came, error)
+
+        try:
+            assert self._system is not None  # noqa: S101
+            self._system.submit_read(channel.name, channel.key).add_done_callback(came)
+        except Exception as error:
+            reactor.call(channel.no_row_came, error)
+
+    def later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call function on the reactor's thread."""
+        self.reactor.call_later(seconds, function)
+
+    def _sweep(self) -> None:
+        """Let quiet channels beat, and forget those whose ring nobody can need any more."""
+        now, settings = self.clock(), self.settings
+        idle: list[Channel] = []
+        held = 0
+        for channel in list(self._channels.values()):
+            ring = channel.ring
+            if ring is not None:
+                ring.trim(now)
+                held += ring.size
+            if not channel.is_watched:
+                idle.append(channel)
+            elif now - channel.quiet_since >= settings.heartbeat_seconds:
+                channel.beat()
+        idle.sort(key=lambda channel: channel.quiet_since)
+        too_many = len(idle) - settings.idle_channels
+        for place, channel in enumerate(idle):
+            empty = channel.ring is None or not channel.ring.size
+            if empty or place < too_many:
+                del self._channels[channel.name, channel.key]
+        if held > settings.rings_bytes:
+            self._shrink(held - settings.rings_bytes)
+        self.reactor.call_later(max(0.01, settings.heartbeat_seconds / _SWEEPS_A_HEARTBEAT), self._sweep)
+
+    def _shrink(self, surplus: int) -> None:
+        """Empty the rings in which nothing has happened for longest."""
+        for channel in sorted(self._channels.values(), key=lambda channel: channel.quiet_since):
+            if surplus > 0 and channel.ring is not None:
+                surplus -= channel.ring.size
+                channel.ring.clear()
+
+    # -- the end, and facts
+
+    def close(self, timeout: float = _CLOSE_SECONDS) -> None:
+        """Tell every connection 1001, and end the reactor once all have gone or the timeout is over."""
+        self._closed = True
         with self._lock:
-            self._closed = True
-            everyone = [s for subscribers in self._channels.values() for s in subscribers]
-        for subscriber in everyone:
-            subscriber.offer([Close(GOING_AWAY, "the server is shutting down")])
+            reactor, checkers = self._reactor, self._checkers
+        if checkers is not None:
+            checkers.shutdown(wait=False, cancel_futures=True)
+        if reactor is None:
+            return
+        all_gone = threading.Event()
+
+        def close_all() -> None:
+            for connection in list(self._connections):
+                connection.close(GOING_AWAY, "the server is shutting down")
+            look()
+
+        def look() -> None:
+            if self._connections:
+                reactor.call_later(0.01, look)
+            else:
+                all_gone.set()
+
+        def end_all() -> None:
+            for connection in list(self._connections):
+                connection.end()
+
+        reactor.call(close_all)
+        all_gone.wait(timeout)
+        reactor.call(end_all)
+        reactor.stop(timeout)
 
     def stats(self) -> dict[str, Any]:
         """Return what is open now, and the totals since the process began."""
-        with self._lock:
-            counts = dict(self._counts)
-            everyone = [s for subscribers in self._channels.values() for s in subscribers]
-            channels = len(self._channels)
-        names = ("opened", "closed", "refused", "slow", "gap", "stalled", "garbage")
+        channels = list(self._channels.copy().values())
+        counts = self.counts.copy()
         return {
-            "open": len(everyone),
-            "buffering": sum(s.position is None for s in everyone),
-            "channels": channels,
-            **{name: counts.get(name, 0) for name in names},
+            "open": len(self._connections),
+            "channels": len(channels),
+            "subscriptions": sum(len(c.live) + len(c.ahead) + len(c.waiting) for c in channels),
+            "buffering": sum(len(c.waiting) for c in channels),
+            "ring_bytes": sum(c.ring.size for c in channels if c.ring is not None),
+            "refused": self.admission.refused,
+            **{name: counts[name] for name in _COUNTS},
         }

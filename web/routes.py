@@ -1,25 +1,39 @@
-"""The URLs: one channel as a socket, its snapshot over HTTP, and the operator's numbers."""
+"""The URLs: channels as sockets and streams, snapshots over HTTP, the client, the operator's numbers."""
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Response, g, request
-from flask_sock import Sock
+from flask import Blueprint, Response, current_app, g, request, send_from_directory
 from msgspec import json
-from werkzeug.exceptions import HTTPException, NotFound, ServiceUnavailable, TooManyRequests
+from simple_websocket import Server
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, ServiceUnavailable, TooManyRequests
+from wsproto.utilities import ProtocolError
 
 from ..actors import Closed, channel_of
 from ..store import Position, StoreError
-from .hub import TooManySockets
-from .sockets import SocketSession
+from .admission import Place, TooManyConnections
+from .event_stream import PREAMBLE, EventStream
+from .handover import Stream, Upgraded, has_socket
+from .positions import parse_position
 from .state import current_state
+from .visitor import Visitor
+from .websocket import WebSocketConnection
 
 if TYPE_CHECKING:
     from .settings import WebSettings
 
-_RAW_SOCKETS = ("werkzeug.socket", "gunicorn.socket", "eventlet.input")
-_SUBSCRIBER = "_keyfold_subscriber"
+_STATIC = Path(__file__).parent / "static"
+_HANDSHAKE = (
+    "HTTP_HOST",
+    "HTTP_UPGRADE",
+    "HTTP_CONNECTION",
+    "HTTP_SEC_WEBSOCKET_KEY",
+    "HTTP_SEC_WEBSOCKET_VERSION",
+)
+_ADMITTED = "_keyfold_admitted"
 
 
 class NoRawSocket(HTTPException):
@@ -31,55 +45,117 @@ class NoRawSocket(HTTPException):
 def make_blueprint(settings: WebSettings) -> Blueprint:
     """Return the routes, all below the URL prefix."""
     blueprint = Blueprint("keyfold", __name__, url_prefix=settings.url_prefix or None)
-    sock = Sock()
     # A key may hold slashes, two in a row as well: nothing is to be merged.
-    address: dict[str, Any] = {"bp": blueprint, "merge_slashes": False}
-    blueprint.before_request(_check_handshake)
-    blueprint.teardown_request(_forget_subscriber)
-    sock.route("/ws/projection/<name>/<path:key>", endpoint="socket", **address)(_socket)
-    blueprint.add_url_rule(
-        "/projection/<name>/<path:key>", "snapshot", _snapshot, methods=["GET"], merge_slashes=False
-    )
-    blueprint.add_url_rule("/admin/projections/stats", "stats", _stats, methods=["GET"])
+    address: dict[str, Any] = {"methods": ["GET"], "merge_slashes": False}
+    rule = blueprint.add_url_rule
+    rule("/ws/projection/<name>/<path:key>", "socket", _socket, websocket=True, **address)
+    rule("/ws/projection", "sockets", _sockets, websocket=True, methods=["GET"])
+    rule("/sse/projection/<name>/<path:key>", "stream", _stream, **address)
+    rule("/projection/<name>/<path:key>", "snapshot", _snapshot, **address)
+    rule("/keyfold/<any('keyfold.js', 'keyfold.d.ts'):file>", "client", _client, methods=["GET"])
+    rule("/admin/projections/stats", "stats", _stats, methods=["GET"])
+    blueprint.teardown_request(_free_place)
     blueprint.register_error_handler(HTTPException, _as_json)
     blueprint.register_error_handler(StoreError, _database_away)
     blueprint.register_error_handler(Closed, _database_away)
     return blueprint
 
 
-# -- the socket
+# -- connections
 
 
-def _check_handshake() -> None:
-    """Refuse before the upgrade, so that a client that may not gets a real HTTP status."""
-    if request.endpoint is None or not request.endpoint.endswith(".socket"):
-        return
-    environ = request.environ
-    gevent = environ.get("SERVER_SOFTWARE", "").startswith("gevent")
-    if not gevent and not any(name in environ for name in _RAW_SOCKETS):
-        msg = "this server gives an app no raw socket, so it has no WebSockets; gunicorn and Werkzeug do"
+def _socket(name: str, key: str) -> Response:
+    _need_socket(name, key)
+    visitor, place, since = _admit((name, key), request.args.get("since"))
+    return _upgrade(visitor, place, (name, key, since))
+
+
+def _sockets() -> Response:
+    _need_socket("<name>", "<key>")
+    visitor, place, _ = _admit(None, None)
+    return _upgrade(visitor, place, None)
+
+
+def _stream(name: str, key: str) -> Response:
+    wanted = request.headers.get("Last-Event-ID") or request.args.get("since")
+    visitor, place, since = _admit((name, key), wanted)
+    hub = current_state().hub
+    admitted = g.get(_ADMITTED)
+
+    def adopt(sock: socket.socket) -> None:
+        admitted.clear()
+        hub.adopt(EventStream(sock, hub, visitor, place), (name, key, since))
+
+    if request.method == "HEAD":
+        return Response(mimetype="text/event-stream")
+    return Stream(adopt, PREAMBLE)
+
+
+def _need_socket(name: str, key: str) -> None:
+    if not has_socket(request.environ):
+        prefix = current_state().settings.url_prefix
+        msg = (
+            "this server gives an app no socket, so it has no WebSockets; gunicorn and Werkzeug do. "
+            f"{prefix}/sse/projection/{name}/{key} streams the same"
+        )
         raise NoRawSocket(msg)
-    kept, arguments = current_state(), request.view_args or {}
-    name, key = arguments["name"], arguments["key"]
-    kept.access.check_origin(request)
-    kept.access.check_read(request, name, key)
-    try:
-        subscriber = kept.hub.subscribe(name, key, request.remote_addr or "")
-    except TooManySockets as error:
-        raise TooManyRequests(str(error), retry_after=10) from None
-    setattr(g, _SUBSCRIBER, subscriber)
 
 
-def _socket(ws: Any, name: str, key: str) -> None:
+def _admit(address: tuple[str, str] | None, wanted: str | None) -> tuple[Visitor, Place, Position | None]:
+    """Refuse before the connection is handed over, so that whoever may not gets a real HTTP status."""
     kept = current_state()
-    subscriber = getattr(g, _SUBSCRIBER)
-    SocketSession(ws, subscriber, kept, (name, key)).run()
+    try:
+        since = parse_position(wanted) if wanted else None
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+    visitor = kept.access.admit(current_app._get_current_object(), request, address)  # type: ignore[attr-defined]  # noqa: SLF001
+    if kept.system.closed:
+        msg = "the server is shutting down"
+        raise Closed(msg)
+    try:
+        place = kept.hub.admission.enter(visitor.address, visitor.user)
+    except TooManyConnections as error:
+        raise TooManyRequests(str(error), retry_after=10) from None
+    setattr(g, _ADMITTED, [place])
+    return visitor, place, since
 
 
-def _forget_subscriber(_error: BaseException | None) -> None:
-    subscriber = g.pop(_SUBSCRIBER, None)
-    if subscriber is not None:
-        current_state().hub.unsubscribe(subscriber, request.remote_addr or "")
+def _upgrade(visitor: Visitor, place: Place, wish: tuple[str, str, Position | None] | None) -> Response:
+    environ = request.environ
+    # Only what the handshake needs: permessage-deflate, for one, is not to be agreed on.
+    needed = {name: environ[name] for name in _HANDSHAKE if name in environ}
+    needed |= {name: value for name, value in environ.items() if not name.startswith("HTTP_")}
+    try:
+        ws = Server.accept(needed, thread_class=_NoThread)
+    except ProtocolError as error:
+        msg = f"this is no WebSocket handshake: {error}"
+        raise BadRequest(msg) from None
+    hub = current_state().hub
+    admitted = g.get(_ADMITTED)
+
+    def adopt(sock: socket.socket) -> None:
+        admitted.clear()
+        hub.adopt(WebSocketConnection(sock, hub, visitor, place, many=wish is None), wish)
+
+    return Upgraded(ws.sock, adopt)
+
+
+class _NoThread:
+    """What simple-websocket runs instead of a reading thread of its own."""
+
+    name = ""
+
+    def __init__(self, target: object) -> None:
+        """Take no notice of it."""
+
+    def start(self) -> None:
+        """Start nothing."""
+
+
+def _free_place(_error: BaseException | None) -> None:
+    """Give a place back that no connection took over."""
+    for place in g.pop(_ADMITTED, ()):
+        place.leave()
 
 
 # -- HTTP
@@ -100,6 +176,15 @@ def _snapshot(name: str, key: str) -> Response:
     response.cache_control.private = True
     response.cache_control.no_cache = True
     response.make_conditional(request)
+    return response
+
+
+def _client(file: str) -> Response:
+    response = send_from_directory(_STATIC, file, max_age=3600)
+    if file.endswith(".js"):
+        response.mimetype = "text/javascript"
+    # A page of another origin may import it: it is no secret, and holds none.
+    response.headers["Access-Control-Allow-Origin"] = "*"
     return response
 
 

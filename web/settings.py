@@ -29,17 +29,44 @@ class WebSettings:
     admin_token: str | None = None
     """The bearer token that opens the admin endpoints. None: only ``authorize_admin`` can."""
     heartbeat_seconds: float = 25.0
-    """After so long without a frame a socket gets a heartbeat with its position."""
+    """After so long without a change a channel is compared with its row, and tells its position."""
+    ping_seconds: float = 25.0
+    """How often a connection is pinged."""
+    silence_seconds: float = 60.0
+    """A WebSocket that says nothing for so long, not even a pong, is closed with 4102."""
     stall_seconds: float = 20.0
-    """A client that takes nothing for so long is dropped."""
+    """A client that takes nothing for so long is closed with 4101."""
+    reauthorize_seconds: float = 300.0
+    """How often ``authorize`` is asked again about an open connection. A ticket's ends then. 0: never."""
+    ticket_seconds: int = 30
+    """How long a ticket may wait to be used."""
     outbox_frames: int = 64
-    """Frames that may wait for one socket; over it, they are replaced by the newest snapshot."""
+    """Frames that may wait for one connection; over it, they are replaced by the newest snapshot."""
     outbox_bytes: int = 256 * 1024
-    """Bytes that may wait for one socket, likewise."""
-    max_sockets: int = 1_000
-    """Open sockets in this process; further ones get 429."""
+    """Bytes that may wait for one connection, likewise."""
+    ring_frames: int = 128
+    """Deltas that a channel keeps for clients that come back."""
+    ring_bytes: int = 256 * 1024
+    """Bytes of them, likewise."""
+    ring_seconds: float = 300.0
+    """And how long they are kept."""
+    rings_bytes: int = 64 * 1024 * 1024
+    """Bytes that all channels keep together, looked after every few seconds."""
+    idle_channels: int = 1_000
+    """Channels that nobody watches any more and that still keep deltas."""
+    max_sockets: int = 10_000
+    """Open connections in this process, streams included; further ones get 429."""
     max_sockets_per_address: int = 100
-    """Open sockets from one client address; further ones get 429."""
+    """Open connections from one client address; further ones get 429."""
+    max_sockets_per_user: int = 50
+    """Open connections of one user, as ``identify`` names them; further ones get 429."""
+    max_channels_per_socket: int = 100
+    """Channels that one WebSocket may watch."""
+
+    @property
+    def tick_seconds(self) -> float:
+        """How often a connection is looked after."""
+        return max(0.01, min(self.ping_seconds, self.reauthorize_seconds or self.ping_seconds))
 
     def __post_init__(self) -> None:
         for field in fields(self):

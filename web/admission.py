@@ -1,0 +1,69 @@
+"""How many connections there may be: in total, from one address, of one user."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+from .settings import WebSettings
+
+
+class TooManyConnections(Exception):  # says what it is
+    """A limit on open connections is reached; the message says which."""
+
+
+class Place:
+    """One connection's place. ``leave`` gives it back, once however often it is called."""
+
+    __slots__ = ("_admission", "_names")
+
+    def __init__(self, admission: Admission, names: tuple[str, ...]) -> None:
+        self._admission: Admission | None = admission
+        self._names = names
+
+    def leave(self) -> None:
+        """Make room for another connection."""
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            admission.free(self._names)
+
+
+class Admission:
+    """Counts connections against their limits. Safe from any thread."""
+
+    def __init__(self, settings: WebSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._open = 0
+        self._by_name: Counter[str] = Counter()
+        self.refused = 0
+
+    def enter(self, address: str, user: str | None) -> Place:
+        """Take a place. Raises TooManyConnections."""
+        limits = self._settings
+        asked = [(f"address {address}", limits.max_sockets_per_address, "your address has its")]
+        if user is not None:
+            asked.append((f"user {user}", limits.max_sockets_per_user, "you have your"))
+        with self._lock:
+            if self._open >= limits.max_sockets:
+                self._refuse(f"this server has its {limits.max_sockets} connections open")
+            for name, most, who in asked:
+                if self._by_name[name] >= most:
+                    self._refuse(f"{who} {most} connections open")
+            self._open += 1
+            names = tuple(name for name, _, _ in asked)
+            self._by_name.update(names)
+        return Place(self, names)
+
+    def free(self, names: tuple[str, ...]) -> None:
+        """Take a place back."""
+        with self._lock:
+            self._open -= 1
+            for name in names:
+                self._by_name[name] -= 1
+                if self._by_name[name] <= 0:
+                    del self._by_name[name]
+
+    def _refuse(self, message: str) -> None:
+        self.refused += 1
+        raise TooManyConnections(message)

@@ -1,0 +1,302 @@
+"""One channel: its newest deltas, and everyone who watches it."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from ..actors import channel_of
+from ..store import Position
+from .news import Missed, News, Replaced, Turn
+from .parcel import Parcel
+from .ring import NOWHERE, Ring
+
+if TYPE_CHECKING:
+    from ..store import Row
+    from .settings import WebSettings
+    from .subscription import Subscription
+
+_logger = logging.getLogger("keyfold.channel")
+
+_MOST_NEWS_BYTES = 4 * 1024 * 1024
+_READ_AGAIN_SECONDS = 1.0
+
+LIVE, AHEAD, WAITING = "live", "ahead", "waiting"
+
+
+class ChannelHost(Protocol):
+    """What a channel needs of its hub."""
+
+    settings: WebSettings
+    counts: Counter[str]
+
+    def clock(self) -> float:
+        """Return the time, in seconds."""
+
+    def read(self, channel: Channel) -> None:
+        """Read the committed row and call ``row_came`` or ``no_row_came``."""
+
+    def later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call function on the reactor's thread."""
+
+
+class Channel:
+    """Brings every subscriber to the state of the row, and keeps it there.
+
+    A subscriber stands in one of three sets: ``live``, at the head of the ring; ``waiting`` for the
+    committed row; or ``ahead``, when the row that it got is newer than what was published here so
+    far. All but ``offer`` runs on the reactor's thread, so nothing is locked. A row may be old when it
+    arrives: the ring has taken every delta that came in between, and leads from the row to the head.
+    """
+
+    def __init__(self, name: str, key: str, host: ChannelHost) -> None:
+        self.name, self.key = name, key
+        self.text = channel_of(name, key)
+        self.ring: Ring | None = None
+        """None until a row or a turn says where the channel stands."""
+        self.live: dict[Subscription, None] = {}
+        self.ahead: dict[Subscription, Position] = {}
+        self.waiting: dict[Subscription, str] = {}
+        self.quiet_since = host.clock()
+        self._host = host
+        self._news: deque[News] = deque()
+        self._news_bytes = 0
+        self._scheduled = False
+        self._changes = 0
+        self._unsent: list[bytes] = []
+        self._asking: dict[Subscription, str] | None = None
+        self._changes_when_asked = 0
+        self._beating = False
+
+    # -- from the actors' threads
+
+    def offer(self, item: News) -> bool:
+        """Take news, in the order of commits. True: ``take_news`` is to be called on the reactor's thread.
+
+        Never holds more than 4 MiB: over it, what waits makes room for a read of the row.
+        """
+        self._news_bytes += sum(map(len, item.frames)) if isinstance(item, Turn) else 0
+        if self._news_bytes > _MOST_NEWS_BYTES:
+            self._news.clear()
+            item = Missed()
+        self._news.append(item)
+        if self._scheduled:
+            return False
+        self._scheduled = True
+        return True
+
+    # -- news
+
+    def take_news(self) -> None:
+        """Bring what the actors offered to those who are live, joined."""
+        self._scheduled = False  # before the queue is emptied: what comes later is announced again
+        self._news_bytes = 0
+        while self._news:
+            try:
+                item = self._news.popleft()
+            except IndexError:  # an actor has just cleared it
+                break
+            self._changes += 1
+            if isinstance(item, Turn):
+                self._take_turn(item)
+            elif isinstance(item, Replaced):
+                self._take_replacement(item)
+            else:
+                self._send_unsent()
+                self._move_to_waiting([*self.live, *self.ahead])
+        self._send_unsent()
+        self._ask()
+
+    def _take_turn(self, turn: Turn) -> None:
+        ring = self.ring
+        if ring is None:
+            ring = self.ring = Ring(Position(turn.epoch, turn.base_version), self._host.settings)
+        elif not ring.continues(turn.epoch, turn.base_version):
+            self._send_unsent()
+            ring = self._start_over(Position(turn.epoch, turn.base_version))
+        frames = turn.frames[ring.version - turn.base_version :]
+        if not frames:
+            return
+        ring.extend(turn.epoch, frames, self._host.clock())
+        self._unsent += frames
+        if self.ahead:
+            self._send_unsent()
+            self._let_ahead_join()
+
+    def _take_replacement(self, item: Replaced) -> None:
+        self._send_unsent()
+        ring = self.ring
+        if ring is not None and ring.epoch == item.position.epoch and ring.version >= item.position.version:
+            return  # known by a read of the row already
+        self.ring = Ring(item.position, self._host.settings)
+        parcel = Parcel.snapshot(self.text, item.position, item.state, item.reason)
+        for subscription in (*self.live, *self.ahead):
+            self.live[subscription] = None
+            subscription.connection.deliver(parcel, subscription)
+        self.ahead.clear()
+        self.quiet_since = self._host.clock()
+
+    def _start_over(self, position: Position) -> Ring:
+        """Versions are missing here: another process committed them, or a publish was lost."""
+        self._move_to_waiting([*self.live, *(s for s, at in self.ahead.items() if at != position)])
+        self.ring = Ring(position, self._host.settings)
+        return self.ring
+
+    def _let_ahead_join(self) -> None:
+        ring = self.ring
+        assert ring is not None  # noqa: S101
+        for subscription, position in list(self.ahead.items()):
+            frames = ring.since(position)
+            if frames is not None:
+                del self.ahead[subscription]
+                self.live[subscription] = None
+                if frames:
+                    subscription.connection.deliver(Parcel("delta", frames, ring.head), subscription)
+            elif position.version < ring.version:
+                self._move_to_waiting([subscription])
+
+    def _send_unsent(self) -> None:
+        if not self._unsent or self.ring is None:
+            return
+        parcel, self._unsent = Parcel("delta", self._unsent, self.ring.head), []
+        for subscription in tuple(self.live):
+            subscription.connection.deliver(parcel, subscription)
+        self.quiet_since = self._host.clock()
+
+    # -- subscribers
+
+    @property
+    def is_watched(self) -> bool:
+        """Somebody watches it."""
+        return bool(self.live or self.ahead or self.waiting or self._asking)
+
+    def ask(self, subscription: Subscription, reason: str) -> None:
+        """Bring a subscription (a new one, or one that lost frames) to the state of the committed row."""
+        self.leave(subscription)
+        self.waiting[subscription] = reason
+        self._ask()
+
+    def leave(self, subscription: Subscription) -> None:
+        """Send it nothing more."""
+        self.live.pop(subscription, None)
+        self.ahead.pop(subscription, None)
+        self.waiting.pop(subscription, None)
+        if self._asking:
+            self._asking.pop(subscription, None)
+
+    def beat(self) -> None:
+        """Compare with the row, which another process may have changed, and tell everyone the position."""
+        self._beating = True
+        self._ask()
+
+    def _move_to_waiting(self, subscriptions: Iterable[Subscription]) -> None:
+        for subscription in subscriptions:
+            self.leave(subscription)
+            self.waiting[subscription] = "gap"
+            self._host.counts["gap"] += 1
+
+    # -- the row
+
+    def _ask(self) -> None:
+        """Read the row, once for all who wait. Those who come later wait for a read that begins later."""
+        if self._asking is None and (self.waiting or self._beating):
+            self._asking, self.waiting = self.waiting, {}
+            self._changes_when_asked = self._changes
+            self._host.read(self)
+
+    def no_row_came(self, error: BaseException) -> None:
+        """Try again in a while: the database is away."""
+        _logger.warning("%s could not be read, and will be again: %s", self.text, error)
+        self.waiting = (self._asking or {}) | self.waiting
+        self._asking = None
+        if self._beating and self.ring is not None:
+            self._tell_position(self.ring.head)
+        self._beating = False
+        self._host.later(_READ_AGAIN_SECONDS, self._ask)
+
+    def row_came(self, row: Row | None) -> None:
+        """Bring those who asked to this row, and on to the head."""
+        asking, self._asking = self._asking or {}, None
+        beating, self._beating = self._beating, False
+        position = NOWHERE if row is None else Position(row.epoch, row.version)
+        state = b"null" if row is None or row.is_tombstone else row.state
+        if self.ring is None:
+            self.ring = Ring(position, self._host.settings)
+        ring = self.ring
+        missing = ring.since(position)
+        if missing is None and self._is_news(position):
+            ahead = position.epoch == ring.epoch and position.version > ring.version
+            if ahead and self.live and not beating:
+                # What leads here from the head is on its way: those who are live will get it as deltas.
+                self._send_row(asking, position, state, (), then=AHEAD)
+                return self._ask()
+            asking = asking | dict.fromkeys((*self.live, *self.ahead), "gap")
+            self.live.clear()
+            self.ahead.clear()
+            self.ring = ring = Ring(position, self._host.settings)
+            missing = []
+        if missing is None:
+            # The ring no longer reaches back to this row. It is better than nothing; a newer one follows.
+            self._send_row(asking, position, state, (), then=WAITING)
+        else:
+            self._send_row(asking, position, state, missing, then=LIVE)
+        if beating:
+            self._tell_position(ring.head)
+        return self._ask()
+
+    def _is_news(self, position: Position) -> bool:
+        """Say whether a row that the ring does not lead on from is newer than the ring."""
+        ring = self.ring
+        if ring is None or self._changes == self._changes_when_asked:
+            return True  # nothing was published meanwhile, and what was published before is in the row
+        return position.epoch == ring.epoch and position.version > ring.version
+
+    def _send_row(
+        self,
+        asking: dict[Subscription, str],
+        position: Position,
+        state: bytes,
+        missing: Sequence[bytes],
+        *,
+        then: str,
+    ) -> None:
+        ring = self.ring
+        assert ring is not None  # noqa: S101
+        snapshots: dict[str, Parcel] = {}
+        for subscription, wish in asking.items():
+            since, subscription.since = subscription.since, None
+            path = None if since is None else self._path(since, position, then)
+            reason = wish if since is None else "expired"
+            if since is not None and path is not None:
+                head = position if then == AHEAD else ring.head
+                self._host.counts["resumed"] += 1
+                parcels = [Parcel.resumed(self.text, since, head)]
+                deltas: Sequence[bytes] = path
+            else:
+                if reason not in snapshots:
+                    snapshots[reason] = Parcel.snapshot(self.text, position, state, reason)
+                parcels, deltas = [snapshots[reason]], missing
+            if then == LIVE:
+                self.live[subscription] = None
+            elif then == AHEAD:
+                self.ahead[subscription] = position
+            else:
+                self.waiting[subscription] = "gap"
+            if deltas:
+                parcels.append(Parcel("delta", list(deltas), ring.head))
+            for parcel in parcels:
+                subscription.connection.deliver(parcel, subscription)
+
+    def _path(self, since: Position, position: Position, then: str) -> list[bytes] | None:
+        """Return the frames from where a client was to where it is brought, or None: it needs a snapshot."""
+        if then == LIVE and self.ring is not None:
+            return self.ring.since(since)
+        return [] if then == AHEAD and since == position else None
+
+    def _tell_position(self, head: Position) -> None:
+        parcel = Parcel.heartbeat(self.text, head)
+        for subscription in tuple(self.live):
+            subscription.connection.deliver(parcel, subscription)
+        self.quiet_since = self._host.clock()

@@ -1,0 +1,39 @@
+"""Server-Sent Events: the same channel, for whoever can't have a WebSocket."""
+
+from __future__ import annotations
+
+from .connection import Connection
+from .parcel import Parcel
+from .subscription import Subscription
+
+_RETRY_MS = 2_000
+
+PREAMBLE = b"retry: %d\n\n" % _RETRY_MS
+"""How an event stream begins: when to come back after it broke off."""
+
+
+class EventStream(Connection):
+    """A response that does not end. Its client says nothing, and comes back by itself."""
+
+    __slots__ = ()
+
+    must_answer = False
+
+    def deliver(self, parcel: Parcel, subscription: Subscription) -> None:
+        for data, frames in parcel.for_streams:
+            self.push(data, frames, subscription)
+
+    def received(self, data: bytes) -> None:
+        """Pay no attention: a stream is asked for once."""
+
+    def ping(self) -> None:
+        self.push(b":\n\n")
+
+    def farewell(self, code: int, reason: str) -> bytes:  # noqa: ARG002
+        """Nothing: it is only the reconnecting request that can be told why."""
+        return b""
+
+    def decided(self, name: str, key: str, *, may: bool) -> None:  # noqa: ARG002
+        if self.is_open and not may:
+            self.host.counts["expelled"] += 1
+            self.close(0, "")

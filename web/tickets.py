@@ -1,0 +1,56 @@
+"""Tickets: a short-lived word that opens one channel for whoever shows it first."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from itsdangerous import BadData, SignatureExpired, URLSafeTimedSerializer
+from werkzeug.exceptions import Unauthorized
+
+_SALT = "keyfold.ticket"
+
+
+class Tickets:
+    """Issues and redeems the tickets of one app. Signed with its secret key; safe from any thread.
+
+    A process redeems each of them once. It remembers those that it has redeemed until they are too old.
+    """
+
+    def __init__(self, secret_key: str | bytes, seconds: int, clock: Callable[[], float] = monotonic) -> None:
+        self._serializer = URLSafeTimedSerializer(secret_key, salt=_SALT)
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._redeemed: dict[str, float] = {}
+
+    def issue(self, name: str, key: str, user: str | None) -> str:
+        """Return a ticket for one key."""
+        made = self._serializer.dumps([name, key, user, secrets.token_urlsafe(12)])
+        return made if isinstance(made, str) else made.decode()
+
+    def redeem(self, ticket: str, name: str, key: str) -> str | None:
+        """Return the user whom a ticket was issued to. Raises Unauthorized."""
+        try:
+            for_name, for_key, user, nonce = self._serializer.loads(ticket, max_age=self._seconds)
+        except SignatureExpired:
+            msg = "the ticket is too old"
+            raise Unauthorized(msg) from None
+        except (BadData, ValueError, TypeError):
+            msg = "this is no ticket of this app"
+            raise Unauthorized(msg) from None
+        if (for_name, for_key) != (name, key):
+            msg = "the ticket is for another key"
+            raise Unauthorized(msg)
+        now = self._clock()
+        with self._lock:
+            # Kept a little longer than the signature holds, whose clock counts whole seconds.
+            for old in [nonce for nonce, until in self._redeemed.items() if until < now]:
+                del self._redeemed[old]
+            if nonce in self._redeemed:
+                msg = "the ticket has been used"
+                raise Unauthorized(msg)
+            self._redeemed[nonce] = now + self._seconds + 2
+        return None if user is None else str(user)
