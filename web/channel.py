@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from ..actors import channel_of
 from ..store import Position
@@ -15,7 +15,7 @@ from .ring import NOWHERE, Ring
 
 if TYPE_CHECKING:
     from ..store import Row
-    from .settings import WebSettings
+    from .host import Host
     from .subscription import Subscription
 
 _logger = logging.getLogger("keyfold.channel")
@@ -24,22 +24,6 @@ _MOST_NEWS_BYTES = 4 * 1024 * 1024
 _READ_AGAIN_SECONDS = 1.0
 
 LIVE, AHEAD, WAITING = "live", "ahead", "waiting"
-
-
-class ChannelHost(Protocol):
-    """What a channel needs of its hub."""
-
-    settings: WebSettings
-    counts: Counter[str]
-
-    def clock(self) -> float:
-        """Return the time, in seconds."""
-
-    def read(self, channel: Channel) -> None:
-        """Read the committed row and call ``row_came`` or ``no_row_came``."""
-
-    def later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call function on the reactor's thread."""
 
 
 class Channel:
@@ -51,7 +35,7 @@ class Channel:
     arrives: the ring has taken every delta that came in between, and leads from the row to the head.
     """
 
-    def __init__(self, name: str, key: str, host: ChannelHost) -> None:
+    def __init__(self, name: str, key: str, host: Host) -> None:
         self.name, self.key = name, key
         self.text = channel_of(name, key)
         self.ring: Ring | None = None
@@ -93,6 +77,17 @@ class Channel:
         """Bring what the actors offered to those who are live, joined."""
         self._scheduled = False  # before the queue is emptied: what comes later is announced again
         self._news_bytes = 0
+        try:
+            self._take_all()
+        except Exception:
+            # Who got what can't be said any more.
+            self._unsent.clear()
+            self._move_to_waiting([*self.live, *self.ahead])
+            raise
+        finally:
+            self._ask()
+
+    def _take_all(self) -> None:
         while self._news:
             try:
                 item = self._news.popleft()
@@ -107,7 +102,6 @@ class Channel:
                 self._send_unsent()
                 self._move_to_waiting([*self.live, *self.ahead])
         self._send_unsent()
-        self._ask()
 
     def _take_turn(self, turn: Turn) -> None:
         ring = self.ring

@@ -6,19 +6,17 @@ import contextlib
 import random
 import socket
 from abc import ABC, abstractmethod
-from collections import Counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..store import Position
 from .outbox import Chunk, Outbox
-from .reactor import READABLE, WRITABLE, Reactor
+from .reactor import READABLE, WRITABLE
 from .subscription import Subscription
 
 if TYPE_CHECKING:
     from .admission import Place
-    from .channel import Channel
+    from .host import Host
     from .parcel import Parcel
-    from .settings import WebSettings
     from .visitor import Visitor
 
 GOING_AWAY = 1001
@@ -29,33 +27,7 @@ FORBIDDEN = 4403
 LIMIT = 4429
 
 _MOST_READ = 4096
-_LINGER_SECONDS = 2.0
-
-
-class ConnectionHost(Protocol):
-    """What a connection needs of its hub."""
-
-    settings: WebSettings
-    counts: Counter[str]
-
-    @property
-    def reactor(self) -> Reactor:
-        """The thread that everything here runs on."""
-
-    def clock(self) -> float:
-        """Return the time, in seconds."""
-
-    def channel(self, name: str, key: str) -> Channel:
-        """Return the channel, made if need be."""
-
-    def address_of(self, channel: str | None, projection: str | None, key: str | None) -> tuple[str, str]:
-        """Return (name, key) of what a client wants. Raises UnknownProjection, InvalidKey."""
-
-    def check_again(self, connection: Connection, name: str, key: str) -> None:
-        """Ask whether the visitor may read a key, and call ``decided`` with the answer."""
-
-    def gone(self, connection: Connection) -> None:
-        """Forget the connection."""
+_LINGER_SECONDS = 1.0
 
 
 class Connection(ABC):
@@ -86,7 +58,7 @@ class Connection(ABC):
         "visitor",
     )
 
-    def __init__(self, sock: socket.socket, host: ConnectionHost, visitor: Visitor, place: Place) -> None:
+    def __init__(self, sock: socket.socket, host: Host, visitor: Visitor, place: Place) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._send = sock.send

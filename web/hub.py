@@ -13,6 +13,7 @@ from ..actors import Broadcaster, Committed, ProjectionKey, ProjectionSystem, Un
 from ..store import Position
 from .admission import Admission
 from .channel import Channel
+from .channels import Channels
 from .connection import GOING_AWAY, UNAUTHENTICATED, Connection
 from .frames import delta_frames
 from .news import Missed, News, Replaced, Turn
@@ -68,8 +69,7 @@ class Hub(Broadcaster):
         self._checkers: ThreadPoolExecutor | None = None
         self.admission = Admission(self.settings)
         self.counts: Counter[str] = Counter()
-        # Changed on the reactor's thread alone, and read by actors: is anyone interested?
-        self._channels: dict[tuple[str, str], Channel] = {}
+        self.channels = Channels(self)
         self._connections = set()
 
     def after_fork(self) -> None:
@@ -84,7 +84,7 @@ class Hub(Broadcaster):
     # -- what the actors say
 
     def publish(self, committed: Committed) -> None:
-        channel = self._channels.get((committed.projection, committed.key))
+        channel = self.channels.find(committed.projection, committed.key)
         if channel is not None:
             payloads = delta_frames(
                 channel.text, committed.event_name, committed.epoch, committed.base_version, committed.deltas
@@ -95,12 +95,12 @@ class Hub(Broadcaster):
     def publish_snapshot(
         self, projection: str, key: str, position: Position, state: bytes, reason: str
     ) -> None:
-        channel = self._channels.get((projection, key))
+        channel = self.channels.find(projection, key)
         if channel is not None:
             self._tell(channel, Replaced(position, state, reason))
 
     def invalidate(self, projection: str, key: str) -> None:
-        channel = self._channels.get((projection, key))
+        channel = self.channels.find(projection, key)
         if channel is not None:
             self._tell(channel, Missed())
 
@@ -197,10 +197,7 @@ class Hub(Broadcaster):
 
     def channel(self, name: str, key: str) -> Channel:
         """Return the channel of a key."""
-        channel = self._channels.get((name, key))
-        if channel is None:
-            channel = self._channels[name, key] = Channel(name, key, self)
-        return channel
+        return self.channels.get(name, key)
 
     def read(self, channel: Channel) -> None:
         """Read the row of a channel on one of the readers' threads."""
@@ -224,35 +221,8 @@ class Hub(Broadcaster):
         self.reactor.call_later(seconds, function)
 
     def _sweep(self) -> None:
-        """Let quiet channels beat, and forget those whose ring nobody can need any more."""
-        now, settings = self.clock(), self.settings
-        idle: list[Channel] = []
-        held = 0
-        for channel in list(self._channels.values()):
-            ring = channel.ring
-            if ring is not None:
-                ring.trim(now)
-                held += ring.size
-            if not channel.is_watched:
-                idle.append(channel)
-            elif now - channel.quiet_since >= settings.heartbeat_seconds:
-                channel.beat()
-        idle.sort(key=lambda channel: channel.quiet_since)
-        too_many = len(idle) - settings.idle_channels
-        for place, channel in enumerate(idle):
-            empty = channel.ring is None or not channel.ring.size
-            if empty or place < too_many:
-                del self._channels[channel.name, channel.key]
-        if held > settings.rings_bytes:
-            self._shrink(held - settings.rings_bytes)
-        self.reactor.call_later(max(0.01, settings.heartbeat_seconds / _SWEEPS_A_HEARTBEAT), self._sweep)
-
-    def _shrink(self, surplus: int) -> None:
-        """Empty the rings in which nothing has happened for longest."""
-        for channel in sorted(self._channels.values(), key=lambda channel: channel.quiet_since):
-            if surplus > 0 and channel.ring is not None:
-                surplus -= channel.ring.size
-                channel.ring.clear()
+        self.channels.sweep()
+        self.reactor.call_later(max(0.01, self.settings.heartbeat_seconds / _SWEEPS_A_HEARTBEAT), self._sweep)
 
     # -- the end, and facts
 
@@ -289,14 +259,10 @@ class Hub(Broadcaster):
 
     def stats(self) -> dict[str, Any]:
         """Return what is open now, and the totals since the process began."""
-        channels = list(self._channels.copy().values())
         counts = self.counts.copy()
         return {
             "open": len(self._connections),
-            "channels": len(channels),
-            "subscriptions": sum(len(c.live) + len(c.ahead) + len(c.waiting) for c in channels),
-            "buffering": sum(len(c.waiting) for c in channels),
-            "ring_bytes": sum(c.ring.size for c in channels if c.ring is not None),
+            **self.channels.stats(),
             "refused": self.admission.refused,
             **{name: counts[name] for name in _COUNTS},
         }

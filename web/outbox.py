@@ -69,7 +69,8 @@ class Outbox:
 
         With ``subscription`` given, only its own.
         """
-        kept, losers = deque[Chunk](), set[Subscription]()
+        kept: deque[Chunk] = deque()
+        losers: set[Subscription] = set()
         for place, chunk in enumerate(self._chunks):
             theirs = chunk.subscription
             begun = self._begun and place == 0

@@ -10,8 +10,9 @@ from wsproto.frame_protocol import CloseReason, Opcode
 from ..actors import InvalidKey, UnknownProjection
 from ..store import Position
 from .admission import Place
-from .connection import FORBIDDEN, LIMIT, UNAUTHENTICATED, Connection, ConnectionHost
+from .connection import FORBIDDEN, LIMIT, UNAUTHENTICATED, Connection
 from .frames import PONG, error_frame, subscribed_frame, unsubscribed_frame
+from .host import Host
 from .parcel import Parcel
 from .positions import parse_position
 from .subscription import Subscription
@@ -43,7 +44,7 @@ class WebSocketConnection(Connection):
     """Bytes that a message of a client may have."""
 
     def __init__(
-        self, sock: socket.socket, host: ConnectionHost, visitor: Visitor, place: Place, *, many: bool
+        self, sock: socket.socket, host: Host, visitor: Visitor, place: Place, *, many: bool
     ) -> None:
         super().__init__(sock, host, visitor, place)
         self._many = many

@@ -213,4 +213,4 @@ def test_a_server_without_raw_sockets_says_so(app: Flask) -> None:
     headers = {"Connection": "Upgrade", "Upgrade": "websocket"}
     answer = app.test_client().get("/ws/projection/test.totals/a", headers=headers)
     assert answer.status_code == 501
-    assert "no raw socket" in answer.get_json()["error"]["message"]
+    assert "/sse/projection/test.totals/a" in answer.get_json()["error"]["message"]

@@ -103,7 +103,7 @@ class Watcher:
 def serve(app: Flask) -> Iterator[Site]:
     """Serve app by Werkzeug, a thread a request."""
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
-    thread = threading.Thread(target=server.serve_forever, name="server", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="server", daemon=True)
     thread.start()
     try:
         yield Site(server.port)

@@ -1,0 +1,68 @@
+"""All channels of one hub, those that are watched and those that somebody may come back to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .channel import Channel
+
+if TYPE_CHECKING:
+    from .host import Host
+
+
+class Channels:
+    """Changed on the reactor's thread alone. Actors look into it: is anyone interested in this key?"""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._channels: dict[tuple[str, str], Channel] = {}
+
+    def find(self, name: str, key: str) -> Channel | None:
+        """Return the channel of a key if there is one. From any thread."""
+        return self._channels.get((name, key))
+
+    def get(self, name: str, key: str) -> Channel:
+        """Return the channel of a key, made if need be."""
+        channel = self._channels.get((name, key))
+        if channel is None:
+            channel = self._channels[name, key] = Channel(name, key, self._host)
+        return channel
+
+    def sweep(self) -> None:
+        """Let quiet channels beat, and forget those whose deltas nobody can need any more."""
+        now, settings = self._host.clock(), self._host.settings
+        idle: list[Channel] = []
+        held = 0
+        for channel in list(self._channels.values()):
+            ring = channel.ring
+            if ring is not None:
+                ring.trim(now)
+                held += ring.size
+            if not channel.is_watched:
+                idle.append(channel)
+            elif now - channel.quiet_since >= settings.heartbeat_seconds:
+                channel.beat()
+        idle.sort(key=lambda channel: channel.quiet_since)
+        too_many = len(idle) - settings.idle_channels
+        for place, channel in enumerate(idle):
+            if place < too_many or channel.ring is None or not channel.ring.size:
+                del self._channels[channel.name, channel.key]
+        if held > settings.rings_bytes:
+            self._shrink(held - settings.rings_bytes)
+
+    def _shrink(self, surplus: int) -> None:
+        """Empty the rings in which nothing has happened for longest."""
+        for channel in sorted(self._channels.values(), key=lambda channel: channel.quiet_since):
+            if surplus > 0 and channel.ring is not None:
+                surplus -= channel.ring.size
+                channel.ring.clear()
+
+    def stats(self) -> dict[str, Any]:
+        """Return what is watched now. From any thread."""
+        channels = list(self._channels.copy().values())
+        return {
+            "channels": len(channels),
+            "subscriptions": sum(len(c.live) + len(c.ahead) + len(c.waiting) for c in channels),
+            "buffering": sum(len(c.waiting) for c in channels),
+            "ring_bytes": sum(c.ring.size for c in channels if c.ring is not None),
+        }

@@ -1,0 +1,49 @@
+"""What a hub is to its channels and connections."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .channel import Channel
+    from .connection import Connection
+    from .reactor import Reactor
+    from .settings import WebSettings
+
+
+class Host(Protocol):
+    """Called on the reactor's thread alone."""
+
+    settings: WebSettings
+    counts: Counter[str]
+
+    @property
+    def reactor(self) -> Reactor:
+        """The thread that everything here runs on."""
+
+    def clock(self) -> float:
+        """Return the time, in seconds."""
+
+    # -- for channels
+
+    def read(self, channel: Channel) -> None:
+        """Read the committed row and call ``row_came`` or ``no_row_came``."""
+
+    def later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call function after so many seconds."""
+
+    # -- for connections
+
+    def channel(self, name: str, key: str) -> Channel:
+        """Return the channel, made if need be."""
+
+    def address_of(self, channel: str | None, projection: str | None, key: str | None) -> tuple[str, str]:
+        """Return (name, key) of what a client wants. Raises UnknownProjection, InvalidKey."""
+
+    def check_again(self, connection: Connection, name: str, key: str) -> None:
+        """Ask whether the visitor may read a key, and call ``decided`` with the answer."""
+
+    def gone(self, connection: Connection) -> None:
+        """Forget the connection."""
