@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ class Readers:
 
     def stop(self) -> None:
         """Finish the reads under way, and close the threads' connections."""
-        for _ in range(_THREADS):
-            self._pool.submit(self._store.disconnect)
+        with contextlib.suppress(RuntimeError):  # at the interpreter's exit the threads have ended already
+            for _ in range(_THREADS):
+                self._pool.submit(self._store.disconnect)
         self._pool.shutdown()

@@ -16,7 +16,7 @@ from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound
 
 from ..actors import InvalidKey, ProjectionKey, UnknownProjection
 from .tickets import Tickets
-from .visitor import Visitor
+from .visitor import May, Visitor
 
 if TYPE_CHECKING:
     from ..actors import ProjectionSystem
@@ -90,12 +90,13 @@ class Access:
             self.check_address(*address)
             ticket = request.args.get("ticket")
             if ticket is not None:
-                return Visitor(remote, self._ticket_office(app).redeem(ticket, *address), None)
+                user = self._ticket_office(app).redeem(ticket, *address)
+                return Visitor(remote, user, _nobody, by_ticket=True)
             self.check_read(request, *address)
         user = None if self._identify is None else self._identify(request)
         if address is not None and self._is_public(address[0]):
             return Visitor(remote, user, _anyone)
-        return Visitor(remote, user, self._recheck(app, request))
+        return Visitor(remote, user, self._asked_again(app, request))
 
     def ticket(self, app: Flask, name: str, key: str, user: str | None) -> str:
         """Issue a ticket. Raises RuntimeError: the app has no secret key; else as ``check_address``."""
@@ -110,18 +111,24 @@ class Access:
             self._tickets = Tickets(app.secret_key, self._settings.ticket_seconds)
         return self._tickets
 
-    def _recheck(self, app: Flask, request: Request) -> Callable[[str, str], bool]:
-        """Return a function that asks ``authorize`` again, with the request as it was."""
+    def _asked_again(self, app: Flask, request: Request) -> May:
+        """Return a function that asks ``authorize`` once more, with the request as it was."""
         kept = {name: value for name, value in request.environ.items() if isinstance(value, (str, tuple))}
 
-        def may(name: str, key: str) -> bool:
+        def may(name: str, key: str, ticket: str | None) -> bool:
             environ = {**kept, "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr}
-            with app.request_context(environ):
-                try:
-                    self.check_read(current_request, name, key)
-                except HTTPException:
-                    return False
-                return True
+            try:
+                with app.request_context(environ):
+                    if ticket is None:
+                        self.check_read(current_request, name, key)
+                    else:
+                        self._ticket_office(app).redeem(ticket, name, key)
+            except HTTPException:
+                return False
+            except Exception:
+                _logger.exception("asking about %s again raised: refused", name)
+                return False
+            return True
 
         return may
 
@@ -162,8 +169,12 @@ class Access:
             return False
 
 
-def _anyone(_name: str, _key: str) -> bool:
+def _anyone(_name: str, _key: str, _ticket: str | None) -> bool:
     return True
+
+
+def _nobody(_name: str, _key: str, _ticket: str | None) -> bool:
+    return False
 
 
 def _origin(text: str) -> tuple[str, str, int] | None:

@@ -92,7 +92,7 @@ class Connection(ABC):
 
     @abstractmethod
     def decided(self, name: str, key: str, *, may: bool) -> None:
-        """Take the answer of ``check_again``."""
+        """Take the answer of ``check``."""
 
     # -- life
 
@@ -263,7 +263,7 @@ class Connection(ABC):
         if settings.reauthorize_seconds and now - self._allowed_at >= settings.reauthorize_seconds:
             self._allowed_at = now
             for name, key in self.subscriptions:
-                self.host.check_again(self, name, key)
+                self.host.check(self, name, key)
         self.host.reactor.call_later(settings.tick_seconds, self._tick)
 
     def _check_progress(self, progress: int) -> None:

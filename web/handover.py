@@ -101,6 +101,10 @@ class Upgraded(Response):
         with ours:
             self._adopt(theirs)
             carry(self._client, ours)
+        with contextlib.suppress(OSError):
+            self._client.shutdown(
+                socket.SHUT_RDWR
+            )  # gevent's is a duplicate: the server's close is not enough
         if "eventlet.input" in environ:
             from eventlet.wsgi import WSGI_LOCAL  # noqa: PLC0415
 
@@ -125,6 +129,7 @@ class Stream(Response):
         if raw is None:
             theirs, ours = socket.socketpair()
             self._adopt(theirs)
+            environ["eventlet.minimum_write_chunk_size"] = 1  # it would wait for 512 bytes
             start_response(self.status, self.headers.to_wsgi_list())
             return _Pipe(ours, self._preamble)
         self.headers["Connection"] = "close"

@@ -42,7 +42,7 @@ class Host(Protocol):
     def address_of(self, channel: str | None, projection: str | None, key: str | None) -> tuple[str, str]:
         """Return (name, key) of what a client wants. Raises UnknownProjection, InvalidKey."""
 
-    def check_again(self, connection: Connection, name: str, key: str) -> None:
+    def check(self, connection: Connection, name: str, key: str, ticket: str | None = None) -> None:
         """Ask whether the visitor may read a key, and call ``decided`` with the answer."""
 
     def gone(self, connection: Connection) -> None:

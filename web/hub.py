@@ -156,19 +156,19 @@ class Hub(Broadcaster):
         self.reactor.call(close)
         return closed.result(_CLOSE_SECONDS)
 
-    def check_again(self, connection: Connection, name: str, key: str) -> None:
+    def check(self, connection: Connection, name: str, key: str, ticket: str | None = None) -> None:
         """Ask the app, on a thread of its own, whether a visitor may read a key."""
         if self._closed:
             return
         if self._checkers is None:
             self._checkers = ThreadPoolExecutor(_CHECKERS, thread_name_prefix="keyfold-access")
-        may = connection.visitor.may
+        visitor = connection.visitor
 
-        def check() -> None:
-            allowed = may is not None and may(name, key)
+        def ask() -> None:
+            allowed = visitor.may(name, key, ticket)
             self.reactor.call(lambda: connection.decided(name, key, may=allowed))
 
-        self._checkers.submit(check)
+        self._checkers.submit(ask)
 
     def address_of(self, channel: str | None, projection: str | None, key: str | None) -> tuple[str, str]:
         """Return (name, key) of a channel, or of the two given apart. Raises UnknownProjection, InvalidKey.

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-Recheck = Callable[[str, str], bool]
+May = Callable[[str, str, str | None], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
     """What remains of a request while its connection lives.
 
-    ``may(name, key)`` asks again whether the visitor may read a key. It runs the app's own code, so it
-    may block, and is for the threads of the doorkeeper. None: a ticket opened the door, for one key only.
+    ``may(name, key, ticket)`` says whether the visitor may read a key, now. It never raises. It runs the
+    app's own code, so it may block, and is for the hub's checking threads.
     """
 
     address: str
     user: str | None
-    may: Recheck | None
+    may: May
+    by_ticket: bool = False
+    """A ticket opened the door, so nobody can be asked again."""

@@ -30,6 +30,7 @@ class _Message(msgspec.Struct):
     projection: str | None = None
     key: str | None = None
     since: str | None = None
+    ticket: str | None = None
 
 
 _decode = msgspec.json.Decoder(_Message).decode
@@ -142,7 +143,7 @@ class WebSocketConnection(Connection):
             self.host.counts["refused_channels"] += 1
             return self.say(error_frame("limit", f"a socket may watch {most} channels", channel))
         wishes[name, key] = since
-        return self.host.check_again(self, name, key)
+        return self.host.check(self, name, key, message.ticket)
 
     def _unsubscribe(self, message: _Message) -> None:
         for address, subscription in list(self.subscriptions.items()):
@@ -176,7 +177,7 @@ class WebSocketConnection(Connection):
 
     def _expel(self, subscription: Subscription) -> None:
         self.host.counts["expelled"] += 1
-        if self.visitor.may is None:
+        if self.visitor.by_ticket:
             self.close(UNAUTHENTICATED, "the ticket has had its time")
         elif not self._many:
             self.close(FORBIDDEN, "you may no longer read this")

@@ -1,0 +1,176 @@
+"""A client for services and tests: watch a key, and be told every change of it, once, in order.
+
+Needs the extra: ``pip install "keyfold[client]"``.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from time import monotonic
+from typing import Any, NamedTuple, Self
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+import msgspec
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from ..store import Position
+from .ring import NOWHERE
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.3, 30.0
+_RESYNC = '{"type":"resync"}'
+_SILENCE = 60.0
+_OPEN_SECONDS = 10.0
+_REFUSALS = frozenset({400, 401, 403, 404, 501})
+_REFUSING_CODES = frozenset({4401, 4403, 4404})
+
+
+class Refused(Exception):
+    """The server said no, and would again: ``status`` is that of HTTP, or the code of the close."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Change(NamedTuple):
+    """A whole state (``is_snapshot``; None: the key has no row) or one delta, and where it leads."""
+
+    is_snapshot: bool
+    position: Position
+    value: Any
+
+
+class _Frame(msgspec.Struct):
+    type: str
+    epoch: str = ""
+    version: int = 0
+    prev: int = -1
+    state: Any = None
+    data: Any = None
+
+
+_decode = msgspec.json.Decoder(_Frame).decode
+
+
+class Watch:
+    """Watches one key. Iterate over it, or call ``next``; use it as a context manager, or ``close`` it.
+
+    The first change is a snapshot (unless ``since`` was given and nothing is missing). A lost connection
+    comes back by itself, after a random pause, and goes on from where it was. ``ticket`` is called for
+    each connection. Not for several threads at once; ``close`` is.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        key: str,
+        *,
+        since: Position | None = None,
+        headers: Mapping[str, str] | None = None,
+        ticket: Callable[[], str] | None = None,
+    ) -> None:
+        scheme, host, path, _, _ = urlsplit(url)
+        self._url = (scheme.replace("http", "ws", 1), host, f"{path.rstrip('/')}{_path_of(name, key)}")
+        self._headers = dict(headers or {})
+        self._ticket = ticket
+        self.position = since
+        self._client: ClientConnection | None = None
+        self._attempt = 0
+        self._closed = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Change]:
+        while (change := self.next()) is not None:
+            yield change
+
+    def close(self) -> None:
+        """End the connection. Whoever waits in ``next`` gets None."""
+        self._closed.set()
+        self._hang_up()
+
+    def next(self, timeout: float | None = None) -> Change | None:
+        """Return the next change. None: the timeout is over, or it was closed. Raises Refused."""
+        until = None if timeout is None else monotonic() + timeout
+        while not self._closed.is_set() and (until is None or monotonic() < until):
+            client = self._client or self._connect(until)
+            if client is None:
+                continue
+            wait = _SILENCE if until is None else min(_SILENCE, until - monotonic())
+            try:
+                change = self._take(client, _decode(client.recv(timeout=max(0.0, wait))))
+            except TimeoutError:
+                if wait == _SILENCE:  # heartbeats come more often
+                    self._hang_up()
+            except ConnectionClosed as closed:
+                self._ended(closed)
+            else:
+                if change is not None:
+                    return change
+        return None
+
+    def _take(self, client: ClientConnection, frame: _Frame) -> Change | None:
+        here, there = self.position, Position(frame.epoch, frame.version)
+        self._attempt = 0
+        if frame.type == "snapshot":
+            self.position = there
+            return Change(is_snapshot=True, position=there, value=frame.state)
+        if frame.type == "delta":
+            if here == (frame.epoch, frame.prev) or (here == NOWHERE and frame.prev == 0):
+                self.position = there
+                return Change(is_snapshot=False, position=there, value=frame.data)
+            if here is None or here.epoch != frame.epoch or frame.version > here.version:
+                client.send(_RESYNC)
+        elif frame.type == "heartbeat" and here != there:
+            client.send(_RESYNC)
+        return None
+
+    def _connect(self, until: float | None) -> ClientConnection | None:
+        if self._attempt:
+            pause = random.random() * min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self._attempt)  # noqa: S311
+            left = pause if until is None else min(pause, max(0.0, until - monotonic()))
+            if self._closed.wait(left):
+                return None
+        self._attempt += 1
+        query = {} if self.position is None else {"since": str(self.position)}
+        if self._ticket is not None:
+            query["ticket"] = self._ticket()
+        scheme, host, path = self._url
+        try:
+            self._client = connect(
+                urlunsplit((scheme, host, path, urlencode(query), "")),
+                additional_headers=self._headers,
+                compression=None,
+                open_timeout=_OPEN_SECONDS if until is None else max(0.01, until - monotonic()),
+                max_size=None,
+            )
+        except InvalidStatus as error:
+            answer = error.response
+            if answer.status_code in _REFUSALS:
+                raise Refused(answer.status_code, (answer.body or b"").decode(errors="replace")) from None
+        except (OSError, InvalidHandshake):
+            pass  # nobody listens, or nobody who can: again, later
+        return self._client
+
+    def _ended(self, closed: ConnectionClosed) -> None:
+        self._client = None
+        frame = closed.rcvd
+        if frame is not None and frame.code in _REFUSING_CODES and self._ticket is None:
+            raise Refused(frame.code, frame.reason)
+
+    def _hang_up(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+
+def _path_of(name: str, key: str) -> str:
+    return f"/ws/projection/{quote(name, safe='')}/{quote(key, safe='')}"
