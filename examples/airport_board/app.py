@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,10 @@ def create_app(*, speed: int = SPEEDS[1]) -> Flask:
     app.config["KEYFOLD_ADMIN_TOKEN"] = os.environ.get("KEYFOLD_ADMIN_TOKEN", "let-me-see")
     keyfold.init_app(app)
     airports, carriers = read_names(DATA / "airports.csv"), read_names(DATA / "airlines.csv")
+    flights = read_flights()
+    busiest = [code for code, _ in Counter(flight.destination for flight in flights).most_common(40)]
     with app.app_context():
-        replay = FlightReplay(keyfold.system, read_flights(), speed=speed)
+        replay = FlightReplay(keyfold.system, flights, speed=speed)
     app.extensions["replay"] = replay
     replay.start()
     atexit.register(replay.stop)  # before the system's own end: what was registered last runs first
@@ -52,6 +55,10 @@ def create_app(*, speed: int = SPEEDS[1]) -> Flask:
             abort(404)
         names = {"airports": airports, "carriers": carriers}
         return render_template("airport.html", code=code, name=airports.get(code, code), names=names)
+
+    @app.get("/wall")
+    def wall() -> str:
+        return render_template("wall.html", codes=busiest, names=airports)
 
     @app.get("/replay")
     def status() -> Any:

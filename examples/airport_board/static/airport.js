@@ -1,4 +1,5 @@
-import { byId, count, drawSoon, element, mean, minutes, names, showClock, showStatus, watch } from "./live.js";
+import { watch } from "/keyfold/keyfold.js";
+import { byId, count, drawSoon, element, mean, minutes, names, showClock, showStatus } from "./live.js";
 
 const code = byId("airport").dataset.code;
 const empty = () => ({ at: "", tally: { flights: 0, delay: 0, cancelled: 0 }, carriers: {}, latest: [] });

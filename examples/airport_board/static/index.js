@@ -1,4 +1,5 @@
-import { byId, count, drawSoon, element, mean, minutes, names, showClock, showStatus, watch } from "./live.js";
+import { watch } from "/keyfold/keyfold.js";
+import { byId, count, drawSoon, element, mean, minutes, names, showClock, showStatus } from "./live.js";
 
 const HUBS = ["EWR", "JFK", "LGA"];
 const empty = () => ({ upto: 0, at: "", total: { flights: 0, delay: 0, cancelled: 0 }, airports: {} });

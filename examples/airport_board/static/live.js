@@ -1,40 +1,4 @@
-// A watched key: snapshot first, then every version after it. A gap asks for a new snapshot; a lost
-// connection comes back by itself, after a random pause that grows, so that a crowd does not return at once.
-export function watch(name, key, { onState, onDelta, onStatus }) {
-  let socket, position = null, attempt = 0;
-
-  function connect() {
-    onStatus("connecting");
-    const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const path = key.split("/").map(encodeURIComponent).join("/");
-    socket = new WebSocket(`${scheme}://${location.host}/ws/projection/${name}/${path}`);
-    socket.onmessage = (message) => receive(JSON.parse(message.data));
-    socket.onclose = () => {
-      onStatus("reconnecting");
-      setTimeout(connect, Math.random() * Math.min(10_000, 300 * 2 ** attempt++));
-    };
-  }
-
-  function receive(frame) {
-    if (frame.type === "snapshot") {
-      position = { epoch: frame.epoch, version: frame.version };
-      attempt = 0;
-      onStatus("live");
-      onState(frame.state);
-    } else if (frame.type === "delta") {
-      const first = position.version === 0 && position.epoch === "";
-      if ((frame.epoch !== position.epoch && !first) || frame.prev !== position.version) {
-        socket.send('{"type":"resync"}');
-        return;
-      }
-      position = { epoch: frame.epoch, version: frame.version };
-      onDelta(frame.data);
-    }
-  }
-
-  connect();
-}
-
+// What the pages share: words and numbers as they are shown.
 export const byId = (id) => document.getElementById(id);
 export const names = JSON.parse(byId("names").textContent);
 const number = new Intl.NumberFormat("en-US");
