@@ -1,0 +1,118 @@
+"""A WebSocket client that can break every rule, and connections without HTTP for it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+
+from keyfold.web.admission import Admission
+from keyfold.web.hub import Hub
+from keyfold.web.visitor import Visitor
+from keyfold.web.websocket import WebSocketConnection
+from wsproto.frame_protocol import Opcode
+
+from .parking import DEADLINE
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+
+
+def client_frame(
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    final: bool = True,
+    reserved: int = 0,
+    masked: bool = True,
+    length: int | None = None,
+) -> bytes:
+    """Return a frame of a client, with whatever is to be wrong with it. ``length`` may lie."""
+    first = (0x80 if final else 0) | reserved << 4 | opcode
+    size = len(payload) if length is None else length
+    mask_bit = 0x80 if masked else 0
+    if size <= 125:
+        head = struct.pack("!BB", first, mask_bit | size)
+    elif size <= 0xFFFF:
+        head = struct.pack("!BBH", first, mask_bit | 126, size)
+    else:
+        head = struct.pack("!BBQ", first, mask_bit | 127, size)
+    if not masked:
+        return head + payload
+    mask = os.urandom(4)
+    return head + mask + bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
+
+
+class RawClient:
+    """Sends bytes, and takes a server's frames apart."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        sock.settimeout(DEADLINE)
+        self._buffer = b""
+
+    def send(self, *frames: bytes) -> None:
+        """Send frames in one go."""
+        self.sock.sendall(b"".join(frames))
+
+    def frame(self) -> tuple[int, bytes]:
+        """Return opcode and payload of the next frame. Raises EOFError at the end."""
+        first, second = self._take(2)
+        assert first & 0x70 == 0
+        assert first & 0x80, "the server does not fragment"
+        assert not second & 0x80, "a server must not mask"
+        length = second
+        if second == 126:
+            [length] = struct.unpack("!H", self._take(2))
+        elif second == 127:
+            [length] = struct.unpack("!Q", self._take(8))
+        return first & 0x0F, self._take(length)
+
+    def close_code(self) -> int:
+        """Read on to the server's close and then to the end, and return the code; 1005 for none."""
+        opcode, payload = self.frame()
+        while opcode != CLOSE:
+            opcode, payload = self.frame()
+        assert self.sock.recv(1) == b"", "nothing comes after a close"
+        if payload:
+            payload[2:].decode()
+            return int.from_bytes(payload[:2], "big")
+        return 1005
+
+    def _take(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            data = self.sock.recv(65536)
+            if not data:
+                raise EOFError
+            self._buffer += data
+        taken, self._buffer = self._buffer[:count], self._buffer[count:]
+        return taken
+
+    def close(self) -> None:
+        """Close the socket, without goodbye."""
+        self.sock.close()
+
+
+class Echo(WebSocketConnection):
+    """Sends back what it gets, by the library's own frame handling."""
+
+    __slots__ = ()
+
+    most_inbound = 20_000_000
+
+    @property
+    def _most_allowance(self) -> float:
+        return 1e9
+
+    def message(self, opcode: Opcode, payload: bytes) -> None:
+        """Answer with the same."""
+        frame = bytearray(client_frame(opcode, payload, masked=False))
+        self.push(bytes(frame))
+
+
+def echo_client(hub: Hub) -> RawClient:
+    """Return a client of an Echo connection of this hub."""
+    ours, theirs = socket.socketpair()
+    place = Admission(hub.settings).enter("test", None)
+    visitor = Visitor("test", None, lambda _name, _key, _ticket: False)
+    hub.adopt(Echo(theirs, hub, visitor, place, many=True), None)
+    return RawClient(ours)

@@ -1,0 +1,417 @@
+"""Promise 8 where it is kept: one channel, any order of commits, publishes, reads, joins and losses."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from keyfold.store import Position, Row
+from keyfold.web import WebSettings
+from keyfold.web.channel import Channel
+from keyfold.web.frames import delta_frames
+from keyfold.web.news import Missed, Replaced, Turn
+from keyfold.web.parcel import Parcel
+from keyfold.web.subscription import Subscription
+from keyfold.web.wire import payload_of, text_frame
+
+CHANNEL = "projection.test.totals.a"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Client:
+    """A connection and the browser behind it: it checks the rules of the wire as it takes frames."""
+
+    def __init__(self, since: Position | None = None, state: list[int] | None = None) -> None:
+        self.position = since
+        self.state = state
+        self.begun = False
+        self.blocked = False
+        self.lost = False
+        self.frames: list[dict[str, Any]] = []
+
+    def deliver(self, parcel: Parcel, subscription: Subscription) -> None:
+        if self.blocked:
+            self.lost = True
+            subscription.channel.leave(subscription)
+            return
+        for frame in parcel._frames:
+            self.take(json.loads(payload_of(frame)))
+
+    def take(self, frame: dict[str, Any]) -> None:
+        self.frames.append(frame)
+        there = Position(frame["epoch"], frame["version"])
+        if frame["type"] == "snapshot":
+            self.position, self.state = there, frame["state"]
+        elif frame["type"] == "resumed":
+            assert not self.begun
+            assert self.position is not None
+            assert self.position.version == frame["from"]
+        elif frame["type"] == "delta":
+            assert self.begun, "a delta before the first snapshot"
+            assert self.position in (Position(frame["epoch"], frame["prev"]), Position("", 0))
+            assert frame["version"] == frame["prev"] + 1
+            self.position, self.state = there, [*(self.state or []), frame["data"]]
+        else:
+            assert frame["type"] == "heartbeat"
+            assert self.position == there
+        self.begun = True
+
+
+class Desk:
+    """The hub of one channel. Reads are answered when the test says so, with the row of whatever moment."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.settings = WebSettings(**limits)
+        self.counts: Counter[str] = Counter()
+        self.now = 0.0
+        self.reads: deque[Channel] = deque()
+        self.timers: list[Callable[[], None]] = []
+        self.channel_ = Channel("test.totals", "a", self)  # type: ignore[arg-type]
+
+    def clock(self) -> float:
+        return self.now
+
+    def read(self, channel: Channel) -> None:
+        self.reads.append(channel)
+
+    def later(self, _seconds: float, function: Callable[[], None]) -> None:
+        self.timers.append(function)
+
+
+class World:
+    """A row, what was committed to it and is still on its way to the hub, and the hub."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.desk = Desk(**limits)
+        self.channel = self.desk.channel_
+        self.row: Row | None = None
+        self.values: list[int] = []
+        self.epochs = 0
+        self.on_the_way: deque[Any] = deque()
+
+    @property
+    def position(self) -> Position:
+        return Position("", 0) if self.row is None else Position(self.row.epoch, self.row.version)
+
+    def _write(self, epoch: str, version: int) -> None:
+        self.row = Row(epoch, version, 1, json.dumps(self.values).encode(), NOW)
+
+    def new_epoch(self) -> str:
+        self.epochs += 1
+        return f"e{self.epochs}"
+
+    def commit(self, values: list[int], *, here: bool = True) -> None:
+        before = self.position
+        epoch = self.new_epoch() if self.row is None else before.epoch
+        self.values = [*self.values, *values]
+        self._write(epoch, before.version + len(values))
+        payloads = delta_frames(CHANNEL, "delta", epoch, before.version, [b"%d" % value for value in values])
+        if here:
+            self.on_the_way.append(Turn(epoch, before.version, [text_frame(payload) for payload in payloads]))
+
+    def rebuild(self, values: list[int], *, here: bool = True) -> None:
+        self.values = list(values)
+        self._write(self.new_epoch(), len(values))
+        assert self.row is not None
+        state = self.row.state if values else b"null"
+        if here:
+            self.on_the_way.append(Replaced(self.position, state, "rebuild"))
+
+    def publish(self) -> None:
+        if self.on_the_way and self.channel.offer(self.on_the_way.popleft()):
+            self.channel.take_news()
+
+    def answer(self, row: Row | None) -> None:
+        self.desk.reads.popleft().row_came(row)
+
+    def join(self, client: Client, since: Position | None = None) -> Subscription:
+        subscription = Subscription(client, self.channel, since)  # type: ignore[arg-type]
+        self.channel.ask(subscription, "initial")
+        return subscription
+
+    def settle(self) -> None:
+        while self.on_the_way or self.desk.reads:
+            while self.on_the_way:
+                self.publish()
+            if self.desk.reads:
+                self.answer(self.row)
+
+
+values = st.lists(st.integers(0, 9), min_size=1, max_size=4)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Whatever happens in whatever order, in the end every client's state is the row's."""
+
+    clients = Bundle("clients")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(ring_frames=4)
+        self.taken: deque[Row | None] = deque()
+        self.watching: dict[Client, Subscription] = {}
+
+    @rule(values=values)
+    def commit(self, values: list[int]) -> None:
+        self.world.commit(values)
+
+    @rule(values=values)
+    def another_process_commits(self, values: list[int]) -> None:
+        self.world.commit(values, here=False)
+
+    @rule(values=st.lists(st.integers(0, 9), max_size=3), here=st.booleans())
+    def rebuild_or_wipe(self, values: list[int], *, here: bool) -> None:
+        self.world.rebuild(values, here=here)
+
+    @rule()
+    def publish(self) -> None:
+        self.world.publish()
+
+    @rule()
+    def fail_to_publish(self) -> None:
+        if self.world.on_the_way:
+            self.world.on_the_way[0] = Missed()
+
+    @rule()
+    def the_database_reads(self) -> None:
+        """The row of this moment, which will arrive at another."""
+        if self.world.desk.reads and not self.taken:
+            self.taken.append(self.world.row)
+
+    @rule()
+    def the_row_arrives(self) -> None:
+        if self.taken:
+            self.world.answer(self.taken.popleft())
+
+    @rule()
+    def the_database_is_away(self) -> None:
+        if self.world.desk.reads and not self.taken:
+            self.world.desk.reads.popleft().no_row_came(OSError("away"))
+
+    @rule()
+    def time_for_another_try(self) -> None:
+        while self.world.desk.timers:
+            self.world.desk.timers.pop()()
+
+    @rule()
+    def beat(self) -> None:
+        self.world.channel.beat()
+
+    @rule(target=clients)
+    def join(self) -> Client:
+        client = Client()
+        self.watching[client] = self.world.join(client)
+        return client
+
+    @rule(target=clients, old=consumes(clients))
+    def reconnect(self, old: Client) -> Client:
+        self.world.channel.leave(self.watching.pop(old))
+        client = Client(old.position, old.state)
+        self.watching[client] = self.world.join(client, old.position)
+        return client
+
+    @rule(client=clients)
+    def block(self, client: Client) -> None:
+        client.blocked = True
+
+    @rule(client=clients)
+    def unblock(self, client: Client) -> None:
+        client.blocked = False
+        if client.lost:
+            client.lost = False
+            self.world.channel.ask(self.watching[client], "slow")
+
+    @rule(client=clients)
+    def resync(self, client: Client) -> None:
+        if not client.lost:
+            self.world.channel.ask(self.watching[client], "resync")
+
+    @invariant()
+    def nobody_stands_in_two_places(self) -> None:
+        channel = self.world.channel
+        places = [*channel.live, *channel.ahead, *channel.waiting, *(channel._asking or {})]
+        assert len(places) == len(set(places))
+
+    def teardown(self) -> None:
+        while self.taken:
+            self.world.answer(self.taken.popleft())
+        for client in self.watching:
+            self.unblock(client)
+        self.world.settle()
+        self.time_for_another_try()
+        # What only another process knows comes with the next heartbeat.
+        self.world.channel.beat()
+        self.world.settle()
+        for client in self.watching:
+            assert client.position == self.world.position
+            assert (client.state or []) == self.world.values
+            assert self.watching[client] in self.world.channel.live
+        super().teardown()
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = hypothesis_settings(max_examples=300, stateful_step_count=40, deadline=None)
+
+
+def brought_up(world: World, client: Client) -> None:
+    world.join(client)
+    world.settle()
+
+
+def kinds(client: Client) -> list[tuple[str, int]]:
+    return [(frame.get("reason", frame["type"]), frame["version"]) for frame in client.frames]
+
+
+def test_a_row_read_before_the_commits_is_led_on_by_the_deltas() -> None:
+    """Initial, U1, U2, though both commit and are published while the row is on its way."""
+    world, client = World(), Client()
+    world.commit([1])
+    world.join(client)
+    old = world.row
+    world.commit([2])
+    world.commit([3])
+    world.publish()
+    world.publish()
+    world.publish()
+    world.answer(old)
+    assert kinds(client) == [("initial", 1), ("delta", 2), ("delta", 3)]
+
+
+def test_a_row_read_after_the_commits_makes_their_deltas_old() -> None:
+    """Ahead of what was published: the deltas that come later are not sent again."""
+    world, first, second = World(), Client(), Client()
+    world.commit([1])
+    brought_up(world, first)
+    world.join(second)
+    world.commit([2])
+    world.answer(world.row)
+    assert kinds(second) == [("initial", 2)]
+    world.settle()
+    world.commit([3])
+    world.settle()
+    assert kinds(second) == [("initial", 2), ("delta", 3)]
+    assert kinds(first) == [("initial", 1), ("delta", 2), ("delta", 3)]
+
+
+def test_one_read_serves_all_who_wait_and_those_who_come_later_get_the_next() -> None:
+    """A crowd that comes back costs two reads; a read that began before somebody came is not for him."""
+    world = World()
+    world.commit([1])
+    crowd = [Client() for _ in range(100)]
+    for client in crowd:
+        world.join(client)
+    assert len(world.desk.reads) == 1
+    world.answer(world.row)
+    assert [bool(client.frames) for client in crowd] == [True] + [False] * 99
+    world.answer(world.row)
+    assert all(kinds(client) == [("initial", 1)] for client in crowd)
+    assert not world.desk.reads
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds", "expected"),
+    [
+        ({}, 0, "resumed"),
+        ({"ring_frames": 9}, 0, "expired"),
+        ({"ring_bytes": 500}, 0, "expired"),
+        ({"ring_seconds": 60}, 61, "expired"),
+    ],
+)
+def test_resume_within_the_bounds_of_the_ring(limits: dict[str, int], seconds: int, expected: str) -> None:
+    """Ten deltas are sent again if they are all still there, else a snapshot says so."""
+    world, client = World(**limits), Client()
+    world.commit([1])
+    brought_up(world, client)
+    assert client.position is not None
+    for value in range(10):
+        world.commit([value])
+        world.settle()
+    world.desk.now += seconds
+    assert world.channel.ring is not None
+    world.channel.ring.trim(world.desk.now)
+    again = Client(client.position, client.state)
+    again.position, again.state = Position(client.position.epoch, 1), [1]
+    world.join(again, again.position)
+    world.settle()
+    assert kinds(again)[0] == (expected, 11)
+    assert (again.position, again.state) == (world.position, world.values)
+    assert len(again.frames) == (11 if expected == "resumed" else 1)
+
+
+def test_to_resume_where_nothing_was_missed_is_one_frame() -> None:
+    """Also for a key that has no row yet, and after the channel was forgotten here."""
+    empty = World()
+    client = Client(Position("", 0))
+    empty.join(client, client.position)
+    empty.settle()
+    assert kinds(client) == [("resumed", 0)]
+    world = World()
+    world.commit([1, 2])
+    world.on_the_way.clear()
+    client = Client(world.position, [1, 2])
+    world.join(client, world.position)
+    world.settle()
+    assert kinds(client) == [("resumed", 2)]
+
+
+def test_an_epoch_that_is_gone_does_not_resume() -> None:
+    """Same version, another life of the key."""
+    world, client = World(), Client()
+    world.commit([1])
+    brought_up(world, client)
+    world.rebuild([7])
+    world.settle()
+    old = Client(Position("e1", 1), [1])
+    world.join(old, old.position)
+    world.settle()
+    assert kinds(old) == [("expired", 1)]
+    assert old.state == [7]
+
+
+def test_what_another_process_commits_comes_with_the_heartbeat() -> None:
+    """Without a backplane nobody tells; the row does."""
+    world, client = World(), Client()
+    world.commit([1])
+    brought_up(world, client)
+    world.commit([2], here=False)
+    world.channel.beat()
+    world.settle()
+    assert kinds(client)[-2:] == [("gap", 2), ("heartbeat", 2)]
+    world.channel.beat()
+    world.settle()
+    assert kinds(client)[-1] == ("heartbeat", 2)
+
+
+def test_more_news_than_may_wait_is_replaced_by_a_read_of_the_row() -> None:
+    """Promise 9: the reactor is held up, an actor goes on publishing; memory stays bounded."""
+    world, client = World(), Client()
+    world.commit([1])
+    brought_up(world, client)
+    frame = text_frame(b'"%b"' % (b"x" * 100_000))
+    for version in range(1, 200):
+        world.channel.offer(Turn(world.position.epoch, version, [frame]))
+    assert sum(len(item.frames[0]) for item in world.channel._news if isinstance(item, Turn)) < 5_000_000
+    world.channel.take_news()
+    world.settle()
+    assert kinds(client)[-1] == ("gap", 1)
+
+
+def test_an_error_while_frames_go_out_costs_a_snapshot_and_no_more() -> None:
+    """A subscriber about whom nothing certain is known is brought back by the row."""
+    world, client = World(), Client()
+    brought_up(world, client)
+    deliver, client.deliver = client.deliver, None  # type: ignore[assignment, method-assign]
+    world.commit([1])
+    assert world.channel.offer(world.on_the_way.popleft())
+    with pytest.raises(TypeError):
+        world.channel.take_news()
+    client.deliver = deliver  # type: ignore[method-assign]
+    world.settle()
+    assert kinds(client) == [("initial", 0), ("gap", 1)]
