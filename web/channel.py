@@ -134,7 +134,7 @@ class Channel:
 
     def _start_over(self, position: Position) -> Ring:
         """Versions are missing here: another process committed them, or a publish was lost."""
-        self._move_to_waiting([*self.live, *(s for s, at in self.ahead.items() if at != position)])
+        self._move_to_waiting([*self.live])
         self.ring = Ring(position, self._host.settings)
         return self.ring
 
@@ -148,7 +148,7 @@ class Channel:
                 self.live[subscription] = None
                 if frames:
                     subscription.connection.deliver(Parcel("delta", frames, ring.head), subscription)
-            elif position.version < ring.version:
+            elif position.epoch != ring.epoch or position.version < ring.version:
                 self._move_to_waiting([subscription])
 
     def _send_unsent(self) -> None:
