@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from time import monotonic
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
@@ -79,6 +80,7 @@ class Watch:
         self._ticket = ticket
         self.position = since
         self._client: ClientConnection | None = None
+        self._connection = ExitStack()
         self._attempt = 0
         self._closed = threading.Event()
 
@@ -145,13 +147,14 @@ class Watch:
             query["ticket"] = self._ticket()
         scheme, host, path = self._url
         try:
-            self._client = connect(
+            opening = connect(
                 urlunsplit((scheme, host, path, urlencode(query), "")),
                 additional_headers=self._headers,
                 compression=None,
                 open_timeout=_OPEN_SECONDS if until is None else max(0.01, until - monotonic()),
                 max_size=None,
             )
+            self._client = self._connection.enter_context(opening)
         except InvalidStatus as error:
             answer = error.response
             if answer.status_code in _REFUSALS:
@@ -161,15 +164,14 @@ class Watch:
         return self._client
 
     def _ended(self, closed: ConnectionClosed) -> None:
-        self._client = None
+        self._hang_up()
         frame = closed.rcvd
         if frame is not None and frame.code in _REFUSING_CODES and self._ticket is None:
             raise Refused(frame.code, frame.reason)
 
     def _hang_up(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        self._client = None
+        self._connection.close()
 
 
 def _path_of(name: str, key: str) -> str:

@@ -41,8 +41,16 @@ class Site:
                 return error.code, dict(error.headers), error.read().decode()
 
     def watch(self, name: str, key: str, **options: Any) -> Watcher:
-        """Open the socket of a key."""
-        path = f"/ws/projection/{name}/{urllib.parse.quote(key, safe='')}"
+        """Open the socket of a key. ``since`` and ``ticket`` go into the query."""
+        query = {word: options.pop(word, None) for word in ("since", "ticket")}
+        text = urllib.parse.urlencode({word: value for word, value in query.items() if value is not None})
+        return self._open(f"/ws/projection/{name}/{urllib.parse.quote(key, safe='')}?{text}", options)
+
+    def watch_many(self, **options: Any) -> Watcher:
+        """Open a socket for many channels."""
+        return self._open("/ws/projection", options)
+
+    def _open(self, path: str, options: dict[str, Any]) -> Watcher:
         options.setdefault("suppress_origin", True)
         url = f"ws://127.0.0.1:{self.port}{path}"
         client = websocket.WebSocket(
@@ -63,6 +71,7 @@ class Watcher:
     def __init__(self, socket: websocket.WebSocket) -> None:
         self.socket = socket
         self.position: tuple[str, int] | None = None
+        self.positions: dict[str, tuple[str, int]] = {}
 
     def next(self) -> dict[str, Any]:
         """Return the next frame; a delta must be contiguous."""
@@ -74,6 +83,18 @@ class Watcher:
             assert frame["version"] == frame["prev"] + 1
             assert self.position in ((frame["epoch"], frame["prev"]), ("", 0))
             self.position = frame["epoch"], frame["version"]
+        return frame
+
+    def next_of_many(self) -> dict[str, Any]:
+        """Return the next frame, of whatever channel; that of each channel must be contiguous."""
+        frame: dict[str, Any] = json.loads(self.socket.recv())
+        channel = frame.get("channel", "")
+        if frame["type"] == "delta":
+            assert self.positions[channel] in ((frame["epoch"], frame["prev"]), ("", 0))
+        if frame["type"] in ("snapshot", "delta"):
+            self.positions[channel] = frame["epoch"], frame["version"]
+        elif frame["type"] == "resumed":
+            self.positions[channel] = frame["epoch"], frame["from"]
         return frame
 
     def send(self, **message: Any) -> None:
