@@ -26,7 +26,11 @@ help:  ## list the targets
 demo: .venv/demo.stamp  ## serve the airport board on SQLite and print its URL
 	exec $(BIN)/python examples/airport_board/app.py
 
-test: .venv/test.stamp  ## run all tests, on SQLite and on a real PostgreSQL
+.venv/tools.stamp: tests/install_tools.sh .venv/pip.stamp
+	tests/install_tools.sh
+	touch $@
+
+test: .venv/test.stamp .venv/tools.stamp  ## run all tests, on SQLite and on a real PostgreSQL
 	$(BIN)/pytest
 
 lint: .venv/lint.stamp  ## check style and format

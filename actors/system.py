@@ -53,6 +53,7 @@ class ProjectionSystem:
         self.projections: dict[str, ProjectionRuntime[Any, Any]] = {}
         self._fresh()
         self.closed = False
+        self._closes_at_exit = False
         _systems.add(self)
 
     def _fresh(self) -> None:
@@ -111,7 +112,7 @@ class ProjectionSystem:
                 engine.add(runtime)
             engine.start()
             self._engine = engine
-            atexit.register(self.close)
+            self._close_at_exit()
 
     def settle(self, timeout: float | None = None) -> bool:
         """Wait until every mailbox is empty and every turn committed. False once the timeout is over."""
@@ -143,6 +144,11 @@ class ProjectionSystem:
             readers.stop()
         self.store.close()
 
+    def _close_at_exit(self) -> None:
+        if not self._closes_at_exit:
+            self._closes_at_exit = True
+            atexit.register(self.close)
+
     def _check_open(self) -> None:
         if self.closed:
             msg = "the system is closed"
@@ -171,6 +177,7 @@ class ProjectionSystem:
             self._check_open()
             if self._readers is None:
                 self._readers = Readers(self.store)
+                self._close_at_exit()
             return self._readers.submit(name, key)
 
     # -- facts

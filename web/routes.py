@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Response, current_app, g, request, send_from_directory
+from flask import Blueprint, Response, current_app, g, request
 from msgspec import json
 from simple_websocket import Server
 from werkzeug.exceptions import BadRequest, HTTPException, NotFound, ServiceUnavailable, TooManyRequests
@@ -33,6 +33,7 @@ _HANDSHAKE = (
     "HTTP_SEC_WEBSOCKET_KEY",
     "HTTP_SEC_WEBSOCKET_VERSION",
 )
+_CLIENT_SECONDS = 3600
 _ADMITTED = "_keyfold_admitted"
 
 
@@ -180,11 +181,13 @@ def _snapshot(name: str, key: str) -> Response:
 
 
 def _client(file: str) -> Response:
-    response = send_from_directory(_STATIC, file, max_age=3600)
-    if file.endswith(".js"):
-        response.mimetype = "text/javascript"
+    kind = "text/javascript" if file.endswith(".js") else "text/plain"
+    response = Response((_STATIC / file).read_bytes(), mimetype=kind)
+    response.add_etag()
+    response.cache_control.max_age = _CLIENT_SECONDS
     # A page of another origin may import it: it is no secret, and holds none.
     response.headers["Access-Control-Allow-Origin"] = "*"
+    response.make_conditional(request)
     return response
 
 

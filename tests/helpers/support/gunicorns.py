@@ -19,7 +19,7 @@ HELPERS = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HELPERS), "PYTHONWARNINGS": "ignore"}
 
 SHOP = """
-import os
+import json, os, threading
 from flask import Flask
 from keyfold.web import Keyfold
 from support.counting import Added, Totals
@@ -28,6 +28,7 @@ keyfold.register(Totals())
 app = Flask(__name__)
 app.config["KEYFOLD_DATABASE"] = os.environ["DATABASE"]
 app.config["KEYFOLD_MAX_SOCKETS_PER_ADDRESS"] = 10_000
+app.config.update(json.loads(os.environ.get("CONFIG", "{}")))
 keyfold.init_app(app)
 if os.environ.get("EAGER"):
     with app.app_context():
@@ -38,7 +39,6 @@ def add(key):
     return {"version": applied.version, "pid": os.getpid()}
 @app.get("/facts")
 def facts():
-    import threading
     return {"threads": threading.active_count(), "sockets": keyfold.system.stats()["sockets"]}
 """
 """A WSGI module: POST /add/KEY counts, GET /facts tells threads and sockets."""
@@ -84,10 +84,14 @@ class Gunicorn:
         return self.process.wait(DEADLINE)
 
     def remove(self) -> None:
-        """Make sure that nothing is left of it."""
+        """Make sure that nothing is left of it: a worker outlives a master that is killed for a while."""
         if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(DEADLINE)
+            self.process.terminate()
+            try:
+                self.process.wait(DEADLINE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(DEADLINE)
         self._reader.join(DEADLINE)
         assert self.process.stderr is not None
         self.process.stderr.close()

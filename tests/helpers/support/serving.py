@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import urllib.error
 import urllib.parse
@@ -29,12 +30,24 @@ class Site:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.context: ssl.SSLContext | None = None
+        """How to trust it, if it speaks TLS."""
+
+    def post(self, path: str) -> str:
+        """Return the text of an empty POST."""
+        request = urllib.request.Request(self._url("http", path), method="POST")
+        with urllib.request.urlopen(request, timeout=DEADLINE, context=self.context) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def _url(self, scheme: str, path: str) -> str:
+        return f"{scheme}{'s' if self.context else ''}://127.0.0.1:{self.port}{path}"
 
     def request(self, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
         """Return status, headers and text of a GET."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
+        request = urllib.request.Request(self._url("http", path), headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+            with urllib.request.urlopen(request, timeout=DEADLINE, context=self.context) as answer:
                 return answer.status, dict(answer.headers), answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -52,9 +65,11 @@ class Site:
 
     def _open(self, path: str, options: dict[str, Any]) -> Watcher:
         options.setdefault("suppress_origin", True)
-        url = f"ws://127.0.0.1:{self.port}{path}"
+        url = self._url("ws", path)
         client = websocket.WebSocket(
-            sockopt=options.pop("sockopt", None), enable_multithread=options.pop("enable_multithread", False)
+            sockopt=options.pop("sockopt", None),
+            enable_multithread=options.pop("enable_multithread", False),
+            sslopt={"context": self.context} if self.context else None,
         )
         client.settimeout(DEADLINE)
         try:

@@ -1,0 +1,305 @@
+"""Chromium with real pages: numbers move, the server goes and comes back, the page ends equal to the row."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from keyfold.actors import ProjectionSystem
+from keyfold.web import Keyfold
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
+from support.counting import Added, Totals
+from support.parking import DEADLINE
+from support.serving import Site, serve
+from support.tcp_proxy import TcpProxy
+
+BOARD = Path(__file__).parents[2] / "examples" / "airport_board"
+
+Browser = webdriver.Chrome
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium."""
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.binary_location = found("chromium")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(found("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def found(program: str) -> str:
+    """Return where it is; tests/install_tools.sh puts it there."""
+    path = shutil.which(program)
+    assert path, f"{program} is missing: run make test"
+    return path
+
+
+def wait(browser: Browser, what: Callable[[], Any]) -> Any:
+    """Return what it says as soon as that is true."""
+    return WebDriverWait(browser, DEADLINE, 0.05).until(lambda _: what())
+
+
+def text_of(browser: Browser, element: str) -> str:
+    """Return what the page shows there."""
+    text: str = browser.find_element("id", element).text
+    return text
+
+
+class Demo:
+    """The airport board in a process, always on the same port."""
+
+    def __init__(self, directory: Path, port: int = 0, speed: int = 1800) -> None:
+        environment = {
+            **os.environ,
+            "PORT": str(port),
+            "SPEED": str(speed),
+            "KEYFOLD_DATABASE": f"sqlite:///{directory}/board.db",
+        }
+        command = [sys.executable, str(BOARD / "app.py")]
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        match = re.search(r"http://127\.0\.0\.1:(\d+)", self.process.stdout.readline())
+        assert match
+        self.port = int(match[1])
+
+    def end(self, number: int) -> None:
+        """Send a signal and wait for the end."""
+        self.process.send_signal(number)
+        self.process.communicate(timeout=DEADLINE)
+
+    def get(self, path: str, body: Any = None) -> Any:
+        """Return the JSON of a URL."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+            return json.load(answer)
+
+
+def sockets_opened(browser: Browser) -> int:
+    """Count the WebSockets that the page has opened since the log was read last."""
+    return sum("Network.webSocketCreated" in entry["message"] for entry in browser.get_log("performance"))
+
+
+def test_forty_boards_live_through_a_restart_on_one_socket(browser: Browser, tmp_path: Path) -> None:
+    """Killed with -9 and started again: the page comes back by itself, and every tile equals its row."""
+    demo = Demo(tmp_path)
+    try:
+        sockets_opened(browser)
+        browser.get(f"http://127.0.0.1:{demo.port}/wall")
+        wait(browser, lambda: text_of(browser, "status").endswith("live"))
+        assert text_of(browser, "live") == "40"
+        assert sockets_opened(browser) == 1
+        changes = int(text_of(browser, "changes").replace(",", ""))
+        wait(browser, lambda: int(text_of(browser, "changes").replace(",", "")) > changes + 5)
+        demo.end(signal.SIGKILL)
+        wait(browser, lambda: text_of(browser, "status").endswith("reconnecting"))
+        demo = Demo(tmp_path, demo.port)
+        wait(
+            browser, lambda: text_of(browser, "live") == "40" and text_of(browser, "status").endswith("live")
+        )
+        changes = int(text_of(browser, "changes").replace(",", ""))
+        wait(browser, lambda: int(text_of(browser, "changes").replace(",", "")) > changes + 5)
+        demo.get("/replay", {"paused": True})
+        wait(browser, lambda: tiles(browser) == rows(demo, list(tiles(browser))))
+    finally:
+        demo.end(signal.SIGKILL)
+
+
+def tiles(browser: Browser) -> dict[str, int]:
+    """Return the number on each tile."""
+    script = "return [...document.querySelectorAll('#wall li')].map((t) => [t.dataset.code, t.querySelector('b').textContent])"
+    return {code: int(number.replace(",", "")) for code, number in browser.execute_script(script)}
+
+
+def rows(demo: Demo, codes: list[str]) -> dict[str, int]:
+    """Return the number in each row; no row is none."""
+    numbers = {}
+    for code in codes:
+        try:
+            numbers[code] = demo.get(f"/projection/airports.board/{code}")["state"]["tally"]["flights"]
+        except urllib.error.HTTPError:
+            numbers[code] = 0
+    return numbers
+
+
+PAGE = """<!doctype html><meta charset="utf-8"><title>test</title><script type="module">
+import { watch } from "/keyfold/keyfold.js";
+window.log = [];
+window.open_watch = (key, label) => watch("test.totals", key, {
+  onState: (state, position) => log.push([label, "state", state, position.version]),
+  onDelta: (delta, position) => log.push([label, "delta", delta.total, position.version]),
+  onStatus: (status, message) => log.push([label, "status", status, message]),
+  reduce: (state, delta) => ({ ...state, total: delta.total }),
+});
+window.first = open_watch("a", "first");
+</script>"""
+
+
+@pytest.fixture
+def app(sqlite_url: str) -> Iterator[Flask]:
+    """An app with a page that logs what the client calls."""
+    keyfold = Keyfold()
+    keyfold.register(Totals())
+    app = Flask("test")
+    app.config["KEYFOLD_DATABASE"] = sqlite_url
+    keyfold.init_app(app)
+    app.add_url_rule("/", "page", lambda: PAGE)
+    yield app
+    with app.app_context():
+        keyfold.system.close()
+
+
+def system_of(app: Flask) -> ProjectionSystem:
+    """Return the system of an app."""
+    system: ProjectionSystem = app.extensions["keyfold"].system
+    return system
+
+
+def logged(browser: Browser, label: str = "first") -> list[list[Any]]:
+    """Return what the callbacks of a watch were called with."""
+    log: list[list[Any]] = browser.execute_script("return window.log ?? []")
+    return [entry[1:] for entry in log if entry[0] == label]
+
+
+def deltas(browser: Browser, label: str = "first") -> list[int]:
+    """Return the versions of the deltas that a watch was given."""
+    return [entry[2] for entry in logged(browser, label) if entry[0] == "delta"]
+
+
+def add(app: Flask, key: str, count: int = 1) -> None:
+    """Commit so many."""
+    for _ in range(count):
+        system_of(app).bus.dispatch(Added(key)).result(DEADLINE)
+
+
+def open_page(browser: Browser, site: Site | TcpProxy) -> None:
+    """Load the page and wait until its watch is live."""
+    browser.get(f"http://127.0.0.1:{site.port}/")
+    wait(browser, lambda: ["status", "live", None] in logged(browser))
+
+
+def test_after_a_cut_it_resumes_where_it_was(browser: Browser, app: Flask) -> None:
+    """Each delta once, in order, no second snapshot; what was committed while it was away is there."""
+    with serve(app) as site:
+        proxy = TcpProxy(site.port)
+        open_page(browser, proxy)
+        add(app, "a", 3)
+        wait(browser, lambda: deltas(browser) == [1, 2, 3])
+        proxy.refuse()
+        wait(browser, lambda: ["status", "reconnecting", None] in logged(browser))
+        add(app, "a", 4)
+        proxy.accept()
+        wait(browser, lambda: deltas(browser) == [1, 2, 3, 4, 5, 6, 7])
+        states = [entry for entry in logged(browser) if entry[0] == "state"]
+        assert [entry[2] for entry in states] == list(range(8))  # one snapshot, then reduce
+        assert states[-1][1] == {"total": 7}
+        browser.get("about:blank")
+        proxy.close()
+
+
+def test_two_watches_of_a_key_share_a_channel_and_close_apart(browser: Browser, app: Flask) -> None:
+    """The second gets its own snapshot; after the first has closed the second goes on."""
+    with serve(app) as site:
+        sockets_opened(browser)
+        open_page(browser, site)
+        add(app, "a", 2)
+        wait(browser, lambda: deltas(browser) == [1, 2])
+        browser.execute_script("window.second = open_watch('a', 'second')")
+        wait(browser, lambda: ["status", "live", None] in logged(browser, "second"))
+        add(app, "a")
+        wait(browser, lambda: [deltas(browser), deltas(browser, "second")] == [[1, 2, 3], [3]])
+        browser.execute_script("window.first.close()")
+        add(app, "a")
+        wait(browser, lambda: deltas(browser, "second") == [3, 4])
+        assert deltas(browser) == [1, 2, 3]
+        state = browser.execute_script("return [second.state.total, second.position.version, second.status]")
+        assert state == [4, 4, "live"]
+        assert sockets_opened(browser) == 1
+        browser.get("about:blank")
+
+
+def test_a_gap_asks_for_a_snapshot(browser: Browser, app: Flask) -> None:
+    """A delta that does not follow is not shown; the state is right again at once."""
+    with serve(app) as site:
+        open_page(browser, site)
+        add(app, "a")
+        wait(browser, lambda: deltas(browser) == [1])
+        hub = app.extensions["keyfold"].hub
+        [connection] = hub._connections
+        epoch = connection.subscriptions["test.totals", "a"].channel.ring.epoch
+        frame = {
+            "type": "delta",
+            "channel": "projection.test.totals.a",
+            "epoch": epoch,
+            "prev": 7,
+            "version": 8,
+        }
+        hub.reactor.call(
+            connection.say, json.dumps(frame | {"event": "delta", "data": {"total": 99}}).encode()
+        )
+        wait(browser, lambda: len([e for e in logged(browser) if e[0] == "state"]) == 3)
+        assert deltas(browser) == [1]
+        assert logged(browser)[-1] == ["state", {"total": 1, "amounts": [1]}, 1]
+        browser.get("about:blank")
+
+
+def test_refused_is_said_and_not_tried_again(browser: Browser, app: Flask) -> None:
+    """The status carries the server's message; other watches are not touched."""
+    Totals.public, before = False, Totals.public
+    try:
+        with serve(app) as site:
+            browser.get(f"http://127.0.0.1:{site.port}/")
+            wait(browser, lambda: ["status", "refused", "you may not read 'test.totals'"] in logged(browser))
+            assert app.extensions["keyfold"].hub.stats()["refused_channels"] == 1
+            browser.get("about:blank")
+    finally:
+        Totals.public = before
+
+
+def test_where_websockets_are_blocked_it_streams(browser: Browser, app: Flask) -> None:
+    """A server without sockets: two attempts, then Server-Sent Events; cut, it comes back and resumes."""
+    inner = app.wsgi_app
+
+    def without_sockets(environ: Any, start_response: Any) -> Any:
+        environ = {name: value for name, value in environ.items() if name != "werkzeug.socket"}
+        return inner(environ, start_response)
+
+    app.wsgi_app = without_sockets  # type: ignore[method-assign]
+    with serve(app) as site:
+        proxy = TcpProxy(site.port)
+        open_page(browser, proxy)
+        add(app, "a", 3)
+        wait(browser, lambda: deltas(browser) == [1, 2, 3])
+        proxy.cut()
+        add(app, "a", 2)
+        wait(browser, lambda: deltas(browser) == [1, 2, 3, 4, 5])
+        assert len([entry for entry in logged(browser) if entry[0] == "state"]) == 6
+        browser.get("about:blank")
+        proxy.close()
+        system_of(app).close()
+
+
+def test_the_module_is_small_and_typed() -> None:
+    """Under 200 lines, without a build step."""
+    static = Path(__file__).parents[2] / "web" / "static"
+    assert len((static / "keyfold.js").read_text().splitlines()) < 200
+    assert "export function watch" in (static / "keyfold.d.ts").read_text()

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Puts in place what the tests need besides Python: Node.js with two clients that others wrote, and Chromium.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+missing=()
+for pair in node:nodejs npm:npm chromium:chromium chromedriver:chromium-driver; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "The tests need these Debian packages, or what they are called here: ${missing[*]}" >&2
+        exit 1
+    fi
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
+npm install --prefix .venv/node --silent --no-audit --no-fund ws@8 eventsource@4
