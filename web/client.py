@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from time import monotonic
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
@@ -159,7 +159,7 @@ class Watch:
             answer = error.response
             if answer.status_code in _REFUSALS:
                 raise Refused(answer.status_code, (answer.body or b"").decode(errors="replace")) from None
-        except (OSError, InvalidHandshake):
+        except (OSError, InvalidHandshake, ConnectionClosed):
             pass  # nobody listens, or nobody who can: again, later
         return self._client
 
@@ -171,7 +171,8 @@ class Watch:
 
     def _hang_up(self) -> None:
         self._client = None
-        self._connection.close()
+        with suppress(ConnectionClosed, OSError):  # the end of it may find that it has ended
+            self._connection.close()
 
 
 def _path_of(name: str, key: str) -> str:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from flask import Blueprint, Response, current_app, g, request
 from msgspec import json
 from simple_websocket import Server
-from werkzeug.exceptions import BadRequest, HTTPException, NotFound, ServiceUnavailable, TooManyRequests
+from werkzeug.exceptions import (
+    BadRequest,
+    ClientDisconnected,
+    HTTPException,
+    NotFound,
+    ServiceUnavailable,
+    TooManyRequests,
+)
 from wsproto.utilities import ProtocolError
 
 from ..actors import Closed, channel_of
@@ -131,6 +138,9 @@ def _upgrade(visitor: Visitor, place: Place, wish: tuple[str, str, Position | No
     except ProtocolError as error:
         msg = f"this is no WebSocket handshake: {error}"
         raise BadRequest(msg) from None
+    except OSError as error:
+        msg = f"the client went away in the middle of the handshake: {error}"
+        raise ClientDisconnected(msg) from None
     hub = current_state().hub
     admitted = g.get(_ADMITTED)
 

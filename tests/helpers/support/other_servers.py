@@ -5,6 +5,7 @@ Prints the port. Ends when its standard input does.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
@@ -32,9 +33,9 @@ def start(app: Any) -> int:
         in_thread(server.serve_forever)
         return int(server.port)
     if KIND == "waitress":
-        import waitress  # noqa: PLC0415
+        from waitress.server import create_server  # noqa: PLC0415
 
-        server = waitress.create_server(app, host="127.0.0.1", port=0, threads=4)
+        server = create_server(app, host="127.0.0.1", port=0, threads=4)
         in_thread(server.run)
         return int(server.effective_port)
     if KIND == "cheroot":
@@ -77,8 +78,7 @@ def wait_for_end_of_input() -> None:
 
 
 if __name__ == "__main__":
-    import shop
-
+    shop: Any = importlib.import_module("shop")
     sys.stdout.write(f"{start(shop.app)}\n")
     sys.stdout.flush()
     wait_for_end_of_input()
