@@ -1,0 +1,98 @@
+"""Many WebSocket clients in one thread, and servers in processes of their own to compare."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import selectors
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+NODE_MODULES = HERE.parent / ".venv" / "node" / "node_modules"
+HANDSHAKE = (
+    "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+def raise_limits() -> None:
+    """Allow as many open sockets as the machine does."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class Crowd:
+    """Open sockets that are drained together; what they get is counted in bytes."""
+
+    def __init__(
+        self, port: int, count: int, path: str, *, greeting: bool, receive_buffer: int = 400_000
+    ) -> None:
+        self.sockets: list[socket.socket] = []
+        self._selector = selectors.DefaultSelector()
+        for _ in range(count):
+            sock = socket.socket()
+            sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVBUF, 400_000
+            )  # many small frames weigh a lot there
+            sock.connect(("127.0.0.1", port))
+            if path:
+                sock.sendall(HANDSHAKE.format(path=path).encode())
+                answer = b""
+                while b"\r\n\r\n" not in answer:
+                    answer += sock.recv(4096)
+                assert answer.startswith(b"HTTP/1.1 101"), answer
+                if greeting and answer.endswith(b"\r\n\r\n"):
+                    sock.recv(4096)
+            else:
+                sock.recv(1)
+            self.sockets.append(sock)
+            self._selector.register(sock, selectors.EVENT_READ)
+
+    def drain(self, expected: int) -> None:
+        """Read until so many bytes have come, of all sockets together."""
+        while expected > 0:
+            ready = self._selector.select(10)
+            assert ready, f"{expected} bytes are missing"
+            for key, _ in ready:
+                expected -= len(key.fileobj.recv(1 << 20))  # type: ignore[union-attr]
+        assert expected == 0, f"{-expected} bytes too many"
+
+    def close(self) -> None:
+        """Hang up."""
+        self._selector.close()
+        for sock in self.sockets:
+            sock.close()
+
+
+class Server:
+    """A program of ``senders/`` that prints its port, takes an order a line, and answers with JSON."""
+
+    def __init__(self, program: str, *arguments: str) -> None:
+        path = HERE / "senders" / program
+        command = ["node", str(path)] if path.suffix == ".mjs" else [sys.executable, str(path)]
+        environment = {**os.environ, "NODE_MODULES": f"{NODE_MODULES}/", "PYTHONWARNINGS": "ignore"}
+        self.process = subprocess.Popen(
+            [*command, *arguments], env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.port = int(self._answer())
+
+    def order(self, *words: object) -> Any:
+        """Send an order and return the answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.communicate()

@@ -1,0 +1,98 @@
+"""One delta to 1,000 sockets, and bursts of 50, beside what people would use: ``make bench-fan_out``.
+
+Each server is a process of its own, and is measured until its kernel has taken every frame; all that is
+sent fits into the kernel's buffers, and is read and counted after each run, so no client slows a server.
+All send a frame of the same length, without compression.
+
+The reactor is a selectors loop because of the two bare loops here: asyncio's transports cost what the
+difference is. Tried, and of no help: sendmsg with several buffers instead of a join; select.epoll instead
+of selectors.DefaultSelector (nothing is selected while frames leave at once).
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+
+from crowd import Crowd, Server, raise_limits
+from harness import compare, environment, row
+
+PATHS = {
+    "bare.py": "",
+    "bare_asyncio.py": "",
+    "keyfold_hub.py": "/ws/projection/bench.counter/a",
+    "node_ws.mjs": "/",
+    "websockets_broadcast.py": "/",
+    "flask_sock_idiom.py": "/",
+}
+NAMES = {
+    "bare.py": "bare loop of send",
+    "bare_asyncio.py": "bare loop of asyncio's transport.write",
+    "keyfold_hub.py": "keyfold: publish until every socket has it",
+    "node_ws.mjs": "Node ws: client.send in a loop",
+    "websockets_broadcast.py": "websockets.broadcast",
+    "flask_sock_idiom.py": "Flask-Sock: ws.send in a loop",
+}
+
+
+def main() -> None:
+    """Print all sides."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sockets", type=int, default=1_000)
+    parser.add_argument("--repetitions", type=int, default=9)
+    options = parser.parse_args()
+    raise_limits()
+    print(environment("keyfold", "websockets", "flask-sock"))
+    with ExitStack() as stack:
+        compare_all(stack, options)
+
+
+def compare_all(stack: ExitStack, options: argparse.Namespace) -> None:
+    """Measure and print."""
+    frame_bytes = 4 + payload_length()
+    servers, crowds = {}, {}
+    for program, path in PATHS.items():
+        arguments = [str(payload_length())] if program.endswith(".mjs") else []
+        servers[program] = server = Server(program, *arguments)
+        stack.callback(server.close)
+        crowds[program] = crowd = Crowd(server.port, options.sockets, path, greeting="keyfold" in program)
+        stack.callback(crowd.close)
+    first = servers["keyfold_hub.py"].order(0, 0)
+    assert first >= 0
+    drain_rest(crowds["keyfold_hub.py"])
+    for title, rounds, burst in (("one delta at a time", 20, 1), ("bursts of 50 deltas", 1, 50)):
+        print(f"{title}, to {options.sockets:,} sockets, deltas delivered a second:")
+        rates: dict[str, list[float]] = {program: [] for program in PATHS}
+        for _ in range(options.repetitions + 1):
+            for program in PATHS:
+                seconds = servers[program].order(rounds, burst)
+                frames = rounds * burst * options.sockets
+                crowds[program].drain(frames * frame_bytes)
+                rates[program].append(frames / seconds)
+        for program in PATHS:
+            del rates[program][0]  # the first run warms up
+            print(row(NAMES[program], rates[program]))
+        ours = rates["keyfold_hub.py"]
+        for program in PATHS:
+            if program != "keyfold_hub.py":
+                print(f"  against {NAMES[program]}:{compare(ours, rates[program])}")
+
+
+def payload_length() -> int:
+    """Return the bytes of one delta of Keyfold's."""
+    from keyfold.web.frames import delta_frames
+
+    [frame] = delta_frames(
+        "projection.bench.counter.a", "delta", "abcdefghijkl", 123_456, [b'{"sku":"apple","total":4711}']
+    )
+    return len(frame)
+
+
+def drain_rest(crowd: Crowd) -> None:
+    """Throw away what came for a beginning."""
+    for sock in crowd.sockets:
+        sock.recv(1 << 16)
+
+
+if __name__ == "__main__":
+    main()
