@@ -55,9 +55,9 @@ build: .venv/build.stamp  ## make wheel and sdist, and install each into an empt
 		(cd build && empty/bin/python -c "import keyfold.actors, keyfold.store, keyfold.web") || exit 1; \
 	done
 
-bench: bench-durable bench-live_actors bench-dispatch  ## run all benchmarks
+bench: bench-durable bench-live_actors bench-dispatch bench-fan_out bench-held_sockets bench-latency bench-frozen_client bench-convergence  ## run all benchmarks
 
-bench-%: .venv/test.stamp  ## run one benchmark: make bench-durable
+bench-%: .venv/test.stamp .venv/tools.stamp  ## run one benchmark: make bench-durable
 	$(BIN)/python benchmarks/$*.py
 
 clean:  ## remove what was built and installed

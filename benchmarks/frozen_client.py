@@ -92,8 +92,10 @@ def main() -> None:
             frozen = Crowd(site.port, 1, path, greeting=True, receive_buffer=4096)
             beside += rounds_of(keyfold, crowd, options.deltas * 4)[-options.deltas :]
             waiting = max(connection.waiting_bytes for connection in hub._connections)
-            same = thawed(site, frozen.sockets[0])
-            print(f"  frozen: {waiting:,} bytes wait for it; after it thaws it ends at the row: {same}")
+            slow, same = hub.stats()["slow"], thawed(site, frozen.sockets[0])
+            print(
+                f"  frozen: overflowed {slow} times so far, {waiting:,} bytes wait for it; thawed, it ends at the row: {same}"
+            )
             frozen.close()
         print(line("without", without))
         print(line("beside a frozen one", beside))

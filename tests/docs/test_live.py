@@ -1,0 +1,42 @@
+"""docs/live.md names every setting, close code, counter and frame that there is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from keyfold.web import Hub, WebSettings, connection, frames
+
+PAGE = (Path(__file__).parents[2] / "docs" / "live.md").read_text()
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    """As the config key without its prefix."""
+    for field in fields(WebSettings):
+        assert f"`{field.name.upper()}`" in PAGE, field.name
+        if isinstance(field.default, (int, float)):
+            assert f"{field.default:,.0f}" in PAGE, field.name
+
+
+def test_every_close_code_and_counter_is_explained() -> None:
+    """What an operator or a client may meet."""
+    codes = [value for value in vars(connection).values() if isinstance(value, int) and 1000 <= value < 5000 and value != 4096]
+    assert len(codes) >= 6
+    for code in codes:
+        assert str(code) in PAGE
+    for counter in set(Hub(WebSettings()).stats()) - {
+        "open",
+        "channels",
+        "subscriptions",
+        "buffering",
+        "ring_bytes",
+    }:
+        assert f"`{counter}`" in PAGE, counter
+
+
+def test_every_frame_is_listed() -> None:
+    """By its type."""
+    source = Path(str(frames.__file__)).read_text()
+    for kind in re.findall(r'"type":\s*"(\w+)"', source):
+        assert f"`{kind}`" in PAGE, kind
