@@ -21,7 +21,11 @@ def test_every_setting_is_listed_with_its_default() -> None:
 
 def test_every_close_code_and_counter_is_explained() -> None:
     """What an operator or a client may meet."""
-    codes = [value for value in vars(connection).values() if isinstance(value, int) and 1000 <= value < 5000 and value != 4096]
+    codes = [
+        value
+        for value in vars(connection).values()
+        if isinstance(value, int) and 1000 <= value < 5000 and value != 4096
+    ]
     assert len(codes) >= 6
     for code in codes:
         assert str(code) in PAGE
