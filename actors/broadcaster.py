@@ -60,8 +60,8 @@ class Broadcaster(Protocol):
     def invalidate(self, projection: str, key: str) -> None:
         """Say that a publish failed: bring the channel's subscribers back by a snapshot of the row."""
 
-    def close(self) -> None:
-        """Tell the subscribers that nothing more will come: the system has closed."""
+    def close(self, timeout: float) -> None:  # noqa: ARG002
+        """Tell the subscribers, within timeout seconds, that nothing more will come: the system has closed."""
         return
 
     def after_fork(self) -> None:

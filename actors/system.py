@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("keyfold.system")
 
+_FAREWELL_SECONDS = 0.5
+"""What subscribers get for their goodbye though the database has used up the timeout."""
+
 _systems: weakref.WeakSet[ProjectionSystem] = weakref.WeakSet()
 
 
@@ -139,7 +142,7 @@ class ProjectionSystem:
         if engine is not None:
             engine.stop(deadline)
         if self.broadcaster is not None:
-            self.broadcaster.close()
+            self.broadcaster.close(max(_FAREWELL_SECONDS, deadline - monotonic()))
         if readers is not None:
             readers.stop()
         self.store.close()

@@ -14,7 +14,7 @@ import selectors
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from flask import Response
 
@@ -23,8 +23,12 @@ _KERNEL_BUFFER = 256 * 1024
 _USER_TIMEOUT_MS = 60_000
 _BORROWED = ("werkzeug.socket", "gunicorn.socket")
 
-Adopt = Callable[[socket.socket], None]
-"""Gives a socket to the hub, which owns it from then on."""
+
+class Adopt(Protocol):
+    """Gives a socket to the hub, which owns it from then on."""
+
+    def __call__(self, sock: socket.socket, *, carried: bool) -> None:
+        """``carried``: the request's thread stays and carries the bytes."""
 
 
 def raw_socket(environ: Mapping[str, Any]) -> socket.socket | None:
@@ -65,10 +69,12 @@ def _survives_its_server() -> bool:
 
 def take_over(sock: socket.socket) -> socket.socket:
     """Return a socket for the same connection, and leave the end of a dead pair in the descriptor of the given."""
-    ours = socket.socket(fileno=os.dup(sock.fileno()))
-    dead, other = socket.socketpair()
+    dead, other = (
+        socket.socketpair()
+    )  # first: if there are no descriptors left, nothing has changed hands yet
     other.close()
     with dead:
+        ours = socket.socket(fileno=os.dup(sock.fileno()))
         os.dup2(dead.fileno(), sock.fileno(), inheritable=False)
     return ours
 
@@ -94,17 +100,16 @@ class Upgraded(Response):
         raw = raw_socket(environ)
         if raw is not None:
             tune(raw)
-            self._adopt(take_over(raw))
+            self._adopt(take_over(raw), carried=False)
             return _forsaken(environ)
         tune(self._client)
         theirs, ours = socket.socketpair()
         with ours:
-            self._adopt(theirs)
+            self._adopt(theirs, carried=True)
             carry(self._client, ours)
+        # gevent's is a duplicate: the server's close would not end the connection.
         with contextlib.suppress(OSError):
-            self._client.shutdown(
-                socket.SHUT_RDWR
-            )  # gevent's is a duplicate: the server's close is not enough
+            self._client.shutdown(socket.SHUT_RDWR)
         if "eventlet.input" in environ:
             from eventlet.wsgi import WSGI_LOCAL  # noqa: PLC0415
 
@@ -128,7 +133,7 @@ class Stream(Response):
         raw = raw_socket(environ)
         if raw is None:
             theirs, ours = socket.socketpair()
-            self._adopt(theirs)
+            self._adopt(theirs, carried=True)
             environ["eventlet.minimum_write_chunk_size"] = 1  # it would wait for 512 bytes
             start_response(self.status, self.headers.to_wsgi_list())
             return _Pipe(ours, self._preamble)
@@ -136,7 +141,7 @@ class Stream(Response):
         lines = [f"HTTP/1.1 {self.status}", *(f"{name}: {value}" for name, value in self.headers)]
         raw.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + self._preamble)
         tune(raw)
-        self._adopt(take_over(raw))
+        self._adopt(take_over(raw), carried=False)
         return _forsaken(environ)
 
 

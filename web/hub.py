@@ -24,8 +24,12 @@ from .wire import text_frame
 if TYPE_CHECKING:
     from ..store import Row
 
+Wish = tuple[str, str, Position | None]
+"""Projection, key, and the position to go on from."""
+
 _COUNTS = [
     "opened",
+    "carried",
     "closed",
     "slow",
     "gap",
@@ -122,16 +126,17 @@ class Hub(Broadcaster):
                     self._reactor = reactor
         return self._reactor
 
-    def adopt(self, connection: Connection, wish: tuple[str, str, Position | None] | None) -> None:
+    def adopt(self, connection: Connection, wish: Wish | None, *, carried: bool = False) -> None:
         """Take over a connection, and subscribe it to the channel that its URL names. From any thread."""
         if self._closed:
             connection.abandon()
             return
-        self.reactor.call(self._begin, connection, wish)
+        self.reactor.call(self._begin, connection, wish, carried)
 
-    def _begin(self, connection: Connection, wish: tuple[str, str, Position | None] | None) -> None:
+    def _begin(self, connection: Connection, wish: Wish | None, carried: bool) -> None:  # noqa: FBT001
         self._connections.add(connection)
         self.counts["opened"] += 1
+        self.counts["carried"] += carried
         connection.start()
         if self._closed:
             connection.close(GOING_AWAY, "the server is shutting down")
@@ -145,6 +150,8 @@ class Hub(Broadcaster):
 
     def disconnect(self, user: str) -> int:
         """Close every connection of a user with 4401, and return how many there were. From any thread."""
+        if self._closed:
+            return 0
         closed = Future[int]()
 
         def close() -> None:

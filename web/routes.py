@@ -90,9 +90,9 @@ def _stream(name: str, key: str) -> Response:
     hub = current_state().hub
     admitted = g.get(_ADMITTED)
 
-    def adopt(sock: socket.socket) -> None:
+    def adopt(sock: socket.socket, *, carried: bool) -> None:
         admitted.clear()
-        hub.adopt(EventStream(sock, hub, visitor, place), (name, key, since))
+        hub.adopt(EventStream(sock, hub, visitor, place), (name, key, since), carried=carried)
 
     if request.method == "HEAD":
         return Response(mimetype="text/event-stream")
@@ -144,9 +144,10 @@ def _upgrade(visitor: Visitor, place: Place, wish: tuple[str, str, Position | No
     hub = current_state().hub
     admitted = g.get(_ADMITTED)
 
-    def adopt(sock: socket.socket) -> None:
+    def adopt(sock: socket.socket, *, carried: bool) -> None:
         admitted.clear()
-        hub.adopt(WebSocketConnection(sock, hub, visitor, place, many=wish is None), wish)
+        connection = WebSocketConnection(sock, hub, visitor, place, many=wish is None)
+        hub.adopt(connection, wish, carried=carried)
 
     return Upgraded(ws.sock, adopt)
 
