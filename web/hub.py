@@ -235,8 +235,10 @@ class Hub(Broadcaster):
 
     def close(self, timeout: float = _CLOSE_SECONDS) -> None:
         """Tell every connection 1001, and end the reactor once all have gone or the timeout is over."""
-        self._closed = True
         with self._lock:
+            if self._closed:
+                return
+            self._closed = True
             reactor, checkers = self._reactor, self._checkers
         if checkers is not None:
             checkers.shutdown(wait=False, cancel_futures=True)
