@@ -138,15 +138,17 @@ class Access:
         No browser omits the Origin of a WebSocket handshake, so a client without one is none.
         """
         given = request.headers.get("Origin")
-        if given is None:
-            return
+        if given is not None and not self.admits(given, request):
+            msg = f"the origin {given[:100]!r} is not allowed; KEYFOLD_ALLOWED_ORIGINS names those that are"
+            raise Forbidden(msg)
+
+    def admits(self, given: str, request: Request) -> bool:
+        """Say whether pages of an origin may read here, with their user's cookies."""
         origin = _origin(given)
         here = _origin(f"{request.scheme}://{request.host}")
         # The scheme is left out: behind a proxy that ends TLS the app may see http where the page was https.
         same_host = origin is not None and here is not None and _host(origin, given) == _host(here, given)
-        if not same_host and origin not in self._origins:
-            msg = f"the origin {given[:100]!r} is not allowed; KEYFOLD_ALLOWED_ORIGINS names those that are"
-            raise Forbidden(msg)
+        return same_host or origin in self._origins
 
     def check_admin(self, request: Request) -> None:
         """Let operators pass. Raises Forbidden."""

@@ -41,6 +41,7 @@ _HANDSHAKE = (
     "HTTP_SEC_WEBSOCKET_VERSION",
 )
 _CLIENT_SECONDS = 3600
+_SHARED = ("keyfold.stream", "keyfold.snapshot")
 _ADMITTED = "_keyfold_admitted"
 
 
@@ -62,6 +63,7 @@ def make_blueprint(settings: WebSettings) -> Blueprint:
     rule("/projection/<name>/<path:key>", "snapshot", _snapshot, **address)
     rule("/keyfold/<any('keyfold.js', 'keyfold.d.ts'):file>", "client", _client, methods=["GET"])
     rule("/admin/projections/stats", "stats", _stats, methods=["GET"])
+    blueprint.after_request(_share)
     blueprint.teardown_request(_free_place)
     blueprint.register_error_handler(HTTPException, _as_json)
     blueprint.register_error_handler(StoreError, _database_away)
@@ -171,6 +173,17 @@ def _free_place(_error: BaseException | None) -> None:
 
 
 # -- HTTP
+
+
+def _share(response: Response) -> Response:
+    """Let the pages of allowed origins read streams and snapshots: browsers ask for these headers."""
+    origin = request.headers.get("Origin")
+    if request.endpoint in _SHARED:
+        response.vary.add("Origin")
+        if origin is not None and current_state().access.admits(origin, request):
+            response.access_control_allow_origin = origin
+            response.access_control_allow_credentials = True
+    return response
 
 
 def _snapshot(name: str, key: str) -> Response:

@@ -311,6 +311,22 @@ def test_a_stream_carries_the_headers_that_the_app_adds(app: Flask, system: Proj
     system.close()
 
 
+@pytest.mark.parametrize("path", ["/sse/projection/test.totals/a", "/projection/test.totals/a"])
+def test_pages_of_allowed_origins_may_read(make_app: Callable[..., Flask], path: str) -> None:
+    """A browser hands them nothing without these headers; others get none."""
+    app = make_app(KEYFOLD_ALLOWED_ORIGINS=["https://friend.example"])
+    with serve(app) as site:
+        dispatch(app.extensions["keyfold"].system, "a", 1)
+        for origin, allowed in (("https://friend.example", True), ("https://evil.example", False)):
+            connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=DEADLINE)
+            connection.request("GET", path, headers={"Origin": origin})
+            headers = connection.getresponse().headers
+            assert headers["Access-Control-Allow-Origin"] == (origin if allowed else None)
+            assert headers["Access-Control-Allow-Credentials"] == ("true" if allowed else None)
+            assert "Origin" in headers["Vary"]
+            connection.close()
+
+
 # -- tickets, users, asking again
 
 
