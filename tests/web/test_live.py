@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import struct
 import time as clock
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -507,6 +508,20 @@ def test_a_frame_of_a_megabyte_and_empty_fragments_without_end_close_1009(site: 
     assert hub_of(app).stats()["garbage"] == 2
     big.close()
     endless.close()
+
+
+def test_a_connection_that_breaks_off_leaves_nothing_behind(site: Site, app: Flask) -> None:
+    """No goodbye, a reset: its place, its subscription and its descriptor are free again."""
+    hub = hub_of(app)
+    watcher = site.watch("test.totals", "a")
+    watcher.next()
+    assert hub.stats()["subscriptions"] == 1
+    watcher.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    watcher.raw.close()
+    wait_for(lambda: hub.stats()["closed"] == 1)
+    facts = hub.stats()
+    assert (facts["open"], facts["subscriptions"], facts["buffering"]) == (0, 0, 0)
+    wait_for(lambda: hub.admission._open == 0)
 
 
 def test_a_client_that_answers_no_ping_is_closed_4102(make_app: Callable[..., Flask]) -> None:
