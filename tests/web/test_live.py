@@ -559,6 +559,22 @@ def test_a_bad_handshake_is_a_400_and_keeps_no_place(app: Flask, site: Site, hea
     assert hub_of(app).admission._open == 0
 
 
+def test_compression_is_offered_and_not_taken(site: Site) -> None:
+    """One frame is built for everyone; a client that was promised deflate would send it."""
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=DEADLINE)
+    headers = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits",
+    }  # fmt: skip
+    connection.request("GET", "/ws/projection/test.totals/a", headers=headers)
+    answer = connection.getresponse()
+    assert answer.status == 101
+    assert answer.headers["Sec-WebSocket-Accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert answer.headers["Sec-WebSocket-Extensions"] is None
+    connection.close()
+
+
 def test_a_slow_handshake_and_a_half_open_one_hold_up_nobody(site: Site, system: ProjectionSystem) -> None:
     """Byte by byte, or never finished: others come and go beside them."""
     request = (
