@@ -299,6 +299,53 @@ def test_where_websockets_are_blocked_it_streams(browser: Browser, app: Flask) -
         system_of(app).close()
 
 
+TICKETS = """<!doctype html><meta charset="utf-8"><title>test</title><script type="module">
+import { watch } from "/keyfold/keyfold.js";
+window.log = [];
+window.fetched = 0;
+watch("test.totals", "a", {
+  ticket: async () => { fetched += 1; return (await fetch("/ticket")).text(); },
+  onDelta: (delta, position) => log.push(["first", "delta", delta.total, position.version]),
+  onStatus: (status, message) => log.push(["first", "status", status, message]),
+});
+</script>"""
+
+
+def test_a_page_without_a_session_fetches_tickets(browser: Browser, sqlite_url: str) -> None:
+    """One for each time that it is asked; when one has had its time, the next carries on."""
+
+    class Guarded(Totals):
+        public = False
+
+    keyfold = Keyfold()
+    keyfold.register(Guarded())
+    app = Flask("test")
+    app.secret_key = "test"
+    app.config.update(KEYFOLD_DATABASE=sqlite_url, KEYFOLD_REAUTHORIZE_SECONDS=0.3)
+    keyfold.init_app(app)
+    app.add_url_rule("/", "page", lambda: TICKETS)
+    app.add_url_rule("/ticket", "ticket", lambda: keyfold.ticket("test.totals", "a", "kim"))
+    with system_of(app), serve(app) as site:
+        open_page(browser, site)
+        wait(browser, lambda: browser.execute_script("return fetched") >= 3)
+        add(app, "a", 2)
+        wait(browser, lambda: deltas(browser) == [1, 2])
+        assert ["status", "refused", "you may no longer read this"] in logged(browser)
+        browser.get("about:blank")
+
+
+def test_the_pause_is_full_jitter() -> None:
+    """Uniform below a bound that doubles up to half a minute."""
+    module = Path(__file__).parents[2] / "web" / "static" / "keyfold.js"
+    program = (
+        f"import {{ backoff }} from {json.dumps(module.as_uri())};"
+        "console.log(JSON.stringify([0, 1, 2, 9, 99].map((n) => [backoff(n, () => 0), backoff(n, () => 1)])))"
+    )
+    command = ["node", "--input-type=module", "--no-warnings", "-e", program]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=DEADLINE)
+    assert json.loads(answer.stdout) == [[0, 300], [0, 600], [0, 1200], [0, 30_000], [0, 30_000]]
+
+
 def test_the_module_is_small_and_typed() -> None:
     """Under 200 lines, without a build step."""
     static = Path(__file__).parents[2] / "web" / "static"
