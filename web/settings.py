@@ -57,7 +57,7 @@ class WebSettings:
     max_sockets: int = 10_000
     """Open connections in this process, streams included; further ones get 429."""
     max_sockets_per_address: int = 100
-    """Open connections from one client address; further ones get 429."""
+    """Open connections from one client address; further ones get 429. Loopback is a proxy, and not counted."""
     max_sockets_per_user: int = 50
     """Open connections of one user, as ``identify`` names them; further ones get 429."""
     max_channels_per_socket: int = 100

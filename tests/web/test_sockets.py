@@ -14,6 +14,7 @@ import pytest
 import websocket
 from flask import Flask
 from keyfold.actors import BroadcastError, Committed, ProjectionSystem
+from keyfold.web.admission import TooManyConnections
 from keyfold.web.hub import Hub
 from support.counting import Added
 from support.parking import DEADLINE, Parking
@@ -371,6 +372,8 @@ def test_origins(make_app: Callable[..., Flask], origin: str, *, allowed: bool) 
 def test_sockets_are_capped(make_app: Callable[..., Flask], limit: str) -> None:
     """Promise 9: 429 before the upgrade, counted; a place becomes free when a socket ends."""
     app = make_app(**{limit: 2})
+    inner = app.wsgi_app
+    app.wsgi_app = lambda environ, start: inner({**environ, "REMOTE_ADDR": "192.0.2.7"}, start)  # type: ignore[method-assign]
     with serve(app) as site:
         watchers = [site.watch("test.totals", "a") for _ in range(2)]
         for watcher in watchers:
@@ -384,6 +387,16 @@ def test_sockets_are_capped(make_app: Callable[..., Flask], limit: str) -> None:
         again.close()
         watchers[1].close()
         app.extensions["keyfold"].system.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", ""])
+def test_a_proxy_on_this_machine_is_not_one_client(make_app: Callable[..., Flask], address: str) -> None:
+    """Everybody comes from its address: only the total counts."""
+    admission = hub_of(make_app(KEYFOLD_MAX_SOCKETS_PER_ADDRESS=1, KEYFOLD_MAX_SOCKETS=3)).admission
+    for _ in range(3):
+        admission.enter(address, None)
+    with pytest.raises(TooManyConnections, match="this server"):
+        admission.enter(address, None)
 
 
 @pytest.mark.parametrize(
