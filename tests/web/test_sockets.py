@@ -373,7 +373,7 @@ def test_sockets_are_capped(make_app: Callable[..., Flask], limit: str) -> None:
     """Promise 9: 429 before the upgrade, counted; a place becomes free when a socket ends."""
     app = make_app(**{limit: 2})
     inner = app.wsgi_app
-    app.wsgi_app = lambda environ, start: inner({**environ, "REMOTE_ADDR": "192.0.2.7"}, start)  # type: ignore[method-assign]
+    app.wsgi_app = lambda environ, start: inner({**environ, "REMOTE_ADDR": "192.0.2.7"}, start)  # type: ignore[method-assign, assignment]
     with serve(app) as site:
         watchers = [site.watch("test.totals", "a") for _ in range(2)]
         for watcher in watchers:
