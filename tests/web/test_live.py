@@ -214,8 +214,8 @@ def test_names_and_keys_with_dots_are_told_apart(sqlite_url: str) -> None:
     assert hub.address_of(None, "test.totals", "of.a") == ("test.totals", "of.a")
     with serve(app) as site:
         long, short = site.watch("test.totals.of", "a"), site.watch("test.totals", "of.a")
-        system.runtime("test.totals").apply_event(Added("of.a", 7))
         assert [long.next()["version"], short.next()["version"]] == [0, 0]
+        system.runtime("test.totals").apply_event(Added("of.a", 7))
         assert short.next()["data"] == {"total": 7}
         system.runtime("test.totals.of").apply_event(Added("a", 5))
         assert long.next()["data"] == {"total": 5}
