@@ -1,7 +1,16 @@
 """Events become state: the bus, projections, their supervisors and actors."""
 
-from ..store import InvalidKey, ProjectionError, ProjectionKey, Snapshot, StoreError, VersionConflict
+from ..store import (
+    InvalidKey,
+    Position,
+    ProjectionError,
+    ProjectionKey,
+    Snapshot,
+    StoreError,
+    VersionConflict,
+)
 from .broadcaster import Broadcaster, Committed, channel_of
+from .dead_letters import DeadLetters
 from .errors import (
     AlreadyRegistered,
     ApplyError,
@@ -9,6 +18,8 @@ from .errors import (
     Closed,
     InvalidEvent,
     InvalidProjection,
+    KeyHalted,
+    LetterNotFound,
     MailboxFull,
     NotStarted,
     StateNotFound,
@@ -31,13 +42,17 @@ __all__ = [
     "Broadcaster",
     "Closed",
     "Committed",
+    "DeadLetters",
     "EventBus",
     "InvalidEvent",
     "InvalidKey",
     "InvalidProjection",
+    "KeyHalted",
+    "LetterNotFound",
     "MailboxFull",
     "NotStarted",
     "PooledActor",
+    "Position",
     "Projection",
     "ProjectionError",
     "ProjectionKey",

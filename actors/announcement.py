@@ -10,7 +10,8 @@ from .errors import BroadcastError
 
 if TYPE_CHECKING:
     from .broadcaster import Broadcaster, Committed
-    from .props import Props, Replacement
+    from .commands import Replacement
+    from .props import Props
     from .receipt import Delivery
 
 _logger = logging.getLogger("keyfold.broadcast")

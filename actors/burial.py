@@ -12,8 +12,9 @@ from .errors import ApplyError
 from .receipt import Delivery
 
 if TYPE_CHECKING:
+    from .commands import Command
     from .counters import InFlight
-    from .props import Props, Replacement
+    from .props import Props
 
 _logger = logging.getLogger("keyfold.dead_letters")
 
@@ -28,12 +29,13 @@ class Burial(NamedTuple):
     error: Exception
 
 
-def bury(props: Props, key: str, delivery: Delivery, error: Exception) -> Burial:
+def letter_of(
+    props: Props, key: str, delivery: Delivery, error: Exception, *, parked: bool = False
+) -> Burial:
     """Make the dead letter of an event. ``error`` is what its Receipt will raise; its cause is kept with it.
 
     Never raises: what has no JSON is kept as its repr, what has no repr as the name of its type.
     """
-    _logger.error("%s", error, exc_info=error.__cause__)
     event = delivery.event
     try:
         text = props.encode_event(event).decode()
@@ -50,6 +52,7 @@ def bury(props: Props, key: str, delivery: Delivery, error: Exception) -> Burial
         event=_storable(text),
         error=_storable(f"{type(cause).__qualname__}: {cause}"),
         traceback=_storable("".join(traceback.format_exception(cause))),
+        parked=parked,
     )
     return Burial(delivery, letter, error)
 
@@ -61,7 +64,7 @@ def settle_burials(buried: Sequence[Burial], in_flight: InFlight) -> None:
     in_flight.settle(len(buried))
 
 
-def fail_all(pending: Iterable[Delivery | Replacement], error: Exception, in_flight: InFlight) -> None:
+def fail_all(pending: Iterable[Delivery | Command], error: Exception, in_flight: InFlight) -> None:
     """Tell everyone who waits for one of these messages that nothing will come of it."""
     deliveries = 0
     for message in pending:
@@ -69,7 +72,7 @@ def fail_all(pending: Iterable[Delivery | Replacement], error: Exception, in_fli
             message.fail(error)
             deliveries += 1
         else:
-            message.done.set_exception(error)
+            message.fail(error)
     in_flight.settle(deliveries)
 
 

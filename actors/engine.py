@@ -72,6 +72,9 @@ class Engine:
             counters=Counters(),
             in_flight=self.in_flight,
             on_applied=runtime.hooks,
+            schema_version=projection.schema_version,
+            current=runtime.current,
+            halts=projection.on_error == "halt",
         )
         supervisor = Supervisor(props, self._settings, self._sweeper, self._trouble)
         self._sweeper.watch(supervisor.actors)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pykka import ActorDeadError
 
-from ..store import ProjectionError
+from ..store import Position, ProjectionError
 
 
 class NotStarted(ProjectionError):
@@ -59,6 +59,31 @@ class BroadcastError(ProjectionError):
     def __init__(self, message: str, *, projection: str, key: str, version: int) -> None:
         super().__init__(message, projection=projection, key=key)
         self.version = version
+
+
+class KeyHalted(ProjectionError):
+    """An event before this one could not be folded, and the key waits for an operator.
+
+    This one is kept behind it as a dead letter, and folded in its turn when the key is resumed.
+    ``position`` is where the key stands, None if it has no row.
+    """
+
+    def __init__(self, message: str, *, projection: str, key: str, position: Position | None) -> None:
+        super().__init__(message, projection=projection, key=key)
+        self.position = position
+
+
+def key_halted(projection: str, key: str, position: Position | None) -> KeyHalted:
+    """Say that an event is parked."""
+    msg = (
+        f"{projection}: key {key!r} is halted at {position or 'its beginning'}; the event is parked as a dead "
+        f"letter, and folded when an operator resumes the key"
+    )
+    return KeyHalted(msg, projection=projection, key=key, position=position)
+
+
+class LetterNotFound(ProjectionError):
+    """There is no such dead letter, it is not its turn, or somebody else has dealt with it."""
 
 
 class StateNotFound(ProjectionError):

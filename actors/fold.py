@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any
-
-from .props import Replacement
-
-if TYPE_CHECKING:
-    from .receipt import Delivery
+from typing import Any
 
 _CLOCK_EVERY = 32
 
@@ -18,12 +13,12 @@ def fold(
     apply: Callable[[Any, Any], Any],
     encode: Callable[[Any], bytes],
     state: Any,
-    batch: Sequence[Delivery],
+    batch: Sequence[Any],
     turn_ends: float,
 ) -> tuple[list[bytes], BaseException | None]:
     """Apply the events of batch to state, in order, until the turn's time is over.
 
-    Returns the encoded deltas of those that were folded, and what the next one raised, if one did: then
+    The items of batch have their event as the attribute ``event``. Returns the encoded deltas of those that were folded, and what the next one raised, if one did: then
     the state may be half changed. Whatever is raised counts, SystemExit too.
     """
     deltas: list[bytes] = []
@@ -36,9 +31,3 @@ def fold(
     except BaseException as error:
         return deltas, error
     return deltas, None
-
-
-def first_replacement(batch: Sequence[Any]) -> int:
-    """Return where the first Replacement stands in batch, or its length if there is none."""
-    kinds = list(map(type, batch))
-    return kinds.index(Replacement) if Replacement in kinds else len(kinds)

@@ -6,7 +6,7 @@ import inspect
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..store import check_name
 from .errors import InvalidProjection
@@ -49,6 +49,13 @@ class Projection(ABC, Generic[EventT, StateT]):
     broadcast_event_name: ClassVar[str] = "delta"
     """What the ``event`` field of the delta frames says."""
 
+    on_error: ClassVar[Literal["dead_letter", "halt"]] = "dead_letter"
+    """What an event does that can't be folded: becomes a dead letter and harms no other, or halts its key, so
+    that everything behind it waits, parked in the database, until an operator retries or skips it."""
+
+    schema_version: ClassVar[int] = 1
+    """The shape of the state. Raise it when rows that exist no longer fit, and write ``upgrade``."""
+
     encode_hook: Callable[[Any], Any] | None = None
     """Turns an object that JSON has no form for into one that has (msgspec's ``enc_hook``)."""
 
@@ -73,6 +80,15 @@ class Projection(ABC, Generic[EventT, StateT]):
         runs again, on a state read back from the row. State and delta must be what msgspec can
         encode as JSON. Raising makes the event a dead letter and harms no other.
         """
+
+    def upgrade(self, state: Any, from_version: int) -> Any:
+        """Return a state of schema ``from_version``, as plain JSON values, in the shape of ``schema_version``.
+
+        Called whenever such a row is read, by actors and by readers; it is written in the new shape by the
+        next event. Must be deterministic and do no I/O. The result is plain JSON values, or a state.
+        """
+        msg = f"the row has schema {from_version}, and {type(self).__name__} has no upgrade(state, from_version)"
+        raise NotImplementedError(msg)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -143,6 +159,13 @@ def check_projection(projection: object) -> Projection[Any, Any]:
         raise InvalidProjection(msg)
     if type(projection).key is Projection.key and not overrides_keys(projection):
         msg = f"{who} must define key(event), or keys(event) for several keys"
+        raise InvalidProjection(msg)
+    if projection.on_error not in ("dead_letter", "halt"):
+        msg = f'{who}.on_error must be "dead_letter" or "halt", not {projection.on_error!r}'
+        raise InvalidProjection(msg)
+    version = projection.schema_version
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        msg = f"{who}.schema_version must be a whole number of at least 1, not {version!r}"
         raise InvalidProjection(msg)
     return projection
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from ..store import Row, SnapshotStore
+    from ..store import SnapshotStore
+
+T = TypeVar("T")
 
 _THREADS = 2
 
 
 class Readers:
-    """Reads committed rows on two threads of its own."""
+    """Asks the database on two threads of its own."""
 
     def __init__(self, store: SnapshotStore) -> None:
         self._store = store
@@ -21,9 +24,9 @@ class Readers:
             _THREADS, thread_name_prefix="keyfold-reader", initializer=store.keep_connection
         )
 
-    def submit(self, name: str, key: str) -> Future[Row | None]:
-        """Return the future of the row (None where there is none). It fails with StoreError."""
-        return self._pool.submit(self._store.row, name, key)
+    def submit(self, ask: Callable[[], T]) -> Future[T]:
+        """Return the future of what ``ask`` returns. It fails with what that raises, a StoreError mostly."""
+        return self._pool.submit(ask)
 
     def stop(self) -> None:
         """Finish the reads under way, and close the threads' connections."""

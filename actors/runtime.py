@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
-from ..store import Codec, Position, ProjectionError, Row, Snapshot, check_key, new_epoch
+from msgspec import json as _json
+
+from ..store import Codec, Position, ProjectionError, Row, Snapshot, StoreError, check_key, new_epoch
 from .burial import apply_error, undecodable_row
+from .commands import Replacement
+from .dead_letters import DeadLetters
 from .dispatcher import on_dispatcher_thread
 from .errors import InvalidEvent, StateNotFound, WouldDeadlock
 from .projection import EventT, Projection, StateT, delta_type, event_types, overrides_keys
-from .props import Replacement
 from .receipt import Applied, Delivery, JointReceipt, Receipt
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         self.state_codec = Codec(projection.state_type, encode_hook=encode, decode_hook=decode)
         self.delta_codec = Codec(delta_type(projection), encode_hook=encode, decode_hook=decode)
         self.hooks: list[Callable[[str, Any], object]] = []
+        self.dead_letters = DeadLetters(self, system)
         self._system = system
         self._key = projection.key
         self._keys = projection.keys
@@ -103,6 +106,10 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         msg = f"{self.name}: key() raised for {type(event).__qualname__}: {type(cause).__qualname__}: {cause}"
         raise InvalidEvent(msg, event=event, projection=self.name) from cause
 
+    def running(self) -> Supervisor:
+        """Return the supervisor of this process, started if need be. Raises Closed, StoreError."""
+        return self.supervisor or self._start()
+
     def _start(self) -> Supervisor:
         self._system.start()
         assert self.supervisor is not None  # noqa: S101
@@ -137,8 +144,34 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         try:
             state: StateT = self.state_codec.decode(row.state)
         except Exception as cause:
-            raise undecodable_row(self.name, key, Position(row.epoch, row.version), cause) from cause
+            raise undecodable_row(self.name, key, row.position, cause) from cause
         return state
+
+    def upgraded(self, key: str, row: Row) -> Row:
+        """Return the row with its state in today's shape. Raises StoreError that names it if that can't be."""
+        try:
+            return self.current(row)
+        except StoreError:
+            raise
+        except Exception as cause:
+            raise undecodable_row(self.name, key, row.position, cause) from cause
+
+    def current(self, row: Row) -> Row:
+        """Return the row with its state in today's shape. Raises StoreError for one of a newer schema.
+
+        Whatever ``upgrade`` raises is raised: who reads knows the key, and says so.
+        """
+        known = self.projection.schema_version
+        if row.schema_version == known or row.is_tombstone:
+            return row
+        if row.schema_version > known:
+            msg = (
+                f"{self.name}: the row has schema {row.schema_version}, this process knows {known} at most: a newer "
+                "release has written it. The row is untouched; run the newer release"
+            )
+            raise StoreError(msg, projection=self.name)
+        upgraded = self.projection.upgrade(_json.decode(row.state), row.schema_version)
+        return row._replace(state=self.state_codec.encode(upgraded), schema_version=known)
 
     # -- replacing
 
@@ -147,6 +180,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
 
         The key gets a new epoch and the number of events as version; subscribers get one snapshot.
         Events dispatched before are overwritten, later ones fold on top. No events: the key is wiped.
+        A halted key stays halted, with what is parked, until that is retried or skipped.
         Raises InvalidEvent if an event is not for this key, ApplyError if one can't be folded (nothing
         is written then), and StoreError.
         """
@@ -172,10 +206,9 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         if on_dispatcher_thread():
             what = "rebuilding or wiping a key"
             raise WouldDeadlock(what, projection=self.name, key=key)
-        done: Future[Position] = Future()
-        supervisor = self.supervisor or self._start()
-        supervisor.replace(key, Replacement(Position(new_epoch(), version), state, done))
-        done.result()
+        replacement = Replacement(Position(new_epoch(), version), state)
+        self.running().command(key, replacement)
+        replacement.done.result()
 
     # -- hooks
 

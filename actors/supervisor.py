@@ -14,7 +14,8 @@ from .projection_actor import ProjectionActor
 from .receipt import Delivery
 
 if TYPE_CHECKING:
-    from .props import Props, Replacement
+    from .commands import Replacement, Retry
+    from .props import Props
     from .settings import Settings
     from .sweeper import Sweeper
 
@@ -60,8 +61,8 @@ class Supervisor:
             raise
         return delivery
 
-    def replace(self, key: str, replacement: Replacement) -> None:
-        """Put a rebuild or a wipe into the mailbox of the key's actor, behind the events that are there.
+    def command(self, key: str, command: Replacement | Retry) -> None:
+        """Put a command into the mailbox of the key's actor, behind the events that are there.
 
         It counts as an event under way, so that a close waits for it. Raises InvalidKey, Closed or
         MailboxFull.
@@ -71,11 +72,11 @@ class Supervisor:
         try:
             if self._closed:
                 self._refuse_closed()
-            self._put(key, replacement, prepare=_expect_replacement)
+            self._put(key, command, prepare=_expect_command)
         except BaseException:
             self._in_flight.settle(1)
             raise
-        replacement.done.add_done_callback(lambda _: self._in_flight.settle(1))
+        command.done.add_done_callback(lambda _: self._in_flight.settle(1))
 
     def close(self) -> None:
         """Accept nothing more. What is accepted already is still folded."""
@@ -163,5 +164,5 @@ class Supervisor:
         return False
 
 
-def _expect_replacement(actor: ProjectionActor) -> None:
-    actor.expects_replacement = True
+def _expect_command(actor: ProjectionActor) -> None:
+    actor.expects_command = True

@@ -7,10 +7,11 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..store import Row, SnapshotStore
 from .engine import Engine
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import peewee
 
     from .broadcaster import Broadcaster
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("keyfold.system")
 
@@ -175,13 +178,23 @@ class ProjectionSystem:
         return self.submit_read(name, key).result()
 
     def submit_read(self, name: str, key: str) -> Future[Row | None]:
-        """Read the committed row of a key on a reader's thread, which alone hold connections."""
+        """Read the committed row of a key on a reader's thread, its state in today's shape."""
+        runtime = self.projections.get(name)
+
+        def read() -> Row | None:
+            row = self.store.row(name, key)
+            return row if row is None or runtime is None else runtime.upgraded(key, row)
+
+        return self.submit(read)
+
+    def submit(self, ask: Callable[[], T]) -> Future[T]:
+        """Ask the database on one of the readers' threads, which alone hold connections. Raises Closed."""
         with self._lock:
             self._check_open()
             if self._readers is None:
                 self._readers = Readers(self.store)
                 self._close_at_exit()
-            return self._readers.submit(name, key)
+            return self._readers.submit(ask)
 
     # -- facts
 

@@ -13,10 +13,11 @@ from .errors import (
 )
 from .keys import ProjectionKey, check_key, check_name
 from .ledger import Ledger
-from .messages import CONFLICT, SAVED, Answer, Conflict, Load, Loaded, Rejected, Saved, Write
+from .messages import CONFLICT, SAVED, Amend, Answer, Conflict, Load, Loaded, Rejected, Saved, Write
 from .migrations import CreateProjectionSnapshotsTable, migrate, pending, rollback
 from .models import ProjectionDeadLetter, ProjectionSnapshot, ProjectionWriter
-from .records import Address, DeadLetter, Position, Row, Save, Snapshot, new_epoch
+from .queries import KeyFacts, Queries
+from .records import Address, Amendment, DeadLetter, Position, Row, Save, Snapshot, StoredLetter, new_epoch
 from .snapshot_store import SnapshotStore
 from .writer import SnapshotWriter
 from .writer_facts import WriterFacts
@@ -25,6 +26,8 @@ __all__ = [
     "CONFLICT",
     "SAVED",
     "Address",
+    "Amend",
+    "Amendment",
     "Answer",
     "Codec",
     "CommitInDoubt",
@@ -34,6 +37,7 @@ __all__ = [
     "DecodeError",
     "EncodeError",
     "InvalidKey",
+    "KeyFacts",
     "Ledger",
     "Load",
     "Loaded",
@@ -43,6 +47,7 @@ __all__ = [
     "ProjectionKey",
     "ProjectionSnapshot",
     "ProjectionWriter",
+    "Queries",
     "Rejected",
     "Row",
     "Save",
@@ -53,6 +58,7 @@ __all__ = [
     "StoreError",
     "StoreRejected",
     "StoreUnavailable",
+    "StoredLetter",
     "VersionConflict",
     "Write",
     "WriterFacts",

@@ -15,6 +15,15 @@ class ProjectionError(Exception):
         self.projection = projection
         self.key = key
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What the error knows, for a log record's ``extra``: strings, numbers and None."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if value is None or isinstance(value, (str, int, float))
+        }
+
 
 class StoreError(ProjectionError):
     """The database refused, is broken, or holds a row that does not decode."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .errors import StoreError
-from .records import Address, DeadLetter, Row, Save
+from .records import Address, Amendment, DeadLetter, Row, Save
 
 
 class Loaded(NamedTuple):
@@ -45,6 +45,13 @@ class Write(NamedTuple):
     """Write one row, version-checked. Answered by Saved, Conflict or Rejected, after the commit."""
 
     save: Save
+    reply: Reply
+
+
+class Amend(NamedTuple):
+    """Amend one row and its letters, version-checked. Answered as a Write is."""
+
+    amendment: Amendment
     reply: Reply
 
 

@@ -11,6 +11,7 @@ import peewee
 
 from .database import is_postgres
 
+_FLAGS = (("projection_snapshots", "halted"), ("projection_dead_letters", "parked"))
 _LOCK = 0x6B6579666F6C64  # an advisory lock of PostgreSQL: "keyfold" in ASCII
 
 
@@ -120,10 +121,37 @@ class CreateProjectionWritersTable(Migration):
         database.execute_sql("DROP TABLE IF EXISTS projection_writers")
 
 
+class AddHaltedKeys(Migration):
+    """Keys that wait for an operator, and the events parked for them."""
+
+    number = 4
+
+    @staticmethod
+    def forward(database: peewee.Database) -> None:
+        """Add projection_snapshots.halted and projection_dead_letters.parked, with indexes of those that are."""
+        for table, column in _FLAGS:
+            if column not in _columns(database, table):
+                database.execute_sql(
+                    f"ALTER TABLE {table} ADD COLUMN {column} BOOLEAN NOT NULL DEFAULT FALSE"
+                )
+            database.execute_sql(
+                f"CREATE INDEX IF NOT EXISTS {table}_{column} ON {table} (projection_name, key) WHERE {column}"
+            )
+
+    @staticmethod
+    def back(database: peewee.Database) -> None:
+        """Drop the two columns."""
+        for table, column in _FLAGS:
+            database.execute_sql(f"DROP INDEX IF EXISTS {table}_{column}")
+            if column in _columns(database, table):
+                database.execute_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
+
+
 MIGRATIONS: tuple[type[Migration], ...] = (
     CreateProjectionSnapshotsTable,
     CreateProjectionDeadLettersTable,
     CreateProjectionWritersTable,
+    AddHaltedKeys,
 )
 
 
@@ -158,6 +186,10 @@ def rollback(database: peewee.Database, *, to: int = 0) -> list[str]:
             delete = _bound(database, "DELETE FROM projection_migrations WHERE number = ?")
             database.execute_sql(delete, (step.number,))
     return [step.__name__ for step in todo]
+
+
+def _columns(database: peewee.Database, table: str) -> set[str]:
+    return {column.name for column in database.get_columns(table)}
 
 
 def _applied(database: peewee.Database) -> set[int]:

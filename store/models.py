@@ -44,6 +44,7 @@ class ProjectionSnapshot(peewee.Model):
     version = peewee.BigIntegerField()
     schema_version = peewee.IntegerField(default=1)
     updated_at = UtcField()
+    halted = peewee.BooleanField(default=False)
 
     class Meta:
         """Same table and key as in the seed."""
@@ -63,6 +64,7 @@ class ProjectionDeadLetter(peewee.Model):
     error = peewee.TextField()
     traceback = peewee.TextField()
     at = UtcField()
+    parked = peewee.BooleanField(default=False)
 
     class Meta:
         """Found by projection and key."""

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
+from .amendments import amend
 from .database import driver_error
 from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable
 from .models import as_utc
-from .records import Address, DeadLetter, Row, Save
+from .records import Address, Amendment, DeadLetter, Row, Save
 
 if TYPE_CHECKING:
     import peewee
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .ledger import Ledger
 
 _SELECT = """
-    SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state::text, s.updated_at
+    SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state::text, s.updated_at, s.halted
     FROM unnest(%s::text[], %s::text[]) AS wanted (name, key)
     JOIN projection_snapshots AS s ON s.projection_name = wanted.name AND s.key = wanted.key
 """
@@ -38,7 +39,7 @@ _WRITE = """
             schema_version = i.schema_version, updated_at = now()
         FROM incoming AS i
         WHERE s.projection_name = i.name AND s.key = i.key
-          AND s.epoch = i.base_epoch AND s.version = i.base_version
+          AND s.epoch = i.base_epoch AND s.version = i.base_version AND NOT s.halted
         RETURNING s.projection_name, s.key
     ), inserted AS (
         INSERT INTO projection_snapshots
@@ -51,8 +52,10 @@ _WRITE = """
     SELECT * FROM updated UNION ALL SELECT * FROM inserted
 """
 _BURY = """
-    INSERT INTO projection_dead_letters (projection_name, key, event_type, event, error, traceback, at)
-    SELECT *, now() FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+    INSERT INTO projection_dead_letters (projection_name, key, event_type, event, error, traceback, parked, at)
+    SELECT *, now() FROM unnest(
+        %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::boolean[]
+    )
 """
 
 # SQLSTATE classes (https://www.postgresql.org/docs/current/errcodes-appendix.html) that blame the data:
@@ -70,8 +73,8 @@ class PostgresDialect:
         names, keys = zip(*addresses, strict=True)
         cursor = database.execute_sql(_SELECT, (list(names), list(keys)))
         return {
-            (name, key): Row(epoch, version, schema, state.encode(), as_utc(at))
-            for name, key, epoch, version, schema, state, at in cursor.fetchall()
+            (name, key): Row(epoch, version, schema, state.encode(), as_utc(at), halted)
+            for name, key, epoch, version, schema, state, at, halted in cursor.fetchall()
         }
 
     def commit(
@@ -79,9 +82,10 @@ class PostgresDialect:
         database: peewee.Database,
         saves: Sequence[Save],
         letters: Sequence[DeadLetter],
+        amendments: Sequence[Amendment],
         ledger: Ledger | None,
     ) -> list[bool]:
-        """Write all in one transaction; say for each save whether its base was still there.
+        """Write all in one transaction; say for each save and amendment whether its base was still there.
 
         Raises CommitInDoubt if the answer to the COMMIT got lost.
         """
@@ -97,10 +101,11 @@ class PostgresDialect:
         try:
             cursor = database.execute_sql(sql + _WRITE, parameters)
             found = set(cursor.fetchall())
+            amended = [amend(database, amendment) for amendment in amendments]
         except Exception:
             _roll_back(database)
             raise
-        written = [(save.name, save.key) in found for save in saves]
+        written = [(save.name, save.key) in found for save in saves] + amended
         try:
             database.execute_sql("COMMIT")
         except Exception as error:

@@ -38,6 +38,13 @@ class Row(NamedTuple):
     schema_version: int
     state: bytes
     updated_at: datetime
+    halted: bool = False
+    """Events for the key are parked, as dead letters, until an operator resumes it."""
+
+    @property
+    def position(self) -> Position:
+        """Where the key stands."""
+        return Position(self.epoch, self.version)
 
     @property
     def is_tombstone(self) -> bool:
@@ -82,3 +89,39 @@ class DeadLetter(NamedTuple):
     event: str
     error: str
     traceback: str
+    parked: bool = False
+    """It waits, with what follows it, for its key to be resumed."""
+
+
+class StoredLetter(NamedTuple):
+    """A dead letter as it stands in the database."""
+
+    id: int
+    name: str
+    key: str
+    event_type: str
+    event: str
+    error: str
+    traceback: str
+    parked: bool
+    at: datetime
+
+
+class Amendment(NamedTuple):
+    """Ask for what a Save can't do: to change, over one position, a row and the letters of its key together.
+
+    ``base`` is None where there is no row: one is inserted. ``state`` None leaves the state as it is.
+    All of ``removed`` must still be there, else nothing is done. With ``halt`` the key is halted from
+    then on; without, it stays halted as long as letters of it are parked.
+    """
+
+    name: str
+    key: str
+    base: Position | None
+    was_halted: bool
+    position: Position
+    state: bytes | None = None
+    schema_version: int = 1
+    halt: bool = False
+    letters: tuple[DeadLetter, ...] = ()
+    removed: tuple[int, ...] = ()

@@ -18,7 +18,7 @@ from .keys import check_key, check_name
 from .ledger import Ledger
 from .migrations import migrate
 from .postgres import PostgresDialect
-from .records import Address, DeadLetter, Position, Row, Save, new_epoch
+from .records import Address, Amendment, DeadLetter, Position, Row, Save, new_epoch
 from .sqlite import SqliteDialect
 
 if TYPE_CHECKING:
@@ -40,9 +40,10 @@ class Dialect(Protocol):
         database: peewee.Database,
         saves: Sequence[Save],
         letters: Sequence[DeadLetter],
+        amendments: Sequence[Amendment],
         ledger: Ledger | None,
     ) -> list[bool]:
-        """Write all in one transaction; say for each save whether its base was still there."""
+        """Write all in one transaction; say for each save and amendment whether its base was still there."""
 
     def classify(self, error: Exception, where: str) -> StoreError:
         """Say whether trying again later can help."""
@@ -81,7 +82,7 @@ class SnapshotStore:
         patience = _PATIENCE
         while True:
             try:
-                self._run(lambda: migrate(self.database))
+                self.run(lambda: migrate(self.database))
             except StoreUnavailable as error:
                 # SQLite does not wait, whatever its busy timeout, when two processes turn a new file to WAL.
                 if not patience or "database is locked" not in str(error):
@@ -99,27 +100,31 @@ class SnapshotStore:
             return {}
         self.ensure_tables()
         try:
-            return self._run(lambda: self._dialect.select(self.database, addresses))
+            return self.run(lambda: self._dialect.select(self.database, addresses))
         except StoreUnavailable:
             # A kept connection may have died since it was used: a fresh one tells whether the database has.
-            return self._run(lambda: self._dialect.select(self.database, addresses))
+            return self.run(lambda: self._dialect.select(self.database, addresses))
 
     def row(self, name: str, key: str) -> Row | None:
         """Return the committed row of one key, tombstones included, or None."""
         return self.rows([(name, key)]).get((name, key))
 
     def commit(
-        self, saves: Sequence[Save], letters: Sequence[DeadLetter] = (), ledger: Ledger | None = None
+        self,
+        saves: Sequence[Save],
+        letters: Sequence[DeadLetter] = (),
+        ledger: Ledger | None = None,
+        amendments: Sequence[Amendment] = (),
     ) -> list[bool]:
         """Write everything in one transaction. Item i says whether save i was written; if not, its base was gone.
 
-        Raises StoreUnavailable or StoreRejected: then nothing was written; or CommitInDoubt, if it
+        The amendments follow the saves, in what is returned too. Raises StoreUnavailable or StoreRejected: then nothing was written; or CommitInDoubt, if it
         is not known whether anything was: ``settle`` finds out.
         """
         if len({(save.name, save.key) for save in saves}) != len(saves):
             msg = "the same key twice in one commit"
             raise StoreRejected(msg)
-        if not saves and not letters:
+        if not saves and not letters and not amendments:
             return []
         if self.database.in_transaction():
             msg = (
@@ -127,16 +132,21 @@ class SnapshotStore:
             )
             raise StoreError(msg)
         self.ensure_tables()
-        return self._run(lambda: self._dialect.commit(self.database, saves, letters, ledger))
+        return self.run(lambda: self._dialect.commit(self.database, saves, letters, amendments, ledger))
+
+    def delete_letter(self, number: int) -> bool:
+        """Remove a dead letter whose key has no row. False: there is none."""
+        sql = f"DELETE FROM projection_dead_letters WHERE id = {self.database.param}"
+        return bool(self.run(lambda: self.database.execute_sql(sql, (number,)).rowcount))
 
     def settle(self, doubt: CommitInDoubt, ledger: Ledger) -> list[bool] | None:
         """Return what the commit in doubt would have returned, or None if it did not happen."""
-        committed = self._run(lambda: ledger.has_committed(self.database, doubt.turn))
+        committed = self.run(lambda: ledger.has_committed(self.database, doubt.turn))
         return doubt.written if committed else None
 
     def sign_off(self, ledger: Ledger) -> None:
         """Remove what a writer's ledger left in the database, at the end of its life."""
-        self._run(lambda: ledger.sign_off(self.database))
+        self.run(lambda: ledger.sign_off(self.database))
 
     # -- one-off values, for apps
 
@@ -152,9 +162,12 @@ class SnapshotStore:
         encoded = Codec(Any).encode(state)
         while True:
             row = self.row(name, key)
-            base = None if row is None else Position(row.epoch, row.version)
+            base = None if row is None else row.position
             if expected is not None and base != expected:
                 raise VersionConflict(projection=name, key=key, expected=str(expected))
+            if row is not None and row.halted:
+                msg = f"{name}: key {key!r} is halted; it is written again once it is resumed"
+                raise StoreError(msg, projection=name, key=key)
             epoch, version = base or (new_epoch(), 0)
             try:
                 if self.commit([Save(name, key, base, epoch, version + 1, encoded)]) == [True]:
@@ -215,7 +228,7 @@ class SnapshotStore:
         self._thread = threading.local()
         self._kept = {}
 
-    def _run(self, operation: Callable[[], T]) -> T:
+    def run(self, operation: Callable[[], T]) -> T:
         """Run one operation on the thread's connection, and turn every failure into a StoreError."""
         with self._connected():
             try:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from .amendments import amend
 from .errors import StoreError, StoreRejected, StoreUnavailable
 from .models import as_utc
-from .records import Address, DeadLetter, Row, Save
+from .records import Address, Amendment, DeadLetter, Row, Save
 
 if TYPE_CHECKING:
     import peewee
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
     from .ledger import Ledger
 
 _SELECT = """
-    SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state, s.updated_at
+    SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state, s.updated_at, s.halted
     FROM json_each(?) AS wanted
     JOIN projection_snapshots AS s
       ON s.projection_name = wanted.value ->> 0 AND s.key = wanted.value ->> 1
 """
 _UPDATE = """
     UPDATE projection_snapshots SET state = ?, epoch = ?, version = ?, schema_version = ?, updated_at = ?
-    WHERE projection_name = ? AND key = ? AND epoch = ? AND version = ?
+    WHERE projection_name = ? AND key = ? AND epoch = ? AND version = ? AND NOT halted
 """
 _INSERT = """
     INSERT INTO projection_snapshots
@@ -33,8 +34,8 @@ _INSERT = """
     VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
 _BURY = """
-    INSERT INTO projection_dead_letters (projection_name, key, event_type, event, error, traceback, at)
-    VALUES (?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO projection_dead_letters (projection_name, key, event_type, event, error, traceback, parked, at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -45,8 +46,8 @@ class SqliteDialect:
         """Return the rows that exist among addresses."""
         cursor = database.execute_sql(_SELECT, (json.dumps(addresses),))
         return {
-            (name, key): Row(epoch, version, schema, state.encode(), as_utc(at))
-            for name, key, epoch, version, schema, state, at in cursor.fetchall()
+            (name, key): Row(epoch, version, schema, state.encode(), as_utc(at), bool(halted))
+            for name, key, epoch, version, schema, state, at, halted in cursor.fetchall()
         }
 
     def commit(
@@ -54,9 +55,10 @@ class SqliteDialect:
         database: peewee.Database,
         saves: Sequence[Save],
         letters: Sequence[DeadLetter],
+        amendments: Sequence[Amendment],
         ledger: Ledger | None,  # noqa: ARG002  # SQLite's COMMIT always answers
     ) -> list[bool]:
-        """Write all in one transaction; say for each save whether its base was still there."""
+        """Write all in one transaction; say for each save and amendment whether its base was still there."""
         now = datetime.now(UTC).isoformat()
         connection: sqlite3.Connection = database.connection()
         cursor = connection.cursor()
@@ -68,6 +70,7 @@ class SqliteDialect:
                 cursor.execute("ROLLBACK")
                 cursor.execute("BEGIN IMMEDIATE")
                 written = [_write_one(cursor, save, now) for save in saves]
+            written += [amend(database, amendment) for amendment in amendments]
             if letters:
                 cursor.executemany(_BURY, [(*letter, now) for letter in letters])
             cursor.execute("COMMIT")

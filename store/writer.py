@@ -14,7 +14,7 @@ import pykka
 
 from .errors import CommitInDoubt, StoreError, StoreRejected
 from .ledger import Ledger
-from .messages import CONFLICT, SAVED, Answer, Load, Loaded, Rejected, Write
+from .messages import CONFLICT, SAVED, Amend, Answer, Load, Loaded, Rejected, Write
 from .writer_facts import WriterFacts
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _logger = logging.getLogger("keyfold.writer")
 _MOST_BYTES = 8 * 1024 * 1024
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 2.0
 
-Message = Load | Write
+Message = Load | Write | Amend
 
 
 class SnapshotWriter(pykka.ThreadingActor):
@@ -81,7 +81,7 @@ class SnapshotWriter(pykka.ThreadingActor):
             while len(group) < self._commit_limit and size < _MOST_BYTES:
                 envelope = get()
                 message = envelope.message
-                if not isinstance(message, (Load, Write)):
+                if not isinstance(message, (Load, Write, Amend)):
                     return group, envelope
                 group.append(message)
                 size += _size(message)
@@ -116,6 +116,7 @@ class SnapshotWriter(pykka.ThreadingActor):
         """
         writes = [message.save for message in group if type(message) is Write]
         loads = [message for message in group if type(message) is Load]
+        amendments = [message.amendment for message in group if type(message) is Amend]
         letters = [letter for load in loads for letter in load.letters]
         backoff = _FIRST_BACKOFF
         rows: dict[Address, Row] | None = None
@@ -131,8 +132,8 @@ class SnapshotWriter(pykka.ThreadingActor):
                     rows = self._store.rows([load.address for load in loads])
                 if written is None:
                     started = monotonic()
-                    written = self._store.commit(writes, letters, self._ledger)
-                    if writes or letters:
+                    written = self._store.commit(writes, letters, self._ledger, amendments)
+                    if written or letters:
                         self._facts.committed(written, monotonic() - started)
             except StoreRejected:
                 raise
@@ -144,14 +145,7 @@ class SnapshotWriter(pykka.ThreadingActor):
                     raise
                 backoff = min(_LONGEST_BACKOFF, 2 * backoff)
         self._note_recovery()
-        saved = iter(written)
-        found = rows or {}
-        return [
-            Loaded(found.get(message.address))
-            if type(message) is Load
-            else (SAVED if next(saved) else CONFLICT)
-            for message in group
-        ]
+        return _answers(group, written, rows or {})
 
     def _note_trouble(self, error: StoreError) -> None:
         if not self._facts.trouble:
@@ -167,3 +161,16 @@ class SnapshotWriter(pykka.ThreadingActor):
 
 def _size(message: Message) -> int:
     return len(message.save.state) if type(message) is Write else 0
+
+
+def _answers(group: Sequence[Message], written: Sequence[bool], rows: dict[Address, Row]) -> list[Answer]:
+    """Return what each message is told. ``written`` has the saves first, then the amendments."""
+    writes = sum(type(message) is Write for message in group)
+    saved, amended = iter(written[:writes]), iter(written[writes:])
+    answers: list[Answer] = []
+    for message in group:
+        if type(message) is Load:
+            answers.append(Loaded(rows.get(message.address)))
+        else:
+            answers.append(SAVED if next(saved if type(message) is Write else amended) else CONFLICT)
+    return answers

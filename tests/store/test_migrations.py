@@ -15,7 +15,12 @@ from keyfold.store import (
     rollback,
 )
 
-ALL = ["CreateProjectionSnapshotsTable", "CreateProjectionDeadLettersTable", "CreateProjectionWritersTable"]
+ALL = [
+    "CreateProjectionSnapshotsTable",
+    "CreateProjectionDeadLettersTable",
+    "CreateProjectionWritersTable",
+    "AddHaltedKeys",
+]
 TABLES = ["projection_snapshots", "projection_dead_letters", "projection_writers"]
 
 

@@ -1,0 +1,228 @@
+"""What an actor is told to do besides folding events, each in a turn of its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import Future
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..store import Amend, Amendment, Position, Save, VersionConflict, Write, new_epoch
+from .announcement import announce, announce_replacement
+from .broadcaster import Committed
+from .burial import apply_error, fail_all, letter_of, settle_burials
+from .errors import LetterNotFound, key_halted
+from .fold import fold
+from .receipt import Applied
+
+if TYPE_CHECKING:
+    from .burial import Burial
+    from .counters import InFlight
+    from .projection_actor import ProjectionActor
+
+
+class Command(ABC):
+    """A message that is no event. The actor has saved everything before it when ``begin`` is called."""
+
+    @abstractmethod
+    def begin(self, actor: ProjectionActor) -> Write | Amend | None:
+        """Return what the writer shall do; None, after ``fail`` or ``put_back``, if it can't be done as it is."""
+
+    @abstractmethod
+    def saved(self, actor: ProjectionActor) -> None:
+        """Take notice that it is committed."""
+
+    @abstractmethod
+    def fail(self, error: Exception) -> None:
+        """Take notice that nothing came of it."""
+
+    def conflicted(self, actor: ProjectionActor) -> Sequence[Any]:  # noqa: ARG002  # most try again as they are
+        """Return what is to be put back in front of the mailbox, as the base was gone."""
+        return (self,)
+
+    def _write(
+        self,
+        actor: ProjectionActor,
+        position: Position,
+        state: bytes | None,
+        *,
+        removed: tuple[int, ...] = (),
+    ) -> Amend:
+        """Ask for a new state over the row as the actor knows it, and leave a halt to the letters that remain."""
+        props = actor.props
+        amendment = Amendment(
+            props.projection,
+            actor.key,
+            actor.base,
+            actor.halted,
+            position,
+            state,
+            props.schema_version,
+            removed=removed,
+        )
+        return Amend(amendment, actor.actor_inbox.put_signal)
+
+
+class Replacement(Command):
+    """Put this state in place of whatever the key holds, under a new epoch: a rebuild or a wipe."""
+
+    def __init__(self, position: Position, state: bytes) -> None:
+        self.position = position
+        self.state = state
+        self.done: Future[Position] = Future()
+
+    def begin(self, actor: ProjectionActor) -> Write | Amend:
+        """Write over the row, and over no newer one."""
+        if actor.halted:  # it stays so for as long as events are parked: nobody has decided about them
+            return self._write(actor, self.position, self.state)
+        props = actor.props
+        save = Save(props.projection, actor.key, actor.base, *self.position, self.state, props.schema_version)
+        return Write(save, actor.actor_inbox.put_signal)
+
+    def saved(self, actor: ProjectionActor) -> None:
+        actor.forget()
+        announce_replacement(actor.props, actor.key, self)
+
+    def fail(self, error: Exception) -> None:
+        self.done.set_exception(error)
+
+
+class Recalled(NamedTuple):
+    """A dead letter, and its event decoded."""
+
+    id: int
+    event: Any
+
+
+class Retried(NamedTuple):
+    """What became of a Retry: the changes, and what the event after them raised."""
+
+    applied: tuple[Applied, ...]
+    error: Exception | None = None
+
+
+class Retry(Command):
+    """Fold these dead letters, and remove them in the same commit, so that none is ever folded twice.
+
+    ``parked`` ones are the head of what waits for a halted key. The first that raises ends it: what is
+    before it is committed, it and the others stay letters.
+    """
+
+    def __init__(
+        self, letters: tuple[Recalled, ...], *, parked: bool, error: Exception | None = None
+    ) -> None:
+        self.letters = letters
+        self.parked = parked
+        self.done: Future[Retried] = Future()
+        self._error = error
+        self._turn: Committed | None = None
+
+    def begin(self, actor: ProjectionActor) -> Amend | None:
+        """Fold the letters on the state."""
+        props = actor.props
+        if self.parked != actor.halted:
+            msg = f"{props.projection}: key {actor.key!r} is {'' if actor.halted else 'not '}halted by now"
+            self.fail(LetterNotFound(msg, projection=props.projection, key=actor.key))
+            return None
+        try:
+            state = actor.load_state()
+        except Exception as error:
+            self.fail(error)
+            return None
+        deltas, cause = fold(props.apply, props.encode_delta, state, self.letters, inf)
+        encoded = b""
+        if cause is None:
+            try:
+                encoded = props.encode_state(state)
+            except Exception as error:
+                cause, deltas = error, []
+        epoch, version = actor.base or (new_epoch(), 0)
+        if cause is not None:
+            bad = self.letters[len(deltas)].event
+            self._error = apply_error(props.projection, actor.key, version + len(deltas) + 1, bad, cause)
+            self.letters = self.letters[: len(deltas)]
+            if self.letters:
+                actor.actor_inbox.put_back((self,))  # what is good, once more on a clean state
+            else:
+                self.fail(self._error)
+            return None
+        self._turn = Committed(
+            props.projection, actor.key, epoch, version, deltas, props.event_name, props.decode_delta
+        )
+        removed = tuple(letter.id for letter in self.letters)
+        return self._write(actor, Position(epoch, self._turn.version), encoded, removed=removed)
+
+    def saved(self, actor: ProjectionActor) -> None:
+        turn, props = self._turn, actor.props
+        assert turn is not None  # noqa: S101
+        failure = announce(props, turn, actor.state)
+        props.counters.add(events=len(turn.deltas), retried=len(turn.deltas))
+        actor.forget()  # whether it is still halted, the row says
+        applied = tuple(
+            Applied(
+                turn.projection, turn.key, turn.epoch, turn.base_version + number, props.decode_delta(delta)
+            )
+            for number, delta in enumerate(turn.deltas, 1)
+        )
+        self.done.set_result(Retried(applied, self._error or failure))
+
+    def fail(self, error: Exception) -> None:
+        self.done.set_exception(error)
+
+    def conflicted(self, actor: ProjectionActor) -> Sequence[Any]:
+        """Put nothing back: the letters may be somebody else's by now; who asked looks again."""
+        self.fail(VersionConflict(projection=actor.props.projection, key=actor.key, expected=str(actor.base)))
+        return ()
+
+
+class Park(Command):
+    """Keep events of a halted key, in order, until an operator resumes it.
+
+    With ``error`` the first of them is the one that could not be folded, and the key is halted by this.
+    """
+
+    def __init__(
+        self, deliveries: Sequence[Any], in_flight: InFlight, error: Exception | None = None
+    ) -> None:
+        self.deliveries = deliveries
+        self.error = error
+        self._in_flight = in_flight
+        self._burials: tuple[Burial, ...] = ()
+
+    def begin(self, actor: ProjectionActor) -> Amend:
+        """Write the letters and the halt at once, over the position that the event could not be folded on."""
+        props, base = actor.props, actor.base
+        behind = key_halted(props.projection, actor.key, base)
+        errors = [self.error or behind, *[behind] * (len(self.deliveries) - 1)]
+        self._burials = tuple(
+            letter_of(props, actor.key, delivery, error, parked=True)
+            for delivery, error in zip(self.deliveries, errors, strict=True)
+        )
+        amendment = Amendment(
+            props.projection,
+            actor.key,
+            base,
+            actor.halted,
+            base or Position(new_epoch(), 0),
+            halt=True,
+            letters=tuple(burial.letter for burial in self._burials),
+        )
+        return Amend(amendment, actor.actor_inbox.put_signal)
+
+    def saved(self, actor: ProjectionActor) -> None:
+        actor.forget()
+        actor.props.counters.add(parked=len(self._burials), halts=self.error is not None)
+        settle_burials(self._burials, self._in_flight)
+
+    def fail(self, error: Exception) -> None:
+        fail_all(self.deliveries, error, self._in_flight)
+
+    def conflicted(self, actor: ProjectionActor) -> Sequence[Any]:  # noqa: ARG002
+        """Put the events back: on the newer row they may be good, or the key no longer halted."""
+        return self.deliveries
+
+
+def first_command(batch: Sequence[Any]) -> int:
+    """Return where the first command stands in batch, or its length if there is none."""
+    return next((index for index, message in enumerate(batch) if isinstance(message, Command)), len(batch))

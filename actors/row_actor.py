@@ -1,0 +1,144 @@
+"""An actor that owns one row: loads it, writes over it, and retires when nobody needs it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ..store import Conflict, Load, Loaded, Position, Rejected, Row, Saved, StoreError
+from .burial import Burial, settle_burials, undecodable_row
+from .pooled_actor import PooledActor
+from .props import Retire
+
+if TYPE_CHECKING:
+    from .props import Props
+
+COLD, LOADING, READY, SAVING = range(4)
+
+
+class RowActor(PooledActor):
+    """What is the same whatever is done with the row. Nothing here waits: each order to the writer ends a turn.
+
+    ``base`` is where the row stands (None: there is none), ``halted`` whether events are parked for it;
+    both as of the last load or commit, which is all that a write over them needs.
+    """
+
+    __slots__ = ("_buried", "_row", "base", "halted", "key", "last_turn", "props", "stage", "state")
+
+    def __init__(self, key: str, props: Props) -> None:
+        super().__init__(dispatcher=props.dispatcher, mailbox_limit=props.mailbox_limit)
+        self.key = key
+        self.props = props
+        self.last_turn = monotonic()
+        self.stage = COLD
+        self.base: Position | None = None
+        self.halted = False
+        # What the row holds: the row itself until the first fold needs it decoded.
+        self._row: Row | None = None
+        self.state: Any = None
+        # Dead letters that are kept by the next load. (Empty sequences are tuples: a list of its own would
+        # cost each idle actor 56 bytes.)
+        self._buried: tuple[Burial, ...] = ()
+
+    # -- what is done with the row
+
+    @abstractmethod
+    def work(self) -> None:
+        """Take messages and give the writer its next order; the row is loaded."""
+
+    @abstractmethod
+    def on_saved(self) -> None:
+        """The order is committed."""
+
+    @abstractmethod
+    def on_conflict(self) -> None:
+        """The row was no longer at ``base``."""
+
+    @abstractmethod
+    def on_rejected(self, error: StoreError) -> None:
+        """The database refuses the order for good, or the system closes without it."""
+
+    @abstractmethod
+    def on_crash(self, error: BaseException) -> None:
+        """Settle everything: a defect of the library ends this actor."""
+
+    # -- a turn
+
+    def run_turn(self) -> None:
+        """Take the answers, then work on what is waiting, unless an answer is still due."""
+        mailbox = self.actor_inbox
+        try:
+            for signal in mailbox.take_signals():
+                self._on_signal(signal)
+            if mailbox.sealed:
+                return
+            if self.stage == READY:
+                self.work()
+            elif self.stage == COLD and (self._buried or not mailbox.empty()):
+                self.load()
+        except BaseException as error:
+            self.on_crash(error)
+            raise
+        self.last_turn = monotonic()
+        if mailbox.rest(suspended=self.stage in (LOADING, SAVING)):
+            self.dispatcher.submit(self)
+
+    def _on_signal(self, signal: Any) -> None:
+        match signal:
+            case Saved():
+                self.on_saved()
+            case Loaded(row):
+                self._on_loaded(row)
+            case Conflict():
+                self.props.counters.add(conflicts=1)
+                self.on_conflict()
+            case Rejected(error):
+                self.on_rejected(error)
+            case Retire():
+                self._retire()
+
+    def _retire(self) -> None:
+        at_rest = self.stage in (COLD, READY) and not self._buried
+        # The seal is the linearisation point of retirement: a sender that comes later asks for a new
+        # actor, and the load of that one can only see what this one has committed.
+        if at_rest and self.actor_inbox.seal_if_empty():
+            self.props.retired(self)
+
+    # -- the row
+
+    def load(self) -> None:
+        """Read the row, after the buried letters are kept."""
+        self.stage = LOADING
+        letters = tuple(burial.letter for burial in self._buried)
+        self.props.tell_writer(Load((self.props.projection, self.key), letters, self.actor_inbox.put_signal))
+
+    def _on_loaded(self, row: Row | None) -> None:
+        self.stage, self.state = READY, None
+        self.base = None if row is None else row.position
+        self.halted = row is not None and row.halted
+        self._row = None if row is None or row.is_tombstone else row
+        self.props.counters.add(loads=1, dead_letters=len(self._buried))
+        if self._buried:
+            self.settle_buried()
+
+    def load_state(self) -> Any:
+        """Return the state, decoded by now. Raises StoreError if the row does not decode."""
+        if self.state is None:
+            try:
+                self.state = self.props.state_of(self._row)
+            except StoreError:
+                raise
+            except Exception as cause:
+                raise undecodable_row(self.props.projection, self.key, self.base, cause) from cause
+            self._row = None
+        return self.state
+
+    def forget(self) -> None:
+        """Know nothing of the row any more: the next message loads it."""
+        self.stage, self.state, self._row = COLD, None, None
+
+    def settle_buried(self) -> None:
+        """Tell the Receipts of what is buried."""
+        buried, self._buried = self._buried, ()
+        settle_burials(buried, self.props.in_flight)
