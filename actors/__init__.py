@@ -27,6 +27,8 @@ from .errors import (
     WouldDeadlock,
 )
 from .event_bus import EventBus
+from .health import Loop
+from .observer import Observer
 from .pooled_actor import PooledActor
 from .projection import Projection
 from .receipt import Applied, Receipt
@@ -49,8 +51,10 @@ __all__ = [
     "InvalidProjection",
     "KeyHalted",
     "LetterNotFound",
+    "Loop",
     "MailboxFull",
     "NotStarted",
+    "Observer",
     "PooledActor",
     "Position",
     "Projection",

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ..store import Position
+from .health import Loop
 
 
 def channel_of(projection: str, key: str) -> str:
@@ -67,6 +68,10 @@ class Broadcaster(Protocol):
     def after_fork(self) -> None:
         """In a forked child: forget the parent's subscribers, and the locks that it may have held."""
         return
+
+    def loops(self) -> list[Loop]:
+        """Return how the threads of its own fare."""
+        return []
 
     def stats(self) -> dict[str, Any]:
         """Return facts for the operator, JSON-able: the ``sockets`` part of the system's stats."""

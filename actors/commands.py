@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..store import Amend, Amendment, Position, Save, VersionConflict, Write, new_epoch
@@ -14,6 +15,7 @@ from .broadcaster import Committed
 from .burial import apply_error, fail_all, letter_of, settle_burials
 from .errors import LetterNotFound, key_halted
 from .fold import fold
+from .observer import tell
 from .receipt import Applied
 
 if TYPE_CHECKING:
@@ -158,6 +160,7 @@ class Retry(Command):
         assert turn is not None  # noqa: S101
         failure = announce(props, turn, actor.state)
         props.counters.add(events=len(turn.deltas), retried=len(turn.deltas))
+        tell(props.observers, lambda observer: observer.applied(turn, monotonic() - actor.last_turn))
         actor.forget()  # whether it is still halted, the row says
         applied = tuple(
             Applied(

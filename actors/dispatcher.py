@@ -8,6 +8,8 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from .health import Loop
+
 if TYPE_CHECKING:
     from .pooled_actor import PooledActor
 
@@ -34,8 +36,11 @@ class Dispatcher:
         self.turn_seconds = turn_seconds
         self._ready: queue.SimpleQueue[PooledActor | None] = queue.SimpleQueue()
         self.submit = self._ready.put
+        self._busy_since: list[float | None] = [None] * threads
         self._threads = [
-            threading.Thread(target=self._run, name=f"keyfold-dispatcher-{number}", daemon=True)
+            threading.Thread(
+                target=self._run, args=(number,), name=f"keyfold-dispatcher-{number}", daemon=True
+            )
             for number in range(threads)
         ]
 
@@ -55,16 +60,25 @@ class Dispatcher:
             thread.join(max(0.0, deadline - monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _run(self) -> None:
+    def loops(self, now: float) -> list[Loop]:
+        """Return how each thread fares."""
+        return [
+            Loop.of(thread, since, now) for thread, since in zip(self._threads, self._busy_since, strict=True)
+        ]
+
+    def _run(self, number: int) -> None:
+        busy_since = self._busy_since
         _worker.is_dispatcher = True
         get = self._ready.get
         while True:
             actor = get()
             if actor is None:
                 return
+            busy_since[number] = monotonic()
             try:
                 actor.run_turn()
             except BaseException:
                 # One broken actor must not take a thread from all the others.
                 _logger.exception("a turn of %s failed", actor)
+            busy_since[number] = None
             del actor  # else the last actor would live as long as the thread waits

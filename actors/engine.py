@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pykka
 
 from ..store import SnapshotWriter, WriterFacts
+from .activity import Activity
 from .counters import Counters, InFlight
 from .dispatcher import Dispatcher
+from .health import Loop
 from .props import Props
 from .supervisor import Supervisor
 from .sweeper import Sweeper
@@ -19,6 +22,7 @@ from .sweeper import Sweeper
 if TYPE_CHECKING:
     from ..store import SnapshotStore
     from .broadcaster import Broadcaster
+    from .observer import Observer
     from .runtime import ProjectionRuntime
     from .settings import Settings
 
@@ -31,17 +35,25 @@ _GRACE = 1.0
 class Engine:
     """The running part of a ProjectionSystem. Made at the first dispatch in a process, never inherited."""
 
-    def __init__(self, store: SnapshotStore, settings: Settings, broadcaster: Broadcaster | None) -> None:
+    def __init__(
+        self,
+        store: SnapshotStore,
+        settings: Settings,
+        broadcaster: Broadcaster | None,
+        report: Callable[[], None],
+        observers: list[Observer],
+    ) -> None:
         self.in_flight = InFlight(settings.in_flight_limit)
         self._store = store
         self._settings = settings
         self._broadcaster = broadcaster
+        self._observers = observers
         self._dispatcher = Dispatcher(
             threads=settings.dispatcher_threads,
             turn_limit=settings.turn_limit,
             turn_seconds=settings.turn_seconds,
         )
-        self._sweeper = Sweeper(settings)
+        self._sweeper = Sweeper(settings, report)
         self._give_up = threading.Event()
         self._supervisors: list[Supervisor] = []
         self._writer_facts = WriterFacts()
@@ -70,7 +82,9 @@ class Engine:
             dispatcher=self._dispatcher,
             mailbox_limit=self._settings.mailbox_limit,
             counters=Counters(),
+            activity=Activity(),
             in_flight=self.in_flight,
+            observers=self._observers,
             on_applied=runtime.hooks,
             schema_version=projection.schema_version,
             current=runtime.current,
@@ -115,6 +129,17 @@ class Engine:
 
     # -- facts
 
+    def loops(self) -> list[Loop]:
+        """Return how each thread fares."""
+        now = monotonic()
+        writer = Loop.of(self._writer_facts.thread, self._writer_facts.busy_since, now)
+        return [*self._dispatcher.loops(now), writer._replace(name="keyfold-writer"), self._sweeper.loop(now)]
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be written at the moment; empty when all is well."""
+        return self._writer_facts.trouble
+
     def _trouble(self) -> str:
         trouble = self._writer_facts.trouble
         return f"; the database is in trouble: {trouble}" if trouble else ""
@@ -128,11 +153,25 @@ class Engine:
         """Return what one projection's actors counted in this process; zeros before the first event."""
         supervisor = runtime.supervisor
         if supervisor is None:
-            return {"live": 0, "mailbox_depth": 0, **dict.fromkeys(Counters.NAMES, 0)}
-        actors = list(supervisor.actors.values())
-        depth = sum(len(actor.actor_inbox) for actor in actors)
+            nothing = {
+                "live": 0,
+                "mailbox_depth": 0,
+                "oldest_seconds": 0.0,
+                **dict.fromkeys(Counters.NAMES, 0),
+            }
+            return nothing | Activity().facts()
+        depths = [len(actor.actor_inbox) for actor in list(supervisor.actors.values())]
         return {
-            "live": len(actors),
-            "mailbox_depth": depth,
+            "live": len(depths),
+            "mailbox_depth": sum(depths),
+            "oldest_seconds": round(Engine.lag_of(runtime), 3),
             **supervisor.props.counters.totals(),
+            **supervisor.props.activity.facts(),
         }
+
+    @staticmethod
+    def lag_of(runtime: ProjectionRuntime[Any, Any]) -> float:
+        """Return how many seconds the oldest event in a mailbox of the projection has waited, at most."""
+        supervisor, now = runtime.supervisor, monotonic()
+        actors = [] if supervisor is None else list(supervisor.actors.values())
+        return max((actor.actor_inbox.waiting_seconds(now) for actor in actors), default=0.0)

@@ -24,7 +24,17 @@ class Mailbox:
     wake an actor that rests *suspended*, which is how events pile up into a batch during a commit.
     """
 
-    __slots__ = ("_actor", "_lock", "_messages", "_phase", "_room", "_signals", "_suspended", "limit")
+    __slots__ = (
+        "_actor",
+        "_lock",
+        "_messages",
+        "_phase",
+        "_room",
+        "_signals",
+        "_since",
+        "_suspended",
+        "limit",
+    )
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -34,6 +44,7 @@ class Mailbox:
         # Empty lanes are None: most of a million actors are idle, and a list costs 56 bytes.
         self._messages: list[Any] | None = None
         self._signals: list[Any] | None = None
+        self._since = 0.0
         self._room: threading.Condition | None = None
         self._actor: PooledActor | None = None
 
@@ -51,6 +62,7 @@ class Mailbox:
             messages = self._messages
             if messages is None:
                 self._messages = [message]
+                self._since = monotonic()
             elif len(messages) >= self.limit:
                 raise BlockingIOError
             else:
@@ -156,6 +168,10 @@ class Mailbox:
     def idle(self) -> bool:
         """True when nothing waits and no turn is under way. A hint: it may change at any moment."""
         return self._phase == _IDLE and not self._suspended and not self._messages
+
+    def waiting_seconds(self, now: float) -> float:
+        """Return how long the oldest message has waited, at most: it may be younger than the one before it."""
+        return max(0.0, now - self._since) if self._messages else 0.0
 
     def __len__(self) -> int:
         return len(self._messages or ())

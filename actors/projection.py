@@ -90,6 +90,13 @@ class Projection(ABC, Generic[EventT, StateT]):
         msg = f"the row has schema {from_version}, and {type(self).__name__} has no upgrade(state, from_version)"
         raise NotImplementedError(msg)
 
+    def history(self, key: str) -> Iterable[EventT] | None:  # noqa: ARG002
+        """Return all events of a key, oldest first, from where the app keeps them; None if it keeps none.
+
+        Override it to let operators rebuild a key from the admin page and the command line.
+        """
+        return None
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         arguments = _type_arguments(cls)
@@ -151,6 +158,9 @@ def check_projection(projection: object) -> Projection[Any, Any]:
         msg = f"{who} has no name: set the attribute name = 'some.name'"
         raise InvalidProjection(msg)
     check_name(projection.name)
+    if projection.name.split(".")[0] == "keyfold":
+        msg = f"{who}: names that begin with keyfold are Keyfold's own; call it something else"
+        raise InvalidProjection(msg)
     if not hasattr(projection, "events") or not hasattr(projection, "state_type"):
         msg = f"{who}: write class {who}(Projection[EventType, StateType]), or set events and state_type"
         raise InvalidProjection(msg)

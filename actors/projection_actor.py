@@ -14,6 +14,7 @@ from .broadcaster import Committed
 from .burial import apply_error, crash_error, fail_all, letter_of
 from .commands import Command, Park, first_command
 from .fold import fold
+from .observer import tell
 from .row_actor import LOADING, READY, SAVING, RowActor
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class ProjectionActor(RowActor):
         except Exception as cause:
             self._narrow(batch, cause)
             return
+        props.activity.encoded(len(encoded))
         base = self.base
         epoch, version = base or (new_epoch(), 0)
         self._turn = Committed(
@@ -135,6 +137,10 @@ class ProjectionActor(RowActor):
         self.base = Position(turn.epoch, turn.version)
         failure = announce(props, turn, self.state)
         props.counters.add(events=len(deliveries), turns=1)
+        seconds = monotonic() - self.last_turn
+        props.activity.committed(self.key, len(deliveries), seconds)
+        if props.observers:
+            tell(props.observers, lambda observer: observer.applied(turn, seconds))
         settle_deliveries(deliveries, turn, failure)
         self._deliveries, self._turn = (), None
         props.in_flight.settle(len(deliveries))
@@ -186,6 +192,7 @@ class ProjectionActor(RowActor):
         version = (self.base.version if self.base else 0) + index + 1
         error = apply_error(self.props.projection, self.key, version, delivery.event, cause)
         _logger.error("%s", error, exc_info=cause, extra=error.facts)
+        tell(self.props.observers, lambda observer: observer.failed(error, delivery.event))
         return error
 
     def on_rejected(self, error: StoreError) -> None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..store import Amend, Load, Row, Write
 
 if TYPE_CHECKING:
+    from .activity import Activity
     from .broadcaster import Broadcaster
     from .counters import Counters, InFlight
     from .dispatcher import Dispatcher
+    from .observer import Observer
 
 
 class Retire(NamedTuple):
@@ -39,7 +41,9 @@ class Props:
     dispatcher: Dispatcher
     mailbox_limit: int
     counters: Counters
+    activity: Activity
     in_flight: InFlight
+    observers: list[Observer]
     on_applied: list[Callable[[str, Any], object]]
     schema_version: int
     current: Callable[[Row], Row]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -28,9 +28,14 @@ class Readers:
         """Return the future of what ``ask`` returns. It fails with what that raises, a StoreError mostly."""
         return self._pool.submit(ask)
 
-    def stop(self) -> None:
-        """Finish the reads under way, and close the threads' connections."""
+    def stop(self, last: Callable[[], object], timeout: float) -> None:
+        """Finish the reads under way and ``last``, and close the threads' connections, within timeout seconds.
+
+        A database that does not answer keeps a thread longer; it ends with the process.
+        """
         with contextlib.suppress(RuntimeError):  # at the interpreter's exit the threads have ended already
-            for _ in range(_THREADS):
-                self._pool.submit(self._store.disconnect)
-        self._pool.shutdown()
+            ends = [self._pool.submit(last)]
+            ends += [self._pool.submit(self._store.disconnect) for _ in range(_THREADS)]
+            self._pool.shutdown(wait=False)
+            if wait(ends, timeout).not_done:
+                self._store.interrupt()

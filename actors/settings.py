@@ -36,6 +36,10 @@ class Settings:
     """Rows written in one transaction."""
     close_timeout: float = 10.0
     """Seconds that close() and the end of the process give to what is not committed yet."""
+    report_seconds: float = 5.0
+    """How often a process tells the others, in the database, what it does; 0 for never."""
+    health_seconds: float = 10.0
+    """A thread that takes longer for one step is taken to hang; events that wait longer are a lag."""
     auto_migrate: bool = True
     """Create or update the tables at the first use. False: the app runs the migrations itself."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from heapq import nsmallest
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from .errors import MailboxSealed
+from .health import Loop
 from .props import RETIRE
 
 if TYPE_CHECKING:
@@ -23,15 +25,17 @@ class Sweeper:
 
     Nothing is kept per message but the stamp of an actor's last turn. Over ``max_live_actors`` the
     actors with the oldest stamps are hinted at; an eighth above it spawning waits, so that the
-    number stays bounded however fast new keys come.
+    number stays bounded however fast new keys come. Each round ends with ``report``.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, report: Callable[[], None]) -> None:
         self._settings = settings
+        self._report = report
         self._populations: list[dict[str, ProjectionActor]] = []
         self._hard_limit = settings.max_live_actors + settings.max_live_actors // 8
         self._wake = threading.Event()
         self._stopping = False
+        self._busy_since: float | None = None
         self._room = threading.Condition()
         self._waiting = 0
         self._thread = threading.Thread(target=self._run, name="keyfold-sweeper", daemon=True)
@@ -103,15 +107,22 @@ class Sweeper:
         self._thread.join(max(0.0, deadline - monotonic()))
         return not self._thread.is_alive()
 
+    def loop(self, now: float) -> Loop:
+        """Return how its thread fares."""
+        return Loop.of(self._thread, self._busy_since, now)
+
     def _run(self) -> None:
         interval = min(5.0, max(0.01, self._settings.idle_seconds / 4))
         while not self._stopping:
             self._wake.wait(interval)
             self._wake.clear()
+            self._busy_since = monotonic()
             try:
-                self.sweep(monotonic())
+                self.sweep(self._busy_since)
             except Exception:
                 _logger.exception("a sweep failed; the next one comes in %s s", interval)
+            self._report()
+            self._busy_since = None
 
 
 def _last_turn(actor: ProjectionActor) -> float:

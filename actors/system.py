@@ -17,8 +17,10 @@ from ..store import Row, SnapshotStore
 from .engine import Engine
 from .errors import AlreadyRegistered, Closed, UnknownProjection
 from .event_bus import EventBus
+from .health import Loop
 from .projection import EventT, Projection, StateT, check_projection
 from .readers import Readers
+from .reporter import Reporter
 from .runtime import ProjectionRuntime
 from .settings import Settings
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import peewee
 
     from .broadcaster import Broadcaster
+    from .observer import Observer
 
 T = TypeVar("T")
 
@@ -58,6 +61,8 @@ class ProjectionSystem:
         self.bus = EventBus()
         self.projections: dict[str, ProjectionRuntime[Any, Any]] = {}
         self._fresh()
+        self.reporter = Reporter(self)
+        self._observers: list[Observer] = []
         self.closed = False
         self._closes_at_exit = False
         _systems.add(self)
@@ -101,6 +106,10 @@ class ProjectionSystem:
                 raise RuntimeError(msg)
             self.broadcaster = broadcaster
 
+    def observe(self, observer: Observer) -> None:
+        """Tell this observer what is committed and what fails, from now on."""
+        self._observers.append(observer)
+
     # -- life
 
     def start(self) -> None:
@@ -113,7 +122,9 @@ class ProjectionSystem:
             if self._engine is not None:
                 return
             self.store.ensure_tables()
-            engine = Engine(self.store, self.settings, self.broadcaster)
+            engine = Engine(
+                self.store, self.settings, self.broadcaster, self.reporter.report, self._observers
+            )
             for runtime in self.projections.values():
                 engine.add(runtime)
             engine.start()
@@ -147,7 +158,7 @@ class ProjectionSystem:
         if self.broadcaster is not None:
             self.broadcaster.close(max(_FAREWELL_SECONDS, deadline - monotonic()))
         if readers is not None:
-            readers.stop()
+            readers.stop(self.reporter.leave, max(_FAREWELL_SECONDS, deadline - monotonic()))
         self.store.close()
 
     def _close_at_exit(self) -> None:
@@ -203,7 +214,10 @@ class ProjectionSystem:
         engine = self._engine
         names = sorted(self.projections)
         facts: dict[str, Any] = {
+            "process": self.reporter.process,
+            "host": self.reporter.host,
             "pid": os.getpid(),
+            "started_at": self.reporter.started_at,
             "database": self.store.describe(),
             "started": engine is not None,
             "closed": self.closed,
@@ -211,8 +225,27 @@ class ProjectionSystem:
             "in_flight": 0 if engine is None else engine.in_flight.count,
             "writer": {} if engine is None else engine.writer_facts(),
         }
+        facts["loops"] = {loop.name: loop.trouble(self.settings.health_seconds) for loop in self.loops()}
         facts["sockets"] = {} if self.broadcaster is None else self.broadcaster.stats()
         return facts
+
+    def loops(self) -> list[Loop]:
+        """Return how each thread that runs in this process fares; none before the first dispatch or socket."""
+        engine, broadcaster = self._engine, self.broadcaster
+        return [
+            *(engine.loops() if engine is not None else ()),
+            *(broadcaster.loops() if broadcaster is not None else ()),
+        ]
+
+    def lag_seconds(self) -> float:
+        """Return how long the oldest event has waited in a mailbox, at most."""
+        return max((Engine.lag_of(runtime) for runtime in self.projections.values()), default=0.0)
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be written at the moment; empty when all is well."""
+        engine = self._engine
+        return "" if engine is None else engine.trouble
 
     def _after_fork(self) -> None:
         # The parent's threads do not exist here, its locks may be held by them, and its connections
@@ -222,6 +255,7 @@ class ProjectionSystem:
         if self.broadcaster is not None:
             self.broadcaster.after_fork()
         self.store.forget_connections()
+        self.reporter.after_fork()
         for runtime in self.projections.values():
             runtime.supervisor = None
 

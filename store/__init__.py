@@ -16,11 +16,12 @@ from .ledger import Ledger
 from .messages import CONFLICT, SAVED, Amend, Answer, Conflict, Load, Loaded, Rejected, Saved, Write
 from .migrations import CreateProjectionSnapshotsTable, migrate, pending, rollback
 from .models import ProjectionDeadLetter, ProjectionSnapshot, ProjectionWriter
+from .processes import Processes
 from .queries import KeyFacts, Queries
 from .records import Address, Amendment, DeadLetter, Position, Row, Save, Snapshot, StoredLetter, new_epoch
 from .snapshot_store import SnapshotStore
 from .writer import SnapshotWriter
-from .writer_facts import WriterFacts
+from .writer_facts import WriterFacts, quantile
 
 __all__ = [
     "CONFLICT",
@@ -42,6 +43,7 @@ __all__ = [
     "Load",
     "Loaded",
     "Position",
+    "Processes",
     "ProjectionDeadLetter",
     "ProjectionError",
     "ProjectionKey",
@@ -68,5 +70,6 @@ __all__ = [
     "new_epoch",
     "open_database",
     "pending",
+    "quantile",
     "rollback",
 ]

@@ -147,11 +147,36 @@ class AddHaltedKeys(Migration):
                 database.execute_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
 
 
+class CreateProjectionProcessesTable(Migration):
+    """What each running process last said of itself, so that an operator sees all of them."""
+
+    number = 5
+
+    @staticmethod
+    def forward(database: peewee.Database) -> None:
+        """Create projection_processes."""
+        database.execute_sql(
+            """
+            CREATE TABLE IF NOT EXISTS projection_processes (
+                process VARCHAR(64) PRIMARY KEY,
+                facts TEXT NOT NULL,
+                at DOUBLE PRECISION NOT NULL
+            )
+            """
+        )
+
+    @staticmethod
+    def back(database: peewee.Database) -> None:
+        """Drop projection_processes."""
+        database.execute_sql("DROP TABLE IF EXISTS projection_processes")
+
+
 MIGRATIONS: tuple[type[Migration], ...] = (
     CreateProjectionSnapshotsTable,
     CreateProjectionDeadLettersTable,
     CreateProjectionWritersTable,
     AddHaltedKeys,
+    CreateProjectionProcessesTable,
 )
 
 

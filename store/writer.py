@@ -54,6 +54,7 @@ class SnapshotWriter(pykka.ThreadingActor):
         return queue.SimpleQueue()  # Pykka's own choice, queue.Queue, takes four times as long a message
 
     def on_start(self) -> None:
+        self._facts.thread = threading.current_thread()
         self._store.keep_connection()
 
     def on_stop(self) -> None:
@@ -65,9 +66,10 @@ class SnapshotWriter(pykka.ThreadingActor):
         self._store.disconnect()
 
     def on_receive(self, message: Message) -> None:
+        self._facts.busy_since = monotonic()
         group, stop = self._drain(message)
         self._handle(group)
-        self._facts.heartbeat = monotonic()
+        self._facts.busy_since = None
         if stop is not None:
             # Not a matter of the group: back to where Pykka's own loop finds it next.
             self.actor_inbox.put(stop)
@@ -151,7 +153,7 @@ class SnapshotWriter(pykka.ThreadingActor):
         if not self._facts.trouble:
             _logger.error("nothing can be written; trying again until it can: %s", error)
         self._facts.trouble = str(error)
-        self._facts.heartbeat = monotonic()
+        self._facts.busy_since = monotonic()  # each attempt is a step of its own: it does not hang
 
     def _note_recovery(self) -> None:
         if self._facts.trouble:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from time import monotonic
+from collections.abc import Sequence
 from typing import Any
 
 _RECENT = 512
@@ -15,18 +16,23 @@ class WriterFacts:
     def __init__(self) -> None:
         self.commits = 0
         self.rows = 0
+        self.commit_seconds = 0.0
         self.conflicts = 0
         self.rejected = 0
         self.retries = 0
         self.trouble = ""
         """Why nothing can be written at the moment; empty when all is well."""
-        self.heartbeat = monotonic()
+        self.thread: threading.Thread | None = None
+        """The writer's own, once it runs."""
+        self.busy_since: float | None = None
+        """When the step that is under way began; None while it waits for something to do."""
         self._sizes: deque[int] = deque(maxlen=_RECENT)
         self._seconds: deque[float] = deque(maxlen=_RECENT)
 
     def committed(self, written: list[bool], seconds: float) -> None:
         """Count one transaction and how long it took."""
         self.commits += 1
+        self.commit_seconds += seconds
         self.rows += sum(written)
         self.conflicts += len(written) - sum(written)
         self._sizes.append(len(written))
@@ -38,17 +44,18 @@ class WriterFacts:
         return {
             "commits": self.commits,
             "rows": self.rows,
+            "commit_seconds": round(self.commit_seconds, 6),
             "conflicts": self.conflicts,
             "rejected": self.rejected,
             "retries": self.retries,
             "trouble": self.trouble or None,
-            "commit_size_p50": _quantile(sizes, 0.5),
-            "commit_size_p95": _quantile(sizes, 0.95),
-            "commit_ms_p50": round(1000 * _quantile(seconds, 0.5), 3),
-            "commit_ms_p95": round(1000 * _quantile(seconds, 0.95), 3),
-            "heartbeat_age": round(monotonic() - self.heartbeat, 3),
+            "commit_size_p50": quantile(sizes, 0.5),
+            "commit_size_p95": quantile(sizes, 0.95),
+            "commit_ms_p50": round(1000 * quantile(seconds, 0.5), 3),
+            "commit_ms_p95": round(1000 * quantile(seconds, 0.95), 3),
         }
 
 
-def _quantile(ordered: list[Any], share: float) -> Any:
+def quantile(ordered: Sequence[Any], share: float) -> Any:
+    """Return the value below which a share of the ordered ones lies; 0 if there are none."""
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0

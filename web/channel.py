@@ -271,6 +271,7 @@ class Channel:
             else:
                 if reason not in snapshots:
                     snapshots[reason] = Parcel.snapshot(self.text, position, state, reason)
+                self._host.snapshot_sent(self.name, reason)
                 parcels, deltas = [snapshots[reason]], missing
             if then == LIVE:
                 self.live[subscription] = None

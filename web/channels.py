@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from .channel import Channel
@@ -56,6 +57,18 @@ class Channels:
             if surplus > 0 and channel.ring is not None:
                 surplus -= channel.ring.size
                 channel.ring.clear()
+
+    def by_projection(self) -> Counter[str]:
+        """Return how many subscriptions each projection has. From any thread."""
+        subscriptions: Counter[str] = Counter()
+        for channel in list(self._channels.copy().values()):
+            subscriptions[channel.name] += len(channel.live) + len(channel.ahead) + len(channel.waiting)
+        return subscriptions
+
+    def subscribers(self, name: str, key: str) -> int:
+        """Return how many watch a key. From any thread."""
+        channel = self.find(name, key)
+        return 0 if channel is None else len(channel.live) + len(channel.ahead) + len(channel.waiting)
 
     def stats(self) -> dict[str, Any]:
         """Return what is watched now. From any thread."""

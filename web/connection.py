@@ -53,6 +53,8 @@ class Connection(ABC):
         "_sock",
         "heard_at",
         "host",
+        "number",
+        "opened_at",
         "place",
         "subscriptions",
         "visitor",
@@ -64,7 +66,8 @@ class Connection(ABC):
         self._send = sock.send
         self.host, self.visitor, self.place = host, visitor, place
         self.subscriptions: dict[tuple[str, str], Subscription] = {}
-        self.heard_at = self._allowed_at = host.clock()
+        self.number = 0
+        self.heard_at = self._allowed_at = self.opened_at = host.clock()
         self._outbox: Outbox | None = None
         self._ignored: set[Subscription] | None = None
         self._progress = 0

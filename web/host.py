@@ -31,6 +31,9 @@ class Host(Protocol):
     def read(self, channel: Channel) -> None:
         """Read the committed row and call ``row_came`` or ``no_row_came``."""
 
+    def snapshot_sent(self, name: str, reason: str) -> None:
+        """Count a snapshot that one subscriber of a projection was sent."""
+
     def later(self, seconds: float, function: Callable[[], None]) -> None:
         """Call function after so many seconds."""
 

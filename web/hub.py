@@ -9,12 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..actors import Broadcaster, Committed, ProjectionKey, ProjectionSystem, UnknownProjection
+from ..actors import Broadcaster, Committed, Loop, ProjectionSystem
 from ..store import Position
+from .addresses import find_address
 from .admission import Admission
 from .channel import Channel
 from .channels import Channels
 from .connection import GOING_AWAY, UNAUTHENTICATED, Connection
+from .connections import Connections
 from .frames import delta_frames
 from .news import Missed, News, Replaced, Turn
 from .reactor import Reactor
@@ -43,6 +45,7 @@ _COUNTS = [
     "refused_channels",
 ]
 _CHECKERS = 4
+_SOURCE_SECONDS = 1.0
 _SWEEPS_A_HEARTBEAT = 5
 _CLOSE_SECONDS = 3.0
 
@@ -58,8 +61,11 @@ class Hub(Broadcaster):
     def __init__(self, settings: WebSettings, *, clock: Callable[[], float] = monotonic) -> None:
         self.settings = settings
         self.clock = clock
+        self.sources: dict[str, Callable[[], Row | None]] = {}
+        """Channels (by name; the key is ``all``) that come from elsewhere than a projection's rows: read anew every second while watched."""
+        self.connected: Callable[[str | None, str | None, str | None], object] | None = None
+        """Called with projection, key and user of each connection, on a thread that may wait."""
         self._system: ProjectionSystem | None = None
-        self._connections: set[Connection] = set()
         self._closed = False
         self._fresh()
 
@@ -74,11 +80,12 @@ class Hub(Broadcaster):
         self.admission = Admission(self.settings)
         self.counts: Counter[str] = Counter()
         self.channels = Channels(self)
-        self._connections = set()
+        self.connections = Connections()
+        self._resyncs: Counter[str] = Counter()
 
     def after_fork(self) -> None:
         """In a forked child: no socket of the parent is ours, and its reactor's thread is not here."""
-        connections, reactor = self._connections, self._reactor
+        connections, reactor = self.connections, self._reactor
         self._fresh()
         for connection in connections:
             connection.abandon()
@@ -123,6 +130,7 @@ class Hub(Broadcaster):
                     reactor = Reactor("keyfold-hub")
                     reactor.start()
                     reactor.call(self._sweep)
+                    reactor.call(self._beat_sources)
                     self._reactor = reactor
         return self._reactor
 
@@ -134,18 +142,22 @@ class Hub(Broadcaster):
         self.reactor.call(self._begin, connection, wish, carried)
 
     def _begin(self, connection: Connection, wish: Wish | None, carried: bool) -> None:  # noqa: FBT001
-        self._connections.add(connection)
+        self.connections.add(connection)
         self.counts["opened"] += 1
         self.counts["carried"] += carried
         connection.start()
         if self._closed:
             connection.close(GOING_AWAY, "the server is shutting down")
-        elif wish is not None:
+            return
+        if wish is not None:
             connection.subscribe(*wish)
+        if self.connected is not None:
+            name, key, _ = wish or (None, None, None)
+            self._ask(self.connected, name, key, connection.visitor.user)
 
     def gone(self, connection: Connection) -> None:
         """Forget a connection that has ended. On the reactor's thread."""
-        self._connections.discard(connection)
+        self.connections.remove(connection)
         self.counts["closed"] += 1
 
     def disconnect(self, user: str) -> int:
@@ -155,7 +167,7 @@ class Hub(Broadcaster):
         closed = Future[int]()
 
         def close() -> None:
-            theirs = [connection for connection in self._connections if connection.visitor.user == user]
+            theirs = self.connections.of_user(user)
             for connection in theirs:
                 connection.close(UNAUTHENTICATED, "you were signed out")
             closed.set_result(len(theirs))
@@ -165,40 +177,42 @@ class Hub(Broadcaster):
 
     def check(self, connection: Connection, name: str, key: str, ticket: str | None = None) -> None:
         """Ask the app, on a thread of its own, whether a visitor may read a key."""
-        if self._closed:
-            return
-        if self._checkers is None:
-            self._checkers = ThreadPoolExecutor(_CHECKERS, thread_name_prefix="keyfold-access")
         visitor = connection.visitor
 
         def ask() -> None:
             allowed = visitor.may(name, key, ticket)
             self.reactor.call(lambda: connection.decided(name, key, may=allowed))
 
-        self._checkers.submit(ask)
+        self._ask(ask)
+
+    def _ask(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Run code of the app's, which may wait, on a thread of its own."""
+        if self._closed:
+            return
+        if self._checkers is None:
+            self._checkers = ThreadPoolExecutor(_CHECKERS, thread_name_prefix="keyfold-access")
+        self._checkers.submit(function, *arguments)
+
+    def snapshot_sent(self, name: str, reason: str) -> None:
+        """Count it, if it stands for deltas that would not do."""
+        if reason not in ("initial", "rebuild"):
+            self._resyncs[name] += 1
+
+    def drop(self, number: int) -> bool:
+        """Close one connection of this process, as an operator asks. False: there is none. From any thread."""
+        connection = self.connections.find(number)
+        if connection is None:
+            return False
+        self.reactor.call(connection.close, GOING_AWAY, "an operator has closed this connection")
+        return True
 
     def address_of(self, channel: str | None, projection: str | None, key: str | None) -> tuple[str, str]:
-        """Return (name, key) of a channel, or of the two given apart. Raises UnknownProjection, InvalidKey.
-
-        Names and keys may both have dots: the longest registered name that fits is meant.
-        """
-        projections = self._projections
-        if projection is None or key is None:
-            head, _, rest = (channel or "").partition("projection.")
-            names = [name for name in projections if not head and rest.startswith(f"{name}.")]
-            projection = max(names, key=len, default=None)
-            if projection is None:
-                msg = f"no registered projection has the channel {(channel or '')[:200]!r}"
-                raise UnknownProjection(msg)
-            key = rest[len(projection) + 1 :]
-        elif projection not in projections:
-            msg = f"no projection is named {projection[:200]!r}"
-            raise UnknownProjection(msg, projection=projection)
-        return projection, ProjectionKey(key)
+        """Return (name, key) of what a client wants. Raises UnknownProjection, InvalidKey."""
+        return find_address(self._projections, channel, projection, key)
 
     @property
     def _projections(self) -> dict[str, Any]:
-        return {} if self._system is None else self._system.projections
+        return self.sources | ({} if self._system is None else self._system.projections)
 
     # -- channels, on the reactor's thread
 
@@ -217,9 +231,13 @@ class Hub(Broadcaster):
             else:
                 reactor.call(channel.no_row_came, error)
 
+        system, source = self._system, self.sources.get(channel.name)
         try:
-            assert self._system is not None  # noqa: S101
-            self._system.submit_read(channel.name, channel.key).add_done_callback(came)
+            assert system is not None  # noqa: S101
+            reading = (
+                system.submit_read(channel.name, channel.key) if source is None else system.submit(source)
+            )
+            reading.add_done_callback(came)
         except Exception as error:
             reactor.call(channel.no_row_came, error)
 
@@ -229,7 +247,16 @@ class Hub(Broadcaster):
 
     def _sweep(self) -> None:
         self.channels.sweep()
+        if self._system is not None:
+            self._system.reporter.report()
         self.reactor.call_later(max(0.01, self.settings.heartbeat_seconds / _SWEEPS_A_HEARTBEAT), self._sweep)
+
+    def _beat_sources(self) -> None:
+        for name in self.sources:
+            channel = self.channels.find(name, "all")
+            if channel is not None and channel.is_watched:
+                channel.beat()
+        self.reactor.call_later(_SOURCE_SECONDS, self._beat_sources)
 
     # -- the end, and facts
 
@@ -244,33 +271,20 @@ class Hub(Broadcaster):
             checkers.shutdown(wait=False, cancel_futures=True)
         if reactor is None:
             return
-        all_gone = threading.Event()
-
-        def close_all() -> None:
-            for connection in list(self._connections):
-                connection.close(GOING_AWAY, "the server is shutting down")
-            look()
-
-        def look() -> None:
-            if self._connections:
-                reactor.call_later(0.01, look)
-            else:
-                all_gone.set()
-
-        def end_all() -> None:
-            for connection in list(self._connections):
-                connection.end()
-
-        reactor.call(close_all)
-        all_gone.wait(timeout)
-        reactor.call(end_all)
+        self.connections.close_all(reactor, GOING_AWAY, "the server is shutting down", timeout)
         reactor.stop(timeout)
+
+    def loops(self) -> list[Loop]:
+        reactor = self._reactor
+        return [] if reactor is None or self._closed else [reactor.loop(monotonic())]
 
     def stats(self) -> dict[str, Any]:
         """Return what is open now, and the totals since the process began."""
-        counts = self.counts.copy()
+        counts, watched, resyncs = self.counts.copy(), self.channels.by_projection(), self._resyncs.copy()
+        names = [name for name in self._projections if name not in self.sources]
         return {
-            "open": len(self._connections),
+            "open": len(self.connections),
+            "projections": {name: {"subscribers": watched[name], "resyncs": resyncs[name]} for name in names},
             **self.channels.stats(),
             "refused": self.admission.refused,
             **{name: counts[name] for name in _COUNTS},

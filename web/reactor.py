@@ -14,6 +14,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from ..actors import Loop
+
 _logger = logging.getLogger("keyfold.reactor")
 
 READABLE = selectors.EVENT_READ
@@ -44,7 +46,8 @@ class Reactor:
         self._running = True
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.turns = 0
-        """How often it has gone round: a number that stands still shows a callback that hangs."""
+        """How often it has gone round."""
+        self._busy_since: float | None = None
 
     # -- from any thread
 
@@ -68,6 +71,10 @@ class Reactor:
             return False
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def loop(self, now: float) -> Loop:
+        """Return how the thread fares."""
+        return Loop.of(self._thread, self._busy_since, now)
 
     def abandon(self) -> None:
         """In a forked child, where the thread is not: close this process's copy of the descriptors.
@@ -106,6 +113,7 @@ class Reactor:
             # Looked at after the flag is set: a caller that saw the flag unset has put its call in before.
             ready = self._selector.select(0 if self._calls else self._until_next_timer())
             self._asleep = False
+            self._busy_since = monotonic()
             for key, events in ready:
                 self._guarded(key.data, events)
             for _ in range(len(self._calls)):
@@ -114,6 +122,7 @@ class Reactor:
             while self._timers and self._timers[0][0] <= monotonic():
                 _, _, function, arguments = heapq.heappop(self._timers)
                 self._guarded(function, *arguments)
+            self._busy_since = None
         self._selector.close()
         self._bell.close()
         self._hand.close()

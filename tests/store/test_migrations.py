@@ -20,6 +20,7 @@ ALL = [
     "CreateProjectionDeadLettersTable",
     "CreateProjectionWritersTable",
     "AddHaltedKeys",
+    "CreateProjectionProcessesTable",
 ]
 TABLES = ["projection_snapshots", "projection_dead_letters", "projection_writers"]
 

@@ -82,6 +82,9 @@ class Desk:
     def read(self, channel: Channel) -> None:
         self.reads.append(channel)
 
+    def snapshot_sent(self, name: str, reason: str) -> None:
+        return
+
     def later(self, _seconds: float, function: Callable[[], None]) -> None:
         self.timers.append(function)
 

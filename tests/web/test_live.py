@@ -610,7 +610,7 @@ def test_the_client_watches_and_resumes(site: Site, app: Flask, system: Projecti
         assert change is not None
         assert (change.is_snapshot, change.value) == (False, {"total": 1})
         hub = hub_of(app)
-        [connection] = hub._connections
+        [connection] = hub.connections
         hub.reactor.call(connection.end)
         dispatch(system, "a", 2)
         change = watch.next(DEADLINE)

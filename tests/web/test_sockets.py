@@ -247,7 +247,7 @@ def test_a_slow_subscriber_gets_the_newest_snapshot_not_a_longer_queue(
     for watcher in (slow, lively):
         watcher.next()
     dispatch_big(system, "a", 30, lively)
-    [waiting] = [c for c in hub_of(app)._connections if c.waiting_bytes]
+    [waiting] = [c for c in hub_of(app).connections if c.waiting_bytes]
     assert waiting.waiting_bytes <= 256 * 1024 + 64 * 1024
     frames: list[dict[str, Any]] = []
     while not frames or frames[-1]["version"] < 30:

@@ -1,0 +1,52 @@
+"""The processes that work on one database, as they report themselves."""
+
+from __future__ import annotations
+
+from time import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from .snapshot_store import SnapshotStore
+
+_REPORT = """
+    INSERT INTO projection_processes (process, facts, at) VALUES (?, ?, ?)
+    ON CONFLICT (process) DO UPDATE SET facts = excluded.facts, at = excluded.at
+"""
+_READ = "SELECT facts, at FROM projection_processes WHERE at > ? ORDER BY process"
+_LEAVE = "DELETE FROM projection_processes WHERE process = ? OR at < ?"
+_FORGOTTEN_SECONDS = 3600.0
+
+
+class Processes:
+    """One row a process: a report replaces the one before. Clocks of several machines are taken to agree roughly."""
+
+    def __init__(self, store: SnapshotStore) -> None:
+        self._store = store
+
+    def report(self, process: str, facts: dict[str, Any]) -> None:
+        """Write what a process says of itself. Raises StoreError."""
+        self._run(_REPORT, process, msgspec.json.encode(facts).decode(), time())
+
+    def leave(self, process: str) -> None:
+        """Remove a process that ends, and those that died without a word."""
+        self._run(_LEAVE, process, time() - _FORGOTTEN_SECONDS)
+
+    def recent(self, seconds: float) -> list[dict[str, Any]]:
+        """Return what each process said within so many seconds, with the report's age in ``reported_ago``."""
+        now = time()
+        return [
+            {**msgspec.json.decode(facts), "reported_ago": round(max(0.0, now - at), 1)}
+            for facts, at in self._run(_READ, now - seconds, rows=True)
+        ]
+
+    def _run(self, sql: str, *parameters: Any, rows: bool = False) -> Any:
+        self._store.ensure_tables()
+        database = self._store.database
+
+        def run() -> Any:
+            cursor = database.execute_sql(sql.replace("?", database.param), parameters)
+            return cursor.fetchall() if rows else None
+
+        return self._store.run(run)

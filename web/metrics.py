@@ -1,0 +1,119 @@
+"""The numbers of the stats in the text format of Prometheus. Needs the extra ``metrics``.
+
+Under gunicorn with several workers set PROMETHEUS_MULTIPROC_DIR, as
+https://prometheus.github.io/client_python/multiprocess/ says: then a scrape of any worker tells the sum of all.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_TOTALS = {
+    "events": "Events folded and committed.",
+    "turns": "Turns committed: one row written each, for one or more events.",
+    "conflicts": "Writes refused because another process had written the row.",
+    "dead_letters": "Events that became dead letters.",
+    "parked": "Events parked for halted keys.",
+    "halts": "Times that a key was halted.",
+    "retried": "Dead letters folded after all.",
+    "refused": "Events not accepted, for want of room.",
+    "broadcast_errors": "Committed changes that could not be shown.",
+    "hook_errors": "on_applied hooks that raised.",
+    "loads": "Rows loaded by actors.",
+    "spawned": "Actors spawned.",
+    "retired": "Actors retired.",
+}
+_NOW = {
+    "live": ("Actors alive.", "livesum"),
+    "mailbox_depth": ("Events waiting in mailboxes.", "livesum"),
+    "oldest_seconds": ("Seconds that the oldest event in a mailbox has waited, at most.", "livemax"),
+}
+_WRITER = {
+    "commits": "Transactions committed.",
+    "rows": "Rows written.",
+    "commit_seconds": "Seconds spent in transactions.",
+    "retries": "Attempts to write that failed and were repeated.",
+}
+_SOCKETS = {
+    "opened": "Connections taken over.",
+    "closed": "Connections ended.",
+    "slow": "Times that a connection lost frames for being slow.",
+    "stalled": "Connections closed for taking nothing.",
+    "refused": "Connections refused by a limit.",
+}
+
+
+class Metrics:
+    """Mirrors the stats of one system into metrics of its own registry; counters by what they grew since."""
+
+    def __init__(self) -> None:
+        self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        self._registry = CollectorRegistry()
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._seen: dict[tuple[str, str], float] = {}
+        by = ["projection"]
+        self._totals = {word: self._counter(f"keyfold_{word}", text, by) for word, text in _TOTALS.items()}
+        self._now = {
+            word: self._gauge(f"keyfold_{_gauge_name(word)}", text, mode, by)
+            for word, (text, mode) in _NOW.items()
+        }
+        self._writer = {word: self._counter(f"keyfold_writer_{word}", text) for word, text in _WRITER.items()}
+        self._sockets = {
+            word: self._counter(f"keyfold_sockets_{word}", text) for word, text in _SOCKETS.items()
+        }
+        self._open = self._gauge("keyfold_sockets_open", "Connections open.", "livesum")
+        self._subscribers = self._gauge("keyfold_subscribers", "Subscriptions.", "livesum", by)
+        self._resyncs = self._counter("keyfold_resyncs", "Snapshots sent because deltas would not do.", by)
+
+    def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
+        return Counter(name, text, labels or (), registry=self._registry)
+
+    def _gauge(self, name: str, text: str, mode: Any, labels: list[str] | None = None) -> Gauge:
+        return Gauge(name, text, labels or (), registry=self._registry, multiprocess_mode=mode)
+
+    def mirror(self, stats: dict[str, Any]) -> None:
+        """Bring the metrics to these stats. In multi-process mode this writes the process's file."""
+        with self._lock:
+            if self._pid != os.getpid():  # forked: the stats begin anew, and so do the metrics' files
+                self._pid = os.getpid()
+                self._seen.clear()
+            for name, facts in stats["projections"].items():
+                for word, counter in self._totals.items():
+                    self._grow(counter.labels(name), word, name, facts[word])
+                for word, gauge in self._now.items():
+                    gauge.labels(name).set(facts[word])
+            for word, counter in self._writer.items():
+                self._grow(counter, f"writer {word}", "", stats["writer"].get(word, 0))
+            sockets = stats["sockets"]
+            for word, counter in self._sockets.items():
+                self._grow(counter, f"sockets {word}", "", sockets.get(word, 0))
+            self._open.set(sockets.get("open", 0))
+            for name, facts in sockets.get("projections", {}).items():
+                self._subscribers.labels(name).set(facts["subscribers"])
+                self._grow(self._resyncs.labels(name), "resyncs", name, facts["resyncs"])
+
+    def _grow(self, counter: Any, word: str, name: str, value: float) -> None:
+        grown = value - self._seen.get((word, name), 0)
+        if grown > 0:
+            counter.inc(grown)
+        self._seen[word, name] = value
+
+    def text(self) -> bytes:
+        """Return all metrics; in multi-process mode those of all processes."""
+        if not self._multiprocess:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+
+def _gauge_name(word: str) -> str:
+    return {"live": "actors_live", "oldest_seconds": "mailbox_oldest_seconds"}.get(word, word)
