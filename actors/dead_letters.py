@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..store import (
     Amendment,
-    Codec,
     CommitInDoubt,
     Position,
     Queries,
@@ -167,18 +166,11 @@ class DeadLetters:
         return command.done.result()
 
     def _event(self, letter: StoredLetter) -> Any:
-        runtime = self._runtime
-        for event_type in _with_subclasses(runtime.event_types):
-            if f"{event_type.__module__}.{event_type.__qualname__}" == letter.event_type:
-                try:
-                    return Codec(event_type, decode_hook=runtime.projection.decode_hook).decode(letter.event)
-                except ValueError as cause:
-                    msg = f"{runtime.name}: the event of dead letter {letter.id} does not decode: {cause}"
-                    raise InvalidEvent(
-                        msg, event=letter.event, projection=runtime.name, key=letter.key
-                    ) from cause
-        msg = f"{runtime.name}: dead letter {letter.id} is a {letter.event_type}, which is no event of it (any more)"
-        raise InvalidEvent(msg, event=letter.event, projection=runtime.name, key=letter.key)
+        try:
+            return self._runtime.decode_event(letter.event, letter.event_type)
+        except InvalidEvent as cause:
+            msg = f"{letter.name}: dead letter {letter.id}: {cause}"
+            raise InvalidEvent(msg, event=letter.event, projection=letter.name, key=letter.key) from cause
 
     def _check_head(self, letter: StoredLetter) -> None:
         head = self._ask(lambda: self._queries.first_parked(letter.name, letter.key))
@@ -204,14 +196,3 @@ class DeadLetters:
 
 
 _NOWHERE = Position("", 0)
-
-
-def _with_subclasses(classes: tuple[type[Any], ...]) -> list[type[Any]]:
-    found: dict[type[Any], None] = {}
-    waiting = list(classes)
-    while waiting:
-        cls = waiting.pop()
-        if cls not in found:
-            found[cls] = None
-            waiting += type.__subclasses__(cls)
-    return list(found)

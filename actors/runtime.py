@@ -110,6 +110,29 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         """Return the supervisor of this process, started if need be. Raises Closed, StoreError."""
         return self.supervisor or self._start()
 
+    def decode_event(self, data: str | bytes, event_type: str | None = None) -> EventT:
+        """Return an event of this projection from its JSON.
+
+        ``event_type`` is the name of its class, with or without its module; it may be left out if there
+        is but one. Raises InvalidEvent.
+        """
+        known = _with_subclasses(self.event_types)
+        if event_type is None and len(known) > 1:
+            names = ", ".join(sorted(cls.__qualname__ for cls in known))
+            msg = f"{self.name}: say which event this is, one of {names}"
+            raise InvalidEvent(msg, event=data, projection=self.name)
+        for cls in known:
+            full = f"{cls.__module__}.{cls.__qualname__}"
+            if event_type in (None, full, cls.__qualname__):
+                try:
+                    event: EventT = Codec(cls, decode_hook=self.projection.decode_hook).decode(data)
+                except ValueError as cause:
+                    msg = f"{self.name}: this {cls.__qualname__} does not decode: {cause}"
+                    raise InvalidEvent(msg, event=data, projection=self.name) from cause
+                return event
+        msg = f"{self.name}: {event_type} is no event of it"
+        raise InvalidEvent(msg, event=data, projection=self.name)
+
     def _start(self) -> Supervisor:
         self._system.start()
         assert self.supervisor is not None  # noqa: S101
@@ -220,3 +243,14 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         """
         self.hooks.append(hook)
         return hook
+
+
+def _with_subclasses(classes: tuple[type[Any], ...]) -> list[type[Any]]:
+    found: dict[type[Any], None] = {}
+    waiting = list(classes)
+    while waiting:
+        cls = waiting.pop()
+        if cls not in found:
+            found[cls] = None
+            waiting += type.__subclasses__(cls)
+    return list(found)

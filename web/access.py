@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Request
 from flask import request as current_request
+from itsdangerous import BadData, URLSafeTimedSerializer
 from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound
 
 from ..actors import InvalidKey, ProjectionKey, UnknownProjection
+from .overview import OVERVIEW
 from .tickets import Tickets
 from .visitor import May, Visitor
 
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 Authorize = Callable[[Request, str, str], bool]
 AuthorizeAdmin = Callable[[Request], bool]
 Identify = Callable[[Request], str | None]
+
+ADMIN_COOKIE = "keyfold_admin"
+ADMIN_SECONDS = 12 * 3600
+"""How long a login lasts."""
 
 _logger = logging.getLogger("keyfold.access")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -53,7 +59,8 @@ class Access:
     def check_address(self, name: str, key: str) -> None:
         """Raise NotFound for a name that is not registered, BadRequest for what can't be a key."""
         try:
-            self._system.runtime(name)
+            if name != OVERVIEW:
+                self._system.runtime(name)
             ProjectionKey(key)
         except UnknownProjection:
             msg = f"there is no projection {name!r}"
@@ -66,16 +73,18 @@ class Access:
         self.check_address(name, key)
         if self._is_public(name):
             return
-        check = self._authorize
-        if check is None:
-            _logger.warning("%s is not public, and no authorize callable is set: refused", name)
-        elif self._allows(lambda: check(request, name, key)):
+        check = self._authorize if name != OVERVIEW else None
+        if check is not None and self._allows(lambda: check(request, name, key)):
             return
+        if self.is_admin(request):
+            return
+        if check is None and name != OVERVIEW:
+            _logger.warning("%s is not public, and no authorize callable is set: refused", name)
         msg = f"you may not read {name!r}"
         raise Forbidden(msg)
 
     def _is_public(self, name: str) -> bool:
-        return self._system.runtime(name).projection.public
+        return name != OVERVIEW and self._system.runtime(name).projection.public
 
     # -- connections
 
@@ -93,7 +102,7 @@ class Access:
                 user = self._ticket_office(app).redeem(ticket, *address)
                 return Visitor(remote, user, _nobody, by_ticket=True)
             self.check_read(request, *address)
-        user = None if self._identify is None else self._identify(request)
+        user = self.user(request)
         if address is not None and self._is_public(address[0]):
             return Visitor(remote, user, _anyone)
         return Visitor(remote, user, self._asked_again(app, request))
@@ -152,15 +161,53 @@ class Access:
 
     def check_admin(self, request: Request) -> None:
         """Let operators pass. Raises Forbidden."""
-        token, given = self._settings.admin_token, request.authorization
-        bearer = given.token if given is not None and given.type == "bearer" else None
-        if token and bearer and hmac.compare_digest(token.encode(), bearer.encode()):
-            return
-        check = self._authorize_admin
-        if check is not None and self._allows(lambda: check(request)):
+        if self.is_admin(request):
             return
         msg = "this needs authorize_admin to agree, or the bearer token of KEYFOLD_ADMIN_TOKEN"
         raise Forbidden(msg)
+
+    def is_admin(self, request: Request) -> bool:
+        """Say whether an operator asks: by bearer token, by the pass of the login page, or as the app says."""
+        if self.has_admin_bearer(request) or self._has_pass(request):
+            return True
+        check = self._authorize_admin
+        return check is not None and self._allows(lambda: check(request))
+
+    def has_admin_bearer(self, request: Request) -> bool:
+        """Say whether the admin token stands in the Authorization header."""
+        return self.is_admin_token(_bearer(request))
+
+    def is_admin_token(self, given: str) -> bool:
+        """Say whether this is the admin token, without telling by the time it takes how much of it is right."""
+        return _same(self._settings.admin_token, given)
+
+    def check_metrics(self, request: Request) -> None:
+        """Let the scraper pass that has the metrics token, and operators. Raises Forbidden."""
+        if _same(self._settings.metrics_token, _bearer(request)) or self.is_admin(request):
+            return
+        msg = "this needs the bearer token of KEYFOLD_METRICS_TOKEN, or an operator"
+        raise Forbidden(msg)
+
+    def admin_pass(self) -> str:
+        """Return the cookie of an operator who has shown the token: signed with it, so a new token ends it."""
+        return self._passes().dumps("operator")
+
+    def _passes(self) -> URLSafeTimedSerializer:
+        return URLSafeTimedSerializer(self._settings.admin_token or "", salt="keyfold.admin")
+
+    def _has_pass(self, request: Request) -> bool:
+        given = request.cookies.get(ADMIN_COOKIE)
+        if given is None or not self._settings.admin_token:
+            return False
+        try:
+            self._passes().loads(given, max_age=ADMIN_SECONDS)
+        except BadData:
+            return False
+        return True
+
+    def user(self, request: Request) -> str | None:
+        """Return the name of whoever asks, if the app tells."""
+        return None if self._identify is None else self._identify(request)
 
     @staticmethod
     def _allows(check: Callable[[], bool]) -> bool:
@@ -169,6 +216,15 @@ class Access:
         except Exception:
             _logger.exception("an authorize callable raised: refused")
             return False
+
+
+def _bearer(request: Request) -> str:
+    given = request.authorization
+    return (given.token or "") if given is not None and given.type == "bearer" else ""
+
+
+def _same(wanted: str | None, given: str) -> bool:
+    return bool(wanted and given) and hmac.compare_digest((wanted or "").encode(), given.encode())
 
 
 def _anyone(_name: str, _key: str, _ticket: str | None) -> bool:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import re
 import weakref
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app, has_app_context
 
-from ..actors import EventBus, NotStarted, Projection, ProjectionSystem
+from ..actors import EventBus, NotStarted, Observer, Projection, ProjectionSystem
 from .access import Access, Authorize, AuthorizeAdmin, Identify
+from .cli import make_cli
+from .health import Health
 from .hub import Hub
+from .overview import OVERVIEW, Overview
 from .routes import make_blueprint
 from .settings import ConfigError, WebSettings, read_config
+from .signals import SignalObserver
 from .state import EXTENSION, KeyfoldState
 
 if TYPE_CHECKING:
     from werkzeug.routing import Rule
+
+    from .metrics import Metrics
 
 
 class Keyfold:
@@ -28,7 +37,7 @@ class Keyfold:
     unless its projection is ``public`` or ``authorize(request, name, key)`` returns True; the admin
     endpoints need ``authorize_admin(request)`` or the token of ``KEYFOLD_ADMIN_TOKEN``.
     ``identify(request)`` names the user behind a connection (None: nobody), for the limit on each
-    user's connections and for ``disconnect``.
+    user's connections and for ``disconnect``. ``observers`` are told what is committed and what fails.
     """
 
     def __init__(
@@ -37,7 +46,9 @@ class Keyfold:
         authorize: Authorize | None = None,
         authorize_admin: AuthorizeAdmin | None = None,
         identify: Identify | None = None,
+        observers: Iterable[Observer] = (),
     ) -> None:
+        self._observers = tuple(observers)
         self._checks: dict[str, Any] = {
             "authorize": authorize,
             "authorize_admin": authorize_admin,
@@ -71,7 +82,9 @@ class Keyfold:
         for projection in self._projections:
             system.register(projection)
         access = Access(system, settings, **self._checks)
-        attach(app, KeyfoldState(system, hub, access, settings))
+        for observer in self._observers:
+            system.observe(observer)
+        attach(app, make_state(system, hub, access, settings))
         self._apps.add(app)
 
     @property
@@ -135,13 +148,37 @@ def create_app(
     access = Access(
         system, web_settings, authorize=authorize, authorize_admin=authorize_admin, identify=identify
     )
-    attach(app, KeyfoldState(system, hub, access, web_settings))
+    attach(app, make_state(system, hub, access, web_settings))
     return app
+
+
+def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: WebSettings) -> KeyfoldState:
+    """Put together what is kept for one app."""
+
+    @cache
+    def metrics() -> Metrics:
+        from .metrics import Metrics  # noqa: PLC0415  # an extra
+
+        return Metrics()
+
+    def mirror(stats: dict[str, Any]) -> None:
+        # A scrape may reach any worker: each keeps its own file of metrics up to date.
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            metrics().mirror(stats)
+
+    overview = Overview(system, hub)
+    hub.sources[OVERVIEW] = overview.row
+    system.reporter.hooks.append(mirror)
+    return KeyfoldState(system, hub, access, settings, overview, Health(system), metrics)
 
 
 def attach(app: Flask, state: KeyfoldState) -> None:
     """Give app the routes and what they work on. Raises ConfigError if they collide with the app's own."""
     app.extensions[EXTENSION] = state
+    signals = SignalObserver(app)
+    state.system.observe(signals)
+    state.hub.connected = signals.connected
+    app.cli.add_command(make_cli())
     app.register_blueprint(make_blueprint(state.settings))
     _check_collisions(app)
     checked = False

@@ -21,10 +21,12 @@ from wsproto.utilities import ProtocolError
 
 from ..actors import Closed, channel_of
 from ..store import Position, StoreError
+from .admin import add_admin
 from .admission import Place, TooManyConnections
 from .event_stream import PREAMBLE, EventStream
 from .handover import Stream, Upgraded, has_socket
 from .positions import parse_position
+from .probes import add_probes
 from .state import current_state
 from .visitor import Visitor
 from .websocket import WebSocketConnection
@@ -41,6 +43,7 @@ _HANDSHAKE = (
     "HTTP_SEC_WEBSOCKET_VERSION",
 )
 _CLIENT_SECONDS = 3600
+_KINDS = {"js": "text/javascript", "ts": "text/plain", "css": "text/css"}
 _SHARED = ("keyfold.stream", "keyfold.snapshot")
 _ADMITTED = "_keyfold_admitted"
 
@@ -61,8 +64,14 @@ def make_blueprint(settings: WebSettings) -> Blueprint:
     rule("/ws/projection", "sockets", _sockets, websocket=True, methods=["GET"])
     rule("/sse/projection/<name>/<path:key>", "stream", _stream, **address)
     rule("/projection/<name>/<path:key>", "snapshot", _snapshot, **address)
-    rule("/keyfold/<any('keyfold.js', 'keyfold.d.ts'):file>", "client", _client, methods=["GET"])
-    rule("/admin/projections/stats", "stats", _stats, methods=["GET"])
+    rule(
+        "/keyfold/<any('keyfold.js', 'keyfold.d.ts', 'admin.js', 'admin_parts.js', 'admin.css'):file>",
+        "client",
+        _client,
+        methods=["GET"],
+    )
+    add_admin(blueprint)
+    add_probes(blueprint)
     blueprint.after_request(_share)
     blueprint.teardown_request(_free_place)
     blueprint.register_error_handler(HTTPException, _as_json)
@@ -205,21 +214,13 @@ def _snapshot(name: str, key: str) -> Response:
 
 
 def _client(file: str) -> Response:
-    kind = "text/javascript" if file.endswith(".js") else "text/plain"
+    kind = _KINDS[file.rpartition(".")[2]]
     response = Response((_STATIC / file).read_bytes(), mimetype=kind)
     response.add_etag()
     response.cache_control.max_age = _CLIENT_SECONDS
     # A page of another origin may import it: it is no secret, and holds none.
     response.headers["Access-Control-Allow-Origin"] = "*"
     response.make_conditional(request)
-    return response
-
-
-def _stats() -> Response:
-    kept = current_state()
-    kept.access.check_admin(request)
-    response = Response(json.encode(kept.system.stats()), mimetype="application/json")
-    response.cache_control.no_store = True
     return response
 
 

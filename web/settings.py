@@ -28,6 +28,8 @@ class WebSettings:
     """Origins besides the app's own that may open a WebSocket, as ``https://app.example.com``."""
     admin_token: str | None = None
     """The bearer token that opens the admin endpoints. None: only ``authorize_admin`` can."""
+    metrics_token: str | None = None
+    """The bearer token that opens the metrics, and nothing else."""
     heartbeat_seconds: float = 25.0
     """After so long without a change a channel is compared with its row, and tells its position."""
     ping_seconds: float = 25.0
@@ -77,7 +79,7 @@ class WebSettings:
             elif field.name == "allowed_origins":
                 if not isinstance(value, tuple) or not all(_is_origin(origin) for origin in value):
                     _malformed(field.name, value, "a list of origins such as 'https://app.example.com'")
-            elif field.name == "admin_token":
+            elif field.name in ("admin_token", "metrics_token"):
                 if value is not None and (not isinstance(value, str) or not value):
                     _malformed(field.name, value, "a string that is not empty")
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,10 @@ from flask import current_app
 if TYPE_CHECKING:
     from ..actors import ProjectionSystem
     from .access import Access
+    from .health import Health
     from .hub import Hub
+    from .metrics import Metrics
+    from .overview import Overview
     from .settings import WebSettings
 
 EXTENSION = "keyfold"
@@ -24,6 +28,10 @@ class KeyfoldState:
     hub: Hub
     access: Access
     settings: WebSettings
+    overview: Overview
+    health: Health
+    metrics: Callable[[], Metrics]
+    """Makes them at the first call. Raises ImportError without the extra."""
 
 
 def current_state() -> KeyfoldState:

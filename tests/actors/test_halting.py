@@ -319,7 +319,7 @@ def test_a_letter_that_is_no_event_any_more_is_named(system: ProjectionSystem, r
     database = system.store.database
     for column, value, message in (
         ("event", '{"amount": 13}', "does not decode"),
-        ("event_type", "shop.Gone", "is a shop.Gone, which is no event"),
+        ("event_type", "shop.Gone", "shop.Gone is no event of it"),
     ):
         with database.connection_context():
             database.execute_sql(f"UPDATE projection_dead_letters SET {column} = {database.param}", (value,))

@@ -1,0 +1,291 @@
+"""The operator's page and what can be done on it. Closed unless somebody opened it."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+from functools import partial
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from flask import Blueprint, Response, redirect, request
+from markupsafe import escape
+from msgspec import json
+from werkzeug.exceptions import BadRequest, Conflict, Forbidden, NotFound
+
+from ..actors import (
+    ApplyError,
+    InvalidEvent,
+    InvalidKey,
+    KeyHalted,
+    LetterNotFound,
+    MailboxFull,
+    Position,
+    ProjectionRuntime,
+    UnknownProjection,
+    VersionConflict,
+)
+from .access import ADMIN_COOKIE, ADMIN_SECONDS
+from .positions import parse_position
+from .state import current_state
+
+if TYPE_CHECKING:
+    from werkzeug.wrappers import Response as AnyResponse
+
+_logger = logging.getLogger("keyfold.admin")
+
+_PAGE = Template((Path(__file__).parent / "static" / "admin.html").read_text("utf-8"))
+CSRF_COOKIE = "keyfold_csrf"
+
+# Everything the pages load is ours, and nobody frames them: a click on "skip" is to be the operator's own.
+_POLICY = (
+    "default-src 'self'; style-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
+)
+_REFUSALS = (ApplyError, InvalidEvent, KeyHalted, LetterNotFound, MailboxFull, VersionConflict)
+
+
+def add_admin(blueprint: Blueprint) -> None:
+    """Add the operator's URLs."""
+    rule = blueprint.add_url_rule
+    rule("/admin/projections", "admin", _page, methods=["GET"])
+    rule("/admin/projections/login", "admin_login", _login, methods=["POST"])
+    rule("/admin/projections/logout", "admin_logout", _logout, methods=["POST"])
+    rule("/admin/projections/overview", "overview", _overview, methods=["GET"])
+    rule("/admin/projections/stats", "stats", _stats, methods=["GET"])
+    rule("/admin/projections/of/<name>", "admin_projection", _page, methods=["GET"])
+    rule("/admin/projections/of/<name>/facts", "admin_facts", _facts, methods=["GET"])
+    rule("/admin/projections/of/<name>/actions", "admin_action", _act, methods=["POST"])
+
+
+# -- pages
+
+
+def _page(name: str = "") -> AnyResponse:
+    kept = current_state()
+    try:
+        kept.access.check_admin(request)
+    except Forbidden:
+        if kept.settings.admin_token is None:
+            raise
+        return _html("login", name, status=403)
+    if name:
+        _runtime(name)
+    return _html("projection" if name else "overview", name)
+
+
+def _html(view: str, name: str, *, status: int = 200, message: str = "") -> Response:
+    csrf = request.cookies.get(CSRF_COOKIE) or secrets.token_urlsafe(24)
+    facts = {
+        "view": view,
+        "name": name,
+        "prefix": current_state().settings.url_prefix,
+        "root": request.script_root + current_state().settings.url_prefix,
+        "csrf": csrf,
+        "message": message,
+        "title": name or "Projections",
+    }
+    body = _PAGE.substitute({word: str(escape(text)) for word, text in facts.items()})
+    response = Response(body, status=status, mimetype="text/html")
+    _set_cookie(response, CSRF_COOKIE, csrf, None)
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["Referrer-Policy"] = "same-origin"
+    response.cache_control.no_store = True
+    return response
+
+
+def _set_cookie(response: AnyResponse, name: str, value: str, seconds: int | None) -> None:
+    # The path is all of the app, as the page's socket has to show it too.
+    response.set_cookie(
+        name, value, max_age=seconds, secure=request.is_secure, httponly=True, samesite="Strict"
+    )
+
+
+def _login() -> AnyResponse:
+    kept = current_state()
+    _check_csrf()
+    if not kept.access.is_admin_token(request.form.get("token", "")):
+        _logger.warning(
+            "a wrong admin token from %s", request.remote_addr, extra={"address": request.remote_addr}
+        )
+        return _html("login", "", status=403, message="That is not the token.")
+    response = redirect(_back(request.form.get("name", "")), 303)
+    _set_cookie(response, ADMIN_COOKIE, kept.access.admin_pass(), ADMIN_SECONDS)
+    return response
+
+
+def _logout() -> AnyResponse:
+    _check_csrf()
+    response = redirect(_back(""), 303)
+    response.delete_cookie(ADMIN_COOKIE, secure=request.is_secure, httponly=True, samesite="Strict")
+    return response
+
+
+def _back(name: str) -> str:
+    root = request.script_root + current_state().settings.url_prefix
+    return f"{root}/admin/projections" + (f"/of/{quote(name, safe='')}" if name else "")
+
+
+# -- facts
+
+
+def _overview() -> Response:
+    kept = current_state()
+    kept.access.check_admin(request)
+    return _as_response(kept.system.submit(kept.overview.facts).result())
+
+
+def _stats() -> Response:
+    kept = current_state()
+    kept.access.check_admin(request)
+    return _as_response(kept.system.stats())
+
+
+def _facts(name: str) -> Response:
+    kept = current_state()
+    kept.access.check_admin(request)
+    ask = partial(kept.overview.detail, _runtime(name), request.args.get("key"))
+    try:
+        return _as_response(kept.system.submit(ask).result())
+    except InvalidKey as error:
+        raise BadRequest(str(error)) from None
+
+
+def _as_response(facts: Any) -> Response:
+    response = Response(json.encode(facts), mimetype="application/json")
+    response.cache_control.no_store = True
+    return response
+
+
+def _runtime(name: str) -> ProjectionRuntime[Any, Any]:
+    try:
+        return current_state().system.runtime(name)
+    except UnknownProjection as error:
+        raise NotFound(str(error)) from None
+
+
+# -- actions
+
+
+def _act(name: str) -> Response:
+    """Do what an operator asks: retry, skip, resume, rebuild, wipe or drop. Each is logged, with who asked."""
+    kept = current_state()
+    kept.access.check_admin(request)
+    _check_csrf()
+    runtime = _runtime(name)
+    wish = request.get_json(silent=True)
+    if not isinstance(wish, dict):
+        msg = 'an action is a JSON object, as {"action": "retry", "letter": 7}'
+        raise BadRequest(msg)
+    act = _ACTIONS.get(wish.get("action", ""))
+    if act is None:
+        msg = f"the action must be one of {', '.join(_ACTIONS)}"
+        raise BadRequest(msg)
+    facts: dict[str, Any] = {
+        "projection": name,
+        "operator": kept.access.user(request),
+        "address": request.remote_addr,
+    }
+    facts["wish"] = {
+        word: wish[word] for word in ("action", "letter", "key", "position", "client") if word in wish
+    }
+    _logger.warning("an operator asks of %s: %s", name, facts["wish"], extra=facts)
+    try:
+        return _as_response({"message": act(runtime, wish)})
+    except InvalidKey as error:
+        raise BadRequest(str(error)) from None
+    except _REFUSALS as error:
+        _logger.warning("it was refused: %s", error, extra=facts)
+        raise Conflict(str(error)) from None
+
+
+def _retry(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
+    [applied] = runtime.dead_letters.retry(_number(wish, "letter"))
+    return f"folded into {applied.key} as version {applied.version}"
+
+
+def _skip(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
+    position: Position | None = None
+    if wish.get("position"):
+        try:
+            position = parse_position(_text(wish, "position"))
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+    runtime.dead_letters.skip(_number(wish, "letter"), position=position)
+    return "removed; its event will not be folded"
+
+
+def _resume(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
+    return f"{runtime.dead_letters.resume(_text(wish, 'key'))} parked events folded; the key goes on"
+
+
+def _rebuild(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
+    key = _text(wish, "key")
+    events = runtime.projection.history(key)
+    if events is None:
+        msg = f"{runtime.name} has no history(key) to rebuild from; flask keyfold rebuild takes a file"
+        raise Conflict(msg)
+    runtime.rebuild(key, events)
+    return f"{key} is rebuilt from its history"
+
+
+def _wipe(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
+    key = _text(wish, "key")
+    runtime.wipe(key)
+    return f"{key} is wiped"
+
+
+def _drop(_runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
+    kept = current_state()
+    if wish.get("process") != kept.system.reporter.process:
+        msg = "that client is connected to another process; reload until this page is served by it"
+        raise Conflict(msg)
+    if not kept.hub.drop(_number(wish, "client")):
+        msg = "that client has gone already"
+        raise Conflict(msg)
+    return "the client's connection is closed"
+
+
+_ACTIONS = {
+    "retry": _retry,
+    "skip": _skip,
+    "resume": _resume,
+    "rebuild": _rebuild,
+    "wipe": _wipe,
+    "drop": _drop,
+}
+
+
+def _number(wish: dict[str, Any], word: str) -> int:
+    value = wish.get(word)
+    if not isinstance(value, int) or isinstance(value, bool):
+        msg = f"{word} must be a number"
+        raise BadRequest(msg)
+    return value
+
+
+def _text(wish: dict[str, Any], word: str) -> str:
+    value = wish.get(word)
+    if not isinstance(value, str):
+        msg = f"{word} must be a string"
+        raise BadRequest(msg)
+    return value
+
+
+def _check_csrf() -> None:
+    """Refuse a POST that another site may have made the operator's browser send.
+
+    The word of the cookie has to come back in the request itself, which only a page of ours can read. A
+    bearer token is no cookie: no browser sends it by itself.
+    """
+    access = current_state().access
+    if access.has_admin_bearer(request):
+        return
+    access.check_origin(request)
+    cookie = request.cookies.get(CSRF_COOKIE, "")
+    given = request.headers.get("X-Keyfold-CSRF") or request.form.get("csrf", "")
+    if not cookie or not hmac.compare_digest(cookie.encode(), given.encode()):
+        msg = "the CSRF word is missing or wrong: reload the page and try again"
+        raise Forbidden(msg)

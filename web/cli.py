@@ -1,0 +1,232 @@
+"""``flask keyfold …``: what operators do from a terminal or a script.
+
+Exit codes: 0 done; 1 refused, not found or something is failing; 2 wrong arguments; 3 the database is away.
+"""
+
+from __future__ import annotations
+
+import json as plain_json
+import sys
+from collections.abc import Iterator
+from typing import IO, Any
+
+import click
+from flask.cli import AppGroup
+from msgspec import json
+
+from ..actors import InvalidEvent, ProjectionRuntime
+from ..store import migrate, pending
+from .cli_letters import letters
+from .cli_parts import (
+    REFUSED,
+    as_json_option,
+    ask,
+    command,
+    confirm,
+    limit_option,
+    runtime_of,
+    show,
+    table,
+    yes_option,
+)
+from .state import KeyfoldState, current_state
+from .tail import follow
+
+
+def make_cli() -> AppGroup:
+    """Return the commands."""
+    group = AppGroup("keyfold", help="Keyfold's projections: their tables, keys and dead letters.")
+    for one in (_migrate, _status, _show, _keys, _rebuild, _wipe, _resume, _tail, letters):
+        group.add_command(one)
+    return group
+
+
+# -- tables
+
+
+@command("migrate")
+@click.option("--check", is_flag=True, help="Change nothing; exit with 1 if a migration is pending.")
+@as_json_option
+def _migrate(*, check: bool, as_json: bool) -> None:
+    """Bring Keyfold's tables up to date."""
+    store = current_state().system.store
+    steps = store.run(lambda: (pending if check else migrate)(store.database))
+    word = "pending" if check else "done"
+    show({word: steps}, as_json=as_json, text="\n".join(f"{step}: {word}" for step in steps) or "up to date")
+    if check and steps:
+        sys.exit(REFUSED)
+
+
+@command("status")
+@as_json_option
+def _status(*, as_json: bool) -> None:
+    """Show the projections, what waits for an operator, and the processes that run. Exits with 1 if any does wait."""
+    kept: KeyfoldState = current_state()
+    system = kept.system
+    waiting = system.store.run(lambda: pending(system.store.database))
+    totals: dict[str, Any] = {} if waiting else ask(lambda queries: queries.totals())
+    processes = [] if waiting else system.submit(system.reporter.others).result()
+    projections = {
+        name: {"dead_letters": 0, "parked": 0, "halted": 0} | totals.get(name, {})
+        for name in sorted({*system.projections, *totals})
+    }
+    facts = {
+        "database": system.store.describe(),
+        "pending_migrations": waiting,
+        "projections": projections,
+        "processes": [
+            {"host": p["host"], "pid": p["pid"], "reported_ago": p["reported_ago"], "trouble": p["writer"].get("trouble")}
+            for p in processes
+        ],
+    }  # fmt: skip
+    rows = [
+        (name, "halted" if of["halted"] else "live", of["halted"], of["parked"], of["dead_letters"])
+        for name, of in projections.items()
+    ]
+    running = ", ".join(f"{process['host']}:{process['pid']}" for process in processes)
+    lines = [
+        f"database    {facts['database']}",
+        f"migrations  {', '.join(waiting) + ' pending' if waiting else 'up to date'}",
+        f"processes   {running or 'none has reported'}",
+        "",
+        table(rows, "PROJECTION", "STATE", "HALTED KEYS", "PARKED", "DEAD LETTERS"),
+    ]
+    show(facts, as_json=as_json, text="\n".join(lines))
+    if waiting or any(of["halted"] for of in projections.values()):
+        sys.exit(REFUSED)
+
+
+# -- keys
+
+
+@command("show")
+@click.argument("name")
+@click.argument("key")
+@as_json_option
+def _show(name: str, key: str, *, as_json: bool) -> None:
+    """Show the committed state of a key."""
+    snapshot = runtime_of(name).snapshot(key)
+    if snapshot is None:
+        click.echo(f"Error: key {key!r} of {name} has no state", err=True)
+        sys.exit(REFUSED)
+    facts = {
+        "epoch": snapshot.epoch,
+        "version": snapshot.version,
+        "updated_at": snapshot.updated_at,
+        "state": snapshot.state,
+    }
+    shown = plain_json.dumps(plain_json.loads(runtime_of(name).state_codec.encode(snapshot.state)), indent=2)
+    text = f"version     {snapshot.version}\nepoch       {snapshot.epoch}\nupdated at  {snapshot.updated_at:%Y-%m-%d %H:%M:%S %Z}\n{shown}"
+    facts["state"] = plain_json.loads(runtime_of(name).state_codec.encode(snapshot.state))
+    show(facts, as_json=as_json, text=text)
+
+
+@command("keys")
+@click.argument("name")
+@click.option("--prefix", default="", help="Only keys that begin so.")
+@click.option("--after", default="", help="Only keys above this one: how to go on where a list ended.")
+@click.option("--halted", is_flag=True, help="Only keys that wait for an operator.")
+@click.option("--largest", is_flag=True, help="The largest first; reads all rows of the projection.")
+@limit_option
+@as_json_option
+def _keys(name: str, *, as_json: bool, **options: Any) -> None:
+    """List the keys of a projection."""
+    runtime_of(name)
+    facts = ask(lambda queries: queries.keys(name, **options))
+    rows = [
+        (f.key, f.version, f.bytes, "halted" if f.halted else "", f"{f.updated_at:%Y-%m-%d %H:%M:%S}")
+        for f in facts
+    ]
+    show(
+        [f._asdict() for f in facts],
+        as_json=as_json,
+        text=table(rows, "KEY", "VERSION", "BYTES", "", "UPDATED (UTC)"),
+    )
+
+
+@command("rebuild")
+@click.argument("name")
+@click.argument("key")
+@click.option("--events", type=click.File("rb"), help="JSON lines, oldest event first; - for standard input.")
+@yes_option
+@as_json_option
+def _rebuild(name: str, key: str, *, events: IO[bytes] | None, yes: bool, as_json: bool) -> None:
+    """Put the fold of all its events in place of what a key holds.
+
+    Without --events they come from the projection's history(key). A line of the file is an event, or, where
+    there are several kinds, {"type": "ItemAdded", "event": {...}}.
+    """
+    runtime = runtime_of(name)
+    source = runtime.projection.history(key) if events is None else _read_events(runtime, events)
+    if source is None:
+        msg = f"{name} has no history(key): give the events by --events FILE"
+        raise click.UsageError(msg)
+    confirm(f"Replace the state of {key!r}?", yes=yes)
+    with click.progressbar(source, label="folding", file=sys.stderr, show_pos=True) as bar:
+        runtime.rebuild(key, bar)
+    snapshot = runtime.snapshot(key)
+    version = 0 if snapshot is None else snapshot.version
+    show({"key": key, "version": version}, as_json=as_json, text=f"{key} is rebuilt, at version {version}")
+
+
+def _read_events(runtime: ProjectionRuntime[Any, Any], lines: IO[bytes]) -> Iterator[Any]:
+    several = len(runtime.event_types) > 1
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            if several:
+                given = plain_json.loads(line)
+                yield runtime.decode_event(plain_json.dumps(given["event"]), given["type"])
+            else:
+                yield runtime.decode_event(line)
+        except (KeyError, TypeError, ValueError, InvalidEvent) as error:
+            msg = f"line {number} of the events is none: {error!r}"
+            raise InvalidEvent(msg, event=line, projection=runtime.name) from None
+
+
+@command("wipe")
+@click.argument("name")
+@click.argument("key")
+@yes_option
+@as_json_option
+def _wipe(name: str, key: str, *, yes: bool, as_json: bool) -> None:
+    """Forget the state of a key."""
+    runtime = runtime_of(name)
+    confirm(f"Forget the state of {key!r}?", yes=yes)
+    runtime.wipe(key)
+    show({"key": key, "version": 0}, as_json=as_json, text=f"{key} is wiped")
+
+
+@command("resume")
+@click.argument("name")
+@click.argument("key")
+@as_json_option
+def _resume(name: str, key: str, *, as_json: bool) -> None:
+    """Fold what is parked for a halted key, head first, and let it go on."""
+    folded = runtime_of(name).dead_letters.resume(key)
+    show(
+        {"key": key, "folded": folded}, as_json=as_json, text=f"{folded} parked events folded; {key} goes on"
+    )
+
+
+@command("tail")
+@click.argument("name")
+@click.argument("key")
+@click.option("--url", help="Where the app is served, as https://shop.example: every delta over its socket.")
+@click.option("--token", envvar="KEYFOLD_ADMIN_TOKEN", help="The admin token, for keys that are not public.")
+@click.option("--count", type=click.IntRange(1), help="End after so many changes.")
+@as_json_option
+def _tail(
+    name: str, key: str, *, url: str | None, token: str | None, count: int | None, as_json: bool
+) -> None:
+    """Follow a key: its state, then each change. Without --url it looks at the row twice a second."""
+    runtime = runtime_of(name)
+    for number, change in enumerate(follow(runtime, key, url=url, token=token)):
+        if as_json:
+            click.echo(json.encode(change))
+        else:
+            text = json.encode(change["value"]).decode()
+            click.echo(f"{change['epoch']}:{change['version']}  {change['kind']:8}  {text}")
+        if count is not None and number >= count:
+            return

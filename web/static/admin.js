@@ -1,0 +1,286 @@
+// The operator's page. It watches a channel of the library itself, and asks over HTTP where that can't be.
+import { watch } from "./keyfold.js";
+import { act, answer, ask, button, cell, duration, fill, number, root, size, spark, when } from "./admin_parts.js";
+
+const { view, name } = document.documentElement.dataset;
+const POLL_MS = 2000;
+const find = (selector) => document.querySelector(selector);
+const params = () => new URLSearchParams(location.search);
+
+function keep(changes) {
+  const query = params();
+  for (const [word, value] of Object.entries(changes)) value ? query.set(word, value) : query.delete(word);
+  history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
+}
+
+// -- all projections
+
+const SUMS = [
+  "live", "spawned", "retired", "mailbox_depth", "events", "events_per_second", "conflicts", "broadcast_errors",
+  "subscribers", "resyncs",
+];
+const MOST = ["oldest_seconds", "commit_events_p50", "commit_events_p95", "commit_ms_p50", "commit_ms_p95", "snapshot_bytes_p95"];
+const COLUMNS = [
+  ["name", "Projection", (p) => link(p.name)],
+  ["state", "State", (p) => cell(`${SHAPES[p.state]} ${p.state}`, CLASSES[p.state], p.why)],
+  ["live", "Live actors", (p) => number(p.live, `spawned ${p.spawned}, retired ${p.retired}`)],
+  ["spawned", "Spawned", (p) => number(p.spawned)],
+  ["retired", "Retired", (p) => number(p.retired)],
+  ["mailbox_depth", "Waiting", (p) => number(p.mailbox_depth)],
+  ["oldest_seconds", "Oldest", (p) => cell(p.mailbox_depth ? duration(p.oldest_seconds) : "–", "number")],
+  ["events_per_second", "Events/s", (p) => number(p.events_per_second)],
+  ["recent", "Last minute", (p) => spark(p.recent)],
+  ["commit_events_p95", "Events a commit", (p) => cell(`${p.commit_events_p50} / ${p.commit_events_p95}`, "number", "p50 / p95")],
+  ["commit_ms_p95", "Commit ms", (p) => cell(`${p.commit_ms_p50.toFixed(1)} / ${p.commit_ms_p95.toFixed(1)}`, "number", "p50 / p95")],
+  ["conflicts", "Conflicts", (p) => number(p.conflicts)],
+  ["dead_letters", "Dead letters", (p) => number(p.dead_letters, "", p.dead_letters ? "warn" : "")],
+  ["subscribers", "Subscribers", (p) => number(p.subscribers)],
+  ["resyncs", "Resyncs", (p) => number(p.resyncs)],
+  ["snapshot_bytes_p95", "Snapshot", (p) => cell(size(p.snapshot_bytes_p95), "number", "p95 of the states saved lately")],
+];
+const SHAPES = { live: "●", degraded: "▲", halted: "■" };
+const CLASSES = { live: "good", degraded: "warn", halted: "bad" };
+let facts = null;
+
+function link(of) {
+  const td = document.createElement("td");
+  const a = td.appendChild(document.createElement("a"));
+  a.href = `${root}/admin/projections/of/${encodeURIComponent(of)}`;
+  a.textContent = of;
+  return td;
+}
+
+// One row a projection, over the processes that are looked at.
+function merge(processes) {
+  const rows = new Map();
+  for (const process of processes) {
+    const troubles = [process.writer.trouble && "can't write", ...Object.entries(process.loops)
+      .filter(([, trouble]) => trouble).map(([loop, trouble]) => `${loop} ${trouble}`)].filter(Boolean);
+    for (const [of, part] of Object.entries(process.projections)) {
+      const row = rows.get(of) ?? { name: of, recent: [], why: "" };
+      rows.set(of, row);
+      const sockets = process.sockets.projections?.[of] ?? {};
+      const all = { ...part, subscribers: sockets.subscribers ?? 0, resyncs: sockets.resyncs ?? 0 };
+      for (const word of SUMS) row[word] = (row[word] ?? 0) + all[word];
+      for (const word of MOST) row[word] = Math.max(row[word] ?? 0, all[word]);
+      row.recent = part.recent.map((events, second) => events + (row.recent[second] ?? 0));
+      for (const trouble of troubles) row.why ||= `${process.host}:${process.pid} ${trouble}`;
+    }
+  }
+  for (const row of rows.values()) {
+    const kept = facts.kept[row.name] ?? { dead_letters: 0, parked: 0, halted: 0 };
+    Object.assign(row, { dead_letters: kept.dead_letters, halted: kept.halted });
+    row.state = kept.halted ? "halted" : row.why || row.broadcast_errors ? "degraded" : "live";
+    if (kept.halted) row.why = `${kept.halted} halted keys, ${kept.parked} events parked`;
+    else if (row.broadcast_errors && !row.why) row.why = `${row.broadcast_errors} failed broadcasts`;
+  }
+  return [...rows.values()];
+}
+
+function sortBy(column) {
+  const here = params();
+  const down = here.get("sort") === column && here.get("dir") !== "down";
+  keep({ sort: column, dir: down ? "down" : "" });
+  drawOverview();
+}
+
+function drawOverview() {
+  if (!facts) return;
+  const query = params();
+  const process = query.get("process") ?? "";
+  const chosen = facts.processes.filter((one) => !process || one.process === process);
+  const rows = merge(chosen.length ? chosen : facts.processes);
+  tiles(rows, chosen);
+  find("#trouble").textContent = facts.trouble ?? "";
+  const wanted = (query.get("filter") ?? "").toLowerCase();
+  const shown = rows.filter((row) => `${row.name} ${row.state}`.toLowerCase().includes(wanted));
+  const sort = query.get("sort") ?? "name";
+  const value = (row) => (sort === "recent" ? row.events_per_second : row[sort]);
+  shown.sort((a, b) => (typeof value(a) === "string" ? value(a).localeCompare(value(b)) : value(a) - value(b)) || a.name.localeCompare(b.name));
+  if (query.get("dir") === "down") shown.reverse();
+  for (const th of find("#projections thead").rows[0].cells) {
+    const mine = th.dataset.column === sort;
+    mine ? th.setAttribute("aria-sort", query.get("dir") === "down" ? "descending" : "ascending") : th.removeAttribute("aria-sort");
+  }
+  fill(find("#projections"), shown, (row) => row.name, COLUMNS.map(([, , draw]) => draw));
+  find("#empty").hidden = shown.length > 0;
+  fill(find("#processes"), facts.processes, (one) => one.process, [
+    (one) => cell(`${one.host}:${one.pid}${one.process === facts.this ? " (serves this page)" : ""}`),
+    (one) => cell(duration(Date.now() / 1000 - one.started_at), "number"),
+    (one) => number(Object.values(one.projections).reduce((sum, part) => sum + part.live, 0)),
+    (one) => number(Object.values(one.projections).reduce((sum, part) => sum + part.events_per_second, 0)),
+    (one) => number(one.in_flight),
+    (one) => cell(`${(one.writer.commit_ms_p50 ?? 0).toFixed(1)} / ${(one.writer.commit_ms_p95 ?? 0).toFixed(1)}`, "number"),
+    (one) => number(one.sockets.open ?? 0, `${one.sockets.carried ?? 0} were carried by request threads`),
+    (one) => health(one),
+    (one) => cell(one.reported_ago ? `${one.reported_ago} s ago` : "now", "number"),
+  ]);
+}
+
+function health(one) {
+  const hung = Object.entries(one.loops).filter(([, trouble]) => trouble).map(([loop, trouble]) => `${loop} ${trouble}`);
+  const troubles = [...(one.writer.trouble ? [`writer: ${one.writer.trouble}`] : []), ...hung];
+  return troubles.length ? cell(`▲ ${troubles.join("; ")}`, "wide warn") : cell("● all loops go round", "good");
+}
+
+function tiles(rows, processes) {
+  const sum = (word) => rows.reduce((total, row) => total + row[word], 0);
+  const all = [
+    ["Events/s", sum("events_per_second").toLocaleString()], ["Live actors", sum("live").toLocaleString()],
+    ["Waiting", sum("mailbox_depth").toLocaleString()], ["Subscribers", sum("subscribers").toLocaleString()],
+    ["Halted keys", sum("halted").toLocaleString()], ["Dead letters", sum("dead_letters").toLocaleString()],
+    ["Conflicts", sum("conflicts").toLocaleString()], ["Processes", processes.length],
+  ];
+  const dl = find("#tiles");
+  while (dl.children.length < all.length) {
+    const div = dl.appendChild(document.createElement("div"));
+    div.append(document.createElement("dt"), document.createElement("dd"));
+  }
+  all.forEach(([label, text], index) => {
+    const [dt, dd] = dl.children[index].children;
+    dt.textContent = label;
+    dd.textContent = text;
+  });
+}
+
+function startOverview() {
+  const head = find("#projections thead").insertRow();
+  for (const [column, label] of COLUMNS) {
+    const th = head.appendChild(document.createElement("th"));
+    th.scope = "col";
+    th.dataset.column = column;
+    th.append(button(label, () => sortBy(column)));
+  }
+  const titles = ["Process", "Up for", "Live actors", "Events/s", "In flight", "Commit ms", "Sockets", "Health", "Reported"];
+  find("#processes thead").insertRow().append(...titles.map((title) => Object.assign(document.createElement("th"), { textContent: title, scope: "col" })));
+  const { filter, process } = find("#filters").elements;
+  filter.value = params().get("filter") ?? "";
+  filter.addEventListener("input", () => { keep({ filter: filter.value }); drawOverview(); });
+  process.addEventListener("change", () => { keep({ process: process.value }); drawOverview(); });
+  find("#filters").addEventListener("submit", (event) => event.preventDefault());
+  const show = (state) => {
+    facts = state;
+    const known = [...process.options].map((option) => option.value);
+    for (const one of facts.processes) if (!known.includes(one.process)) process.add(new Option(`${one.host}:${one.pid}`, one.process));
+    for (const option of [...process.options]) if (option.value && !facts.processes.some((one) => one.process === option.value)) option.remove();
+    process.value = params().get("process") ?? "";
+    drawOverview();
+  };
+  let live = false;
+  watch("keyfold.overview", "all", {
+    onState: (state) => state && show(state),
+    onStatus: (status, message) => {
+      live = status === "live";
+      find("#connection").textContent = live ? "● live" : `▲ ${message ?? status}, asking every ${POLL_MS / 1000} s`;
+    },
+  });
+  setInterval(async () => !live && show(await ask(`${root}/admin/projections/overview`)), POLL_MS);
+}
+
+// -- one projection
+
+let watching = null;
+let shownKey = null;
+const base = `${root}/admin/projections/of/${encodeURIComponent(name)}`;
+
+async function refresh() {
+  const key = params().get("key");
+  const detail = await ask(`${base}/facts${key ? `?key=${encodeURIComponent(key)}` : ""}`);
+  find("#connection").textContent = "● live";
+  drawDetail(detail);
+  if (key) drawKey(key, detail.key);
+}
+
+function drawDetail(detail) {
+  const open = (key) => button(key, () => lookUp(key));
+  const wrap = (element) => { const td = document.createElement("td"); td.append(element); return td; };
+  fill(find("#halted"), detail.halted, (one) => one.key, [
+    (one) => wrap(open(one.key)), (one) => cell(`${one.epoch}:${one.version}`), (one) => cell(one.head === null ? "–" : `letter ${one.head}`),
+    (one) => wrap(button("Resume", () => run({ action: "resume", key: one.key }, `Fold what is parked for ${one.key}, head first?`, "Resume"))),
+  ], ["Key", "Stands at", "Head", ""]);
+  const positions = new Map(detail.halted.map((one) => [one.key, `${one.epoch}:${one.version}`]));
+  fill(find("#letters"), detail.letters, (one) => `${one.id}`, [
+    (one) => number(one.id), (one) => cell(when(one.at)), (one) => wrap(open(one.key)),
+    (one) => cell(one.parked ? "■ parked" : "", "bad"), (one) => letter(one),
+    (one) => actions(
+      ["Retry", { action: "retry", letter: one.id }, `Fold this event into ${one.key} now?`, one.event],
+      ["Skip", { action: "skip", letter: one.id, position: one.parked ? positions.get(one.key) : undefined }, "Never fold this event? It is removed.", one.event],
+    ),
+  ], ["Id", "At", "Key", "", "What happened", ""]);
+  fill(find("#busiest"), detail.busiest, (one) => one.key, [(one) => wrap(open(one.key)), (one) => number(one.events)], ["Key", "Events"]);
+  fill(find("#largest"), detail.largest, (one) => one.key, [(one) => wrap(open(one.key)), (one) => cell(size(one.bytes), "number"), (one) => number(one.version)], ["Key", "State", "Version"]);
+  fill(find("#clients"), detail.clients, (one) => `${one.id}`, [
+    (one) => cell(one.address), (one) => cell(one.user ?? "–"), (one) => cell(one.kind),
+    (one) => cell(one.keys.join(", ") + (one.more_keys ? ` and ${one.more_keys} more` : ""), "wide"),
+    (one) => cell(duration(one.open_seconds), "number"), (one) => cell(size(one.waiting_bytes), "number"),
+    (one) => actions(["Drop", { action: "drop", client: one.id, process: detail.process }, `Close the connection of ${one.user ?? one.address}?`]),
+  ], ["Address", "User", "Kind", "Keys", "Open for", "Unsent", ""]);
+}
+
+function actions(...all) {
+  const td = document.createElement("td");
+  for (const [label, wish, question, evidence] of all) td.append(button(label, () => run(wish, question, label, evidence)), " ");
+  return td;
+}
+
+function letter(one) {
+  const td = cell("", "wide");
+  const details = td.appendChild(document.createElement("details"));
+  details.appendChild(document.createElement("summary")).textContent = `${one.event_type.split(".").pop()}: ${one.error}`;
+  for (const text of [one.event, one.traceback]) if (text) details.appendChild(document.createElement("pre")).textContent = text;
+  return td;
+}
+
+async function run(wish, question, label, evidence = "") {
+  if (!(await answer(question, label, evidence))) return;
+  const outcome = await act(`${base}/actions`, wish);
+  find("#outcome").textContent = outcome;
+  await refresh();
+}
+
+function lookUp(key) {
+  keep({ key });
+  find("#lookup").elements.key.value = key;
+  refresh();
+}
+
+function drawKey(key, row) {
+  find("#key").hidden = false;
+  find("#key-name").textContent = key;
+  const facts = row ? [
+    ["version", row.version], ["epoch", row.epoch], ["state", row.halted ? "■ halted" : "● live"], ["subscribers here", row.subscribers],
+    ["size", size(row.bytes)], ["schema", row.schema_version], ["updated", when(row.updated_at)],
+  ] : [["no row", "nothing was folded into this key"]];
+  find("#key-facts").replaceChildren(...facts.map(([label, text]) => {
+    const div = document.createElement("div");
+    div.append(Object.assign(document.createElement("dt"), { textContent: label }), Object.assign(document.createElement("dd"), { textContent: text }));
+    return div;
+  }));
+  find("#state").textContent = JSON.stringify(row?.state ?? null, null, 2);
+  if (shownKey === key) return;
+  shownKey = key;
+  find("#key-actions").replaceChildren(
+    button("Rebuild", () => run({ action: "rebuild", key }, `Replace the state of ${key} by the fold of its history?`, "Rebuild")), " ",
+    button("Wipe", () => run({ action: "wipe", key }, `Forget the state of ${key}?`, "Wipe")),
+  );
+  find("#deltas").replaceChildren();
+  watching?.close();
+  const say = (kind, value, { version }) => {
+    const li = document.createElement("li");
+    li.textContent = `${version}  ${kind}  ${JSON.stringify(value)}`;
+    find("#deltas").prepend(li);
+    while (find("#deltas").children.length > 30) find("#deltas").lastChild.remove();
+  };
+  watching = watch(name, key, { onState: (state, position) => say("snapshot", state, position), onDelta: (delta, position) => say("delta", delta, position) });
+}
+
+function startDetail() {
+  find("#lookup").elements.key.value = params().get("key") ?? "";
+  find("#lookup").addEventListener("submit", (event) => { event.preventDefault(); lookUp(event.target.elements.key.value); });
+  const again = () => refresh().catch((error) => { find("#connection").textContent = `▲ ${error.message}`; });
+  again();
+  setInterval(() => document.visibilityState === "visible" && again(), POLL_MS);
+}
+
+if (view === "overview") startOverview();
+if (view === "projection") startDetail();
