@@ -34,7 +34,7 @@ from .projection import Projection
 from .receipt import Applied, Receipt
 from .runtime import ProjectionRuntime
 from .settings import Settings, check_setting
-from .system import ProjectionSystem
+from .system import ProjectionSystem, all_systems
 
 __all__ = [
     "AlreadyRegistered",
@@ -70,6 +70,7 @@ __all__ = [
     "UnknownProjection",
     "VersionConflict",
     "WouldDeadlock",
+    "all_systems",
     "channel_of",
     "check_setting",
 ]

@@ -62,6 +62,7 @@ class ProjectionSystem:
         self.projections: dict[str, ProjectionRuntime[Any, Any]] = {}
         self._fresh()
         self.reporter = Reporter(self)
+        self._fork_hooks: list[Callable[[], None]] = []
         self._observers: list[Observer] = []
         self.closed = False
         self._closes_at_exit = False
@@ -105,6 +106,10 @@ class ProjectionSystem:
                 msg = "set the broadcaster once, and before the first dispatch"
                 raise RuntimeError(msg)
             self.broadcaster = broadcaster
+
+    def after_fork(self, hook: Callable[[], None]) -> None:
+        """Call hook in each forked child, to drop what belongs to the parent."""
+        self._fork_hooks.append(hook)
 
     def observe(self, observer: Observer) -> None:
         """Tell this observer what is committed and what fails, from now on."""
@@ -256,8 +261,15 @@ class ProjectionSystem:
             self.broadcaster.after_fork()
         self.store.forget_connections()
         self.reporter.after_fork()
+        for forked in self._fork_hooks:
+            forked()
         for runtime in self.projections.values():
             runtime.supervisor = None
+
+
+def all_systems() -> list[ProjectionSystem]:
+    """Return the systems that live in this process and are not closed."""
+    return [system for system in list(_systems) if not system.closed]
 
 
 def _after_fork_in_child() -> None:

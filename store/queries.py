@@ -60,14 +60,26 @@ class Queries:
         return self._rows(sql, *parameters, after, limit, make=_letter)
 
     def newest_letters(self, name: str, limit: int = 20) -> list[StoredLetter]:
-        """Return the newest dead letters of a projection, newest first."""
-        sql = f"SELECT {_LETTER} FROM projection_dead_letters WHERE projection_name = ? ORDER BY id DESC LIMIT ?"
-        return self._rows(sql, name, limit, make=_letter)
+        """Return the newest events of a projection that could not be folded, newest first.
+
+        What is parked behind such an event is left out: nothing is wrong with it.
+        """
+        sql = (
+            f"SELECT {_LETTER} FROM projection_dead_letters WHERE projection_name = ? AND (NOT parked OR id IN ("
+            "SELECT min(id) FROM projection_dead_letters WHERE projection_name = ? AND parked GROUP BY key"
+            ")) ORDER BY id DESC LIMIT ?"
+        )
+        return self._rows(sql, name, name, limit, make=_letter)
 
     def letter(self, number: int) -> StoredLetter | None:
         """Return a dead letter by its id, or None."""
         sql = f"SELECT {_LETTER} FROM projection_dead_letters WHERE id = ?"
         return next(iter(self._rows(sql, number, make=_letter)), None)
+
+    def count_parked(self, name: str, key: str) -> int:
+        """Return how many events are parked for a key."""
+        sql = "SELECT count(*) FROM projection_dead_letters WHERE projection_name = ? AND key = ? AND parked"
+        return int(self._rows(sql, name, key, make=lambda row: row[0])[0])
 
     def first_parked(self, name: str, key: str) -> StoredLetter | None:
         """Return the head of the events parked for a key, or None."""

@@ -166,10 +166,11 @@ def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: Web
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             metrics().mirror(stats)
 
-    overview = Overview(system, hub)
+    overview, health = Overview(system, hub), Health(system)
+    system.after_fork(health.after_fork)
     hub.sources[OVERVIEW] = overview.row
     system.reporter.hooks.append(mirror)
-    return KeyfoldState(system, hub, access, settings, overview, Health(system), metrics)
+    return KeyfoldState(system, hub, access, settings, overview, health, metrics)
 
 
 def attach(app: Flask, state: KeyfoldState) -> None:

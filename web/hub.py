@@ -67,6 +67,7 @@ class Hub(Broadcaster):
         """Called with projection, key and user of each connection, on a thread that may wait."""
         self._system: ProjectionSystem | None = None
         self._closed = False
+        self._all_told = threading.Event()
         self._fresh()
 
     def serve(self, system: ProjectionSystem) -> None:
@@ -263,15 +264,16 @@ class Hub(Broadcaster):
     def close(self, timeout: float = _CLOSE_SECONDS) -> None:
         """Tell every connection 1001, and end the reactor once all have gone or the timeout is over."""
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
+            closing, self._closed = self._closed, True
             reactor, checkers = self._reactor, self._checkers
         if checkers is not None:
             checkers.shutdown(wait=False, cancel_futures=True)
-        if reactor is None:
+        if closing or reactor is None:
+            if closing and reactor is not None:
+                self._all_told.wait(timeout)  # somebody else is at it: the process must not end before
             return
         self.connections.close_all(reactor, GOING_AWAY, "the server is shutting down", timeout)
+        self._all_told.set()
         reactor.stop(timeout)
 
     def loops(self) -> list[Loop]:

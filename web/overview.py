@@ -62,7 +62,11 @@ class Overview:
             "busiest": [{"key": busy, "events": events} for busy, events in busiest],
             "largest": [fact._asdict() for fact in self._queries.keys(name, largest=True, limit=_MOST)],
             "halted": [
-                fact._asdict() | {"head": self._head(name, fact.key)}
+                fact._asdict()
+                | {
+                    "head": self._head(name, fact.key),
+                    "parked": self._queries.count_parked(name, fact.key),
+                }
                 for fact in self._queries.keys(name, halted=True, limit=_MOST)
             ],
             "letters": [letter._asdict() for letter in self._queries.newest_letters(name, _MOST_LETTERS)],

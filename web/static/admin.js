@@ -34,6 +34,7 @@ const COLUMNS = [
   ["commit_ms_p95", "Commit ms", (p) => cell(`${p.commit_ms_p50.toFixed(1)} / ${p.commit_ms_p95.toFixed(1)}`, "number", "p50 / p95")],
   ["conflicts", "Conflicts", (p) => number(p.conflicts)],
   ["dead_letters", "Dead letters", (p) => number(p.dead_letters, "", p.dead_letters ? "warn" : "")],
+  ["parked", "Parked", (p) => number(p.parked, `for ${p.halted} halted keys`, p.parked ? "bad" : "")],
   ["subscribers", "Subscribers", (p) => number(p.subscribers)],
   ["resyncs", "Resyncs", (p) => number(p.resyncs)],
   ["snapshot_bytes_p95", "Snapshot", (p) => cell(size(p.snapshot_bytes_p95), "number", "p95 of the states saved lately")],
@@ -69,7 +70,7 @@ function merge(processes) {
   }
   for (const row of rows.values()) {
     const kept = facts.kept[row.name] ?? { dead_letters: 0, parked: 0, halted: 0 };
-    Object.assign(row, { dead_letters: kept.dead_letters, halted: kept.halted });
+    Object.assign(row, { dead_letters: kept.dead_letters - kept.parked, parked: kept.parked, halted: kept.halted });
     row.state = kept.halted ? "halted" : row.why || row.broadcast_errors ? "degraded" : "live";
     if (kept.halted) row.why = `${kept.halted} halted keys, ${kept.parked} events parked`;
     else if (row.broadcast_errors && !row.why) row.why = `${row.broadcast_errors} failed broadcasts`;
@@ -195,9 +196,9 @@ function drawDetail(detail) {
   const open = (key) => button(key, () => lookUp(key));
   const wrap = (element) => { const td = document.createElement("td"); td.append(element); return td; };
   fill(find("#halted"), detail.halted, (one) => one.key, [
-    (one) => wrap(open(one.key)), (one) => cell(`${one.epoch}:${one.version}`), (one) => cell(one.head === null ? "–" : `letter ${one.head}`),
+    (one) => wrap(open(one.key)), (one) => cell(`${one.epoch}:${one.version}`), (one) => cell(one.head === null ? "–" : `letter ${one.head}`), (one) => number(one.parked),
     (one) => wrap(button("Resume", () => run({ action: "resume", key: one.key }, `Fold what is parked for ${one.key}, head first?`, "Resume"))),
-  ], ["Key", "Stands at", "Head", ""]);
+  ], ["Key", "Stands at", "Head", "Parked", ""]);
   const positions = new Map(detail.halted.map((one) => [one.key, `${one.epoch}:${one.version}`]));
   fill(find("#letters"), detail.letters, (one) => `${one.id}`, [
     (one) => number(one.id), (one) => cell(when(one.at)), (one) => wrap(open(one.key)),

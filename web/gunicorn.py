@@ -1,0 +1,51 @@
+"""Hooks for gunicorn: ``gunicorn -c python:keyfold.web.gunicorn app:app``.
+
+A worker that is told to end says 1001 to its sockets at once, also to those that its request threads
+carry and that would hold it up until ``--graceful-timeout``; what was accepted is committed while it ends.
+With a configuration file of your own, import the hooks into it: ``from keyfold.web.gunicorn import *``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+from ..actors import all_systems
+
+__all__ = ["child_exit", "post_worker_init", "worker_exit"]
+
+
+def post_worker_init(worker: Any) -> None:  # noqa: ARG001  # gunicorn passes it
+    """Let the signals that end a worker end its sockets as well, before the worker waits for its requests."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        before = signal.getsignal(number)
+
+        def handle(given: int, frame: Any, before: Any = before) -> None:
+            # Not here: a handler may interrupt whoever holds a lock that the goodbye needs.
+            threading.Thread(target=_say_goodbye, name="keyfold-goodbye", daemon=True).start()
+            if callable(before):
+                before(given, frame)
+
+        signal.signal(number, handle)
+
+
+def _say_goodbye() -> None:
+    for system in all_systems():
+        if system.broadcaster is not None:
+            system.broadcaster.close(system.settings.close_timeout)
+
+
+def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
+    """Commit what was accepted, and end the threads, however the worker came to its end (max_requests too)."""
+    for system in all_systems():
+        system.close()
+
+
+def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
+    """In the master: forget the gauges of a worker that is gone."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415  # an extra
+
+        mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
