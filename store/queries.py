@@ -132,7 +132,11 @@ class Queries:
         return facts
 
     def pending_migrations(self) -> list[str]:
-        """Return the names of the migrations that the database has not had. It is reached for that."""
+        """Return the names of the migrations that the database has not had. It is reached for that.
+
+        With ``auto_migrate`` they are run first, as at any first use.
+        """
+        self._store.ensure_tables()
         return self._store.run(lambda: pending(self._store.database))
 
     def _rows(self, sql: str, *parameters: Any, make: Callable[[Any], Any]) -> list[Any]:

@@ -39,7 +39,7 @@ def burst(events):
 
 @contextmanager
 def serving(directory: Path, *options: str, **env: str) -> Iterator[Gunicorn]:
-    server = Gunicorn(directory, *HOOKS, *options, source=SOURCE, **env)
+    server = Gunicorn(directory, *HOOKS, *options, workers=1, source=SOURCE, **env)
     try:
         yield server
     finally:

@@ -1,0 +1,323 @@
+"""``flask keyfold …`` as an operator and a script use it, on a real database."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from flask import Flask
+from keyfold.actors import Projection, ProjectionSystem
+from keyfold.web import Keyfold
+from support.parking import DEADLINE
+from support.serving import serve
+
+
+@dataclass
+class Sold:
+    """Some of an article."""
+
+    article: str
+    count: int
+
+
+@dataclass
+class Returned:
+    """Some came back."""
+
+    article: str
+    count: int
+
+
+@dataclass
+class Sales:
+    """What was sold, on balance."""
+
+    count: int = 0
+    steps: list[int] = field(default_factory=list)
+
+
+class Shop(Projection[Sold | Returned, Sales]):
+    """Refuses what is in ``refused``."""
+
+    name = "shop.sales"
+    public = True
+    refused: set[int]
+
+    def __init__(self) -> None:
+        self.refused = set()
+
+    def key(self, event: Sold | Returned) -> str:
+        return event.article
+
+    def apply(self, state: Sales, event: Sold | Returned) -> dict[str, int]:
+        if event.count in self.refused:
+            msg = f"{event.count} is refused"
+            raise ValueError(msg)
+        change = event.count if isinstance(event, Sold) else -event.count
+        state.count += change
+        state.steps.append(change)
+        return {"count": state.count}
+
+
+class Ledger(Shop):
+    """The same, but halts."""
+
+    name = "shop.ledger"
+    on_error = "halt"
+
+
+class Simple(Projection[Sold, Sales]):
+    """With one kind of event, and a history."""
+
+    name = "shop.simple"
+
+    def key(self, event: Sold) -> str:
+        return event.article
+
+    def apply(self, state: Sales, event: Sold) -> int:
+        state.count += event.count
+        return state.count
+
+    def history(self, key: str) -> list[Sold] | None:
+        return [Sold(key, 1), Sold(key, 2)] if key == "known" else None
+
+
+class Terminal:
+    """An app and its commands."""
+
+    def __init__(self, app: Flask, shop: Shop, ledger: Ledger) -> None:
+        self.app, self.shop, self.ledger = app, shop, ledger
+        self.system: ProjectionSystem = app.extensions["keyfold"].system
+
+    def run(self, *arguments: str, said: str | None = None) -> Result:
+        return self.app.test_cli_runner().invoke(args=["keyfold", *arguments], input=said)
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        result = self.run(*arguments, "--json")
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout)
+
+    def sell(self, *counts: int, name: str = "shop.sales", article: str = "pen") -> None:
+        runtime = self.system.runtime(name)
+        for receipt in [runtime.accept(Sold(article, count)) for count in counts]:
+            receipt.exception(DEADLINE)
+
+
+@pytest.fixture
+def terminal(database_url: str) -> Iterator[Terminal]:
+    """An app with three projections."""
+    keyfold, shop, ledger = Keyfold(), Shop(), Ledger()
+    for projection in (shop, ledger, Simple()):
+        keyfold.register(projection)
+    app = Flask("test")
+    app.config["KEYFOLD_DATABASE"] = database_url
+    keyfold.init_app(app)
+    made = Terminal(app, shop, ledger)
+    yield made
+    made.system.close()
+
+
+def test_migrate_and_check(terminal: Terminal) -> None:
+    """--check changes nothing and tells a script by its exit code."""
+    assert len(terminal.json("migrate", "--check", code=1)["pending"]) == 5
+    assert len(terminal.json("migrate")["done"]) == 5
+    assert terminal.json("migrate", "--check") == {"pending": []}
+    assert terminal.run("migrate").output == "up to date\n"
+
+
+def test_status(terminal: Terminal) -> None:
+    """Exit code 1 while a migration is pending or a key is halted."""
+    assert terminal.json("status", code=1)["pending_migrations"]
+    terminal.run("migrate")
+    assert terminal.run("status").exit_code == 0
+    terminal.ledger.refused = {13}
+    terminal.sell(1, 13, 2, name="shop.ledger")
+    facts = terminal.json("status", code=1)
+    assert facts["projections"]["shop.ledger"] == {"dead_letters": 2, "parked": 2, "halted": 1}
+    assert "halted" in terminal.run("status").output
+
+
+def test_show_and_keys(terminal: Terminal) -> None:
+    """A state in full; keys by prefix, page by page, by size, halted ones."""
+    for article in ("pen", "pencil", "ink"):
+        terminal.sell(1, 2, article=article)
+    shown = terminal.json("show", "shop.sales", "pen")
+    assert (shown["version"], shown["state"]) == (2, {"count": 3, "steps": [1, 2]})
+    assert '"count": 3' in terminal.run("show", "shop.sales", "pen").output
+    missing = terminal.run("show", "shop.sales", "chalk")
+    assert (missing.exit_code, missing.stdout) == (1, "")
+    assert "has no state" in missing.stderr
+
+    def keys(*options: str) -> list[str]:
+        return [fact["key"] for fact in terminal.json("keys", "shop.sales", *options)]
+
+    assert keys() == ["ink", "pen", "pencil"]
+    assert keys("--prefix", "pen") == ["pen", "pencil"]
+    assert keys("--limit", "1", "--after", "ink") == ["pen"]
+    terminal.sell(*range(20), article="pencil")
+    assert keys("--largest", "--limit", "1") == ["pencil"]
+    terminal.ledger.refused = {13}
+    terminal.sell(13, name="shop.ledger", article="chalk")
+    assert [fact["key"] for fact in terminal.json("keys", "shop.ledger", "--halted")] == ["chalk"]
+    assert "pencil" in terminal.run("keys", "shop.sales").output
+
+
+def test_rebuild_from_a_file(terminal: Terminal, tmp_path: Path) -> None:
+    """Lines of JSON; with several kinds of events each says what it is."""
+    terminal.sell(7)
+    lines = [
+        {"type": "Sold", "event": {"article": "pen", "count": 5}},
+        {"type": "Returned", "event": {"article": "pen", "count": 2}},
+    ]
+    (tmp_path / "events").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    command = ("rebuild", "shop.sales", "pen", "--events", str(tmp_path / "events"))
+    assert terminal.run(*command, said="n\n").exit_code == 1
+    assert terminal.json("show", "shop.sales", "pen")["version"] == 1
+    assert terminal.json(*command, "--yes") == {"key": "pen", "version": 2}
+    assert terminal.json("show", "shop.sales", "pen")["state"]["steps"] == [5, -2]
+    (tmp_path / "simple").write_text('{"article": "pen", "count": 4}\n')
+    assert (
+        terminal.run("rebuild", "shop.simple", "pen", "--yes", "--events", str(tmp_path / "simple")).exit_code
+        == 0
+    )
+    assert terminal.json("show", "shop.simple", "pen")["state"]["count"] == 4
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["nonsense", '{"type": "Sold"}', '{"type": "Gone", "event": {}}', "7", '{"type": "Sold", "event": {"article": "ink", "count": 1}}'],
+)  # fmt: skip
+def test_a_bad_line_changes_nothing(terminal: Terminal, tmp_path: Path, line: str) -> None:
+    """It is named, and the key stays as it was."""
+    terminal.sell(7)
+    (tmp_path / "events").write_text(
+        f'{{"type": "Sold", "event": {{"article": "pen", "count": 5}}}}\n{line}\n'
+    )
+    result = terminal.run("rebuild", "shop.sales", "pen", "--yes", "--events", str(tmp_path / "events"))
+    assert result.exit_code == 1
+    assert "line 2" in result.stderr or "event 2 of the rebuild" in result.stderr
+    assert terminal.json("show", "shop.sales", "pen")["version"] == 1
+
+
+def test_rebuild_from_history(terminal: Terminal) -> None:
+    """Where the projection has one."""
+    assert terminal.json("rebuild", "shop.simple", "known", "--yes") == {"key": "known", "version": 2}
+    without = terminal.run("rebuild", "shop.sales", "pen", "--yes")
+    assert without.exit_code == 2
+    assert "--events FILE" in without.stderr
+
+
+def test_wipe_asks_first(terminal: Terminal) -> None:
+    """And a script says --yes."""
+    terminal.sell(7)
+    assert terminal.run("wipe", "shop.sales", "pen", said="n\n").exit_code == 1
+    assert terminal.json("show", "shop.sales", "pen")["version"] == 1
+    assert terminal.json("wipe", "shop.sales", "pen", "--yes") == {"key": "pen", "version": 0}
+    assert terminal.run("show", "shop.sales", "pen").exit_code == 1
+
+
+def test_dead_letters(terminal: Terminal) -> None:
+    """Listed, retried one by one and all, skipped after a question."""
+    terminal.shop.refused = {13, 14, 15}
+    terminal.sell(1, 13, 14, 15)
+    letters = terminal.json("dead-letters", "list", "--name", "shop.sales", "--key", "pen")
+    first, second, third = [letter["id"] for letter in letters]
+    assert "13 is refused" in letters[0]["error"]
+    assert "13 is refused" in terminal.run("dead-letters", "list").output
+    terminal.shop.refused = {14}
+    assert terminal.json("dead-letters", "retry", "shop.sales", str(first)) == {
+        "folded": [first],
+        "failed": {},
+    }
+    rest = terminal.json("dead-letters", "retry", "shop.sales", "--all", code=1)
+    assert rest["folded"] == [third]
+    assert "14 is refused" in rest["failed"][str(second)]
+    assert terminal.run("dead-letters", "skip", "shop.sales", str(second), said="n\n").exit_code == 1
+    assert len(terminal.json("dead-letters", "list")) == 1
+    assert terminal.json("dead-letters", "skip", "shop.sales", str(second), "--yes") == {"skipped": second}
+    assert terminal.json("dead-letters", "list") == []
+    assert terminal.json("show", "shop.sales", "pen")["state"]["steps"] == [1, 13, 15]
+
+
+def test_a_halted_key(terminal: Terminal) -> None:
+    """Resume says what is in the way; skip takes the position; then it goes on."""
+    terminal.ledger.refused = {13}
+    terminal.sell(1, 13, 2, name="shop.ledger")
+    refused = terminal.run("resume", "shop.ledger", "pen")
+    assert refused.exit_code == 1
+    assert "13 is refused" in refused.stderr
+    [head, _] = terminal.json("dead-letters", "list", "--parked")
+    epoch = terminal.json("show", "shop.ledger", "pen")["epoch"]
+    skip = ("dead-letters", "skip", "shop.ledger", str(head["id"]), "--yes", "--position")
+    assert terminal.run(*skip, f"{epoch}:9").exit_code == 1
+    assert terminal.run(*skip, f"{epoch}:1").exit_code == 0
+    assert terminal.json("resume", "shop.ledger", "pen") == {"key": "pen", "folded": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("show", "no.such", "a"), 2, "no projection is named 'no.such'"),
+        (("show", "shop.sales", ""), 2, "not a valid key"),
+        (("show", "shop.sales"), 2, "Missing argument"),
+        (("keys", "shop.sales", "--limit", "0"), 2, "0 is not in the range"),
+        (("dead-letters", "retry", "shop.sales"), 2, "give the ids, or --all"),
+        (("dead-letters", "retry", "shop.sales", "7", "--all"), 2, "give the ids, or --all"),
+        (("dead-letters", "retry", "shop.sales", "7"), 1, "no dead letter 7"),
+        (("dead-letters", "skip", "shop.sales", "7", "--yes"), 1, "no dead letter 7"),
+        (("dead-letters", "skip", "shop.sales", "7", "--yes", "--position", "x"), 1, "a position is"),
+        (("resume", "shop.sales", "pen"), 1, "is not halted"),
+        (("rebuild", "shop.sales", "pen", "--events", "/no/such/file"), 2, "No such file"),
+    ],
+)
+def test_bad_arguments(terminal: Terminal, arguments: tuple[str, ...], code: int, message: str) -> None:
+    """An exit code that a script can tell apart, and one line that says what is wrong."""
+    result = terminal.run(*arguments)
+    assert (result.exit_code, message in result.output) == (code, True), result.output
+
+
+def test_a_database_that_is_away_is_exit_code_three(tmp_path: Path) -> None:
+    """Trying again later is right."""
+    keyfold = Keyfold()
+    keyfold.register(Simple())
+    app = Flask("test")
+    app.config["KEYFOLD_DATABASE"] = f"sqlite:///{tmp_path}/no/such/folder.db"
+    keyfold.init_app(app)
+    terminal = Terminal(app, Shop(), Ledger())
+    for arguments in (("status",), ("show", "shop.simple", "a"), ("migrate",)):
+        assert terminal.run(*arguments).exit_code == 3
+    terminal.system.close()
+
+
+def test_tail_follows_a_key(terminal: Terminal) -> None:
+    """The state first, then each change, over the socket and by looking at the row."""
+    terminal.sell(1)
+
+    def tail(*options: str) -> list[Any]:
+        result = terminal.run("tail", "shop.sales", "pen", "--count", "1", "--json", *options)
+        assert result.exit_code == 0, result.output
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    with serve(terminal.app) as site, ThreadPoolExecutor(2) as pool:
+        for options in ((), ("--url", f"http://127.0.0.1:{site.port}")):
+            following = pool.submit(tail, *options)
+            stop = threading.Event()
+            _sell_until(following.done, terminal.sell, stop)
+            first, second = following.result(DEADLINE)
+            assert first["kind"] == "snapshot"
+            assert second["kind"] == ("delta" if options else "snapshot")
+            assert second["version"] > first["version"]
+        terminal.system.close()
+
+
+def _sell_until(done: Callable[[], bool], sell: Callable[..., None], stop: threading.Event) -> None:
+    while not done():
+        sell(1)
+        stop.wait(0.02)  # a customer now and then

@@ -1,0 +1,566 @@
+"""What operators and machines see: the admin URLs, probes, metrics, signals, logs, spans."""
+
+from __future__ import annotations
+
+import http.cookiejar
+import json
+import logging
+import re
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from keyfold.actors import KeyHalted, ProjectionSystem
+from keyfold.actors.tracing import TracingObserver
+from keyfold.web import Keyfold
+from keyfold.web.signals import projection_applied, projection_failed, subscriber_connected
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client.parser import text_string_to_metric_families
+from support.counting import Added, Totals, park_in, poison
+from support.parking import DEADLINE, Parking
+from support.serving import Site, serve
+
+TOKEN = "let-me-see"  # not a secret
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+class Audited(Totals):
+    """Halts."""
+
+    name = "test.audited"
+    on_error = "halt"
+
+
+class Operated:
+    """An app with everything that an operator sees, served."""
+
+    def __init__(self, site: Site, app: Flask, system: ProjectionSystem) -> None:
+        self.site, self.app, self.system = site, app, system
+
+    def get(self, path: str, **headers: str) -> tuple[int, Any]:
+        status, _, text = self.site.request(path, **headers)
+        return status, json.loads(text) if text.startswith("{") else text
+
+    def act(self, name: str, wish: Any, **headers: str) -> tuple[int, str]:
+        """POST an action and return status and what is said."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.site.port}/admin/projections/of/{name}/actions",
+            data=json.dumps(wish).encode(),
+            headers={"Content-Type": "application/json", **headers},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+                return answer.status, json.load(answer)["message"]
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)["error"]["message"]
+
+
+@pytest.fixture
+def operate(database_url: str) -> Iterator[Callable[..., Operated]]:
+    """Make and serve one such app."""
+    running: list[Any] = []
+
+    def make(*, keyfold: Keyfold | None = None, **config: Any) -> Operated:
+        keyfold = keyfold or Keyfold()
+        keyfold.register(Totals())
+        keyfold.register(Audited())
+        app = Flask("test")
+        app.config.update({"KEYFOLD_DATABASE": database_url, "KEYFOLD_ADMIN_TOKEN": TOKEN, **config})
+        keyfold.init_app(app)
+        system: ProjectionSystem = app.extensions["keyfold"].system
+        server = serve(app)
+        running.append((system, server))
+        return Operated(server.__enter__(), app, system)
+
+    yield make
+    for system, server in running:
+        system.close()
+        server.__exit__(None, None, None)
+
+
+@pytest.fixture
+def operated(operate: Callable[..., Operated]) -> Operated:
+    """One with default settings."""
+    return operate()
+
+
+def halt(operated: Operated, key: str = "a") -> int:
+    """Halt a key of test.audited behind one good event, and return the id of the head."""
+    runtime = operated.system.runtime("test.audited")
+    runtime.accept(Added(key)).result(DEADLINE)
+    # What is dispatched is not JSON, for its function; the letter is told apart by that.
+    runtime.accept(Added(key, 2, poison)).exception(DEADLINE)
+    assert isinstance(runtime.accept(Added(key, 3)).exception(DEADLINE), KeyHalted)
+    return runtime.dead_letters.find(key)[0].id
+
+
+# -- who may
+
+
+PATHS = [
+    "/admin/projections", "/admin/projections/overview", "/admin/projections/stats",
+    "/admin/projections/of/test.totals", "/admin/projections/of/test.totals/facts", "/keyfold/metrics",
+    "/projection/keyfold.overview/all", "/sse/projection/keyfold.overview/all",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("token", [TOKEN, None], ids=["a token is set", "no token is set"])
+def test_the_operator_s_urls_are_closed(
+    operate: Callable[..., Operated], path: str, token: str | None
+) -> None:
+    """By default, with a wrong token, and with an empty one."""
+    operated = operate(KEYFOLD_ADMIN_TOKEN=token)
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Bearer "},
+        {"Cookie": "keyfold_admin=x"},
+    ):
+        assert operated.get(path, **headers)[0] == 403
+
+
+def test_a_pass_is_worth_nothing_with_another_token(operate: Callable[..., Operated]) -> None:
+    """It is signed with the token that was shown."""
+    first, second = operate(), operate(KEYFOLD_ADMIN_TOKEN="another")
+    cookie = {"Cookie": f"keyfold_admin={first.app.extensions['keyfold'].access.admin_pass()}"}
+    assert first.get("/admin/projections/overview", **cookie)[0] == 200
+    assert second.get("/admin/projections/overview", **cookie)[0] == 403
+
+
+def test_the_metrics_token_opens_the_metrics_alone(operate: Callable[..., Operated]) -> None:
+    """A scraper can't act."""
+    operated = operate(KEYFOLD_METRICS_TOKEN="scrape")
+    scraper = {"Authorization": "Bearer scrape"}
+    assert operated.get("/keyfold/metrics", **scraper)[0] == 200
+    assert operated.get("/admin/projections/overview", **scraper)[0] == 403
+    assert operated.act("test.totals", {"action": "wipe", "key": "a"}, **scraper)[0] == 403
+
+
+def test_the_page_s_own_channel_is_for_operators(operated: Operated) -> None:
+    """Live over the library's own socket; the numbers come anew while somebody watches."""
+    watcher = operated.site.watch("keyfold.overview", "all", header=[f"Authorization: Bearer {TOKEN}"])
+    first = watcher.next()["state"]
+    assert set(first["processes"][0]["projections"]) == {"test.totals", "test.audited"}
+    operated.system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
+    while watcher.next().get("state", first)["processes"][0]["projections"]["test.totals"]["events"] != 1:
+        pass
+    watcher.close()
+    with pytest.raises(Exception, match="403"):
+        operated.site.watch("keyfold.overview", "all")
+
+
+def test_an_operator_may_look_at_keys_that_are_closed_to_others(operated: Operated) -> None:
+    """To look a key up by name; nobody else may."""
+    halt(operated)
+    operated.system.runtime("test.audited").projection.__class__.public = False
+    try:
+        assert operated.get("/projection/test.audited/a")[0] == 403
+        assert operated.get("/projection/test.audited/a", **BEARER)[0] == 200
+    finally:
+        operated.system.runtime("test.audited").projection.__class__.public = True
+
+
+def test_no_projection_takes_a_name_of_keyfold_s_own(operated: Operated) -> None:
+    """keyfold.overview would be readable by everybody, if it were somebody's public projection."""
+
+    class Taken(Totals):
+        name = "keyfold.overview"
+
+    with pytest.raises(Exception, match="begin with keyfold"):
+        operated.system.register(Taken())
+
+
+# -- signing in, and CSRF
+
+
+def browser_of(operated: Operated) -> tuple[urllib.request.OpenerDirector, http.cookiejar.CookieJar, str]:
+    """Return what a browser has after the login page: an opener with cookies, and the CSRF word."""
+    jar = http.cookiejar.CookieJar()
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
+    try:
+        opener.open(f"http://127.0.0.1:{operated.site.port}/admin/projections", timeout=DEADLINE)
+    except urllib.error.HTTPError as error:
+        with error:
+            found = re.search('name="csrf" content="([^"]+)"', error.read().decode())
+    assert found
+    return opener, jar, found[1]
+
+
+def post(opener: urllib.request.OpenerDirector, url: str, data: bytes, **headers: str) -> int:
+    try:
+        with opener.open(urllib.request.Request(url, data, headers), timeout=DEADLINE) as answer:
+            status: int = answer.status
+            return status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_signing_in_needs_the_token_and_acting_needs_the_csrf_word(operated: Operated) -> None:
+    """A cookie alone does nothing: another site could make the browser send it."""
+    opener, jar, csrf = browser_of(operated)
+    base = f"http://127.0.0.1:{operated.site.port}/admin/projections"
+
+    def sign_in(token: str, word: str) -> int:
+        form = urllib.parse.urlencode({"token": token, "csrf": word}).encode()
+        return post(opener, f"{base}/login", form)
+
+    assert sign_in("wrong", csrf) == 403
+    assert sign_in(TOKEN, "wrong") == 403
+    assert "keyfold_admin" not in {cookie.name for cookie in jar}
+    assert sign_in(TOKEN, csrf) == 200
+    for cookie in jar:
+        assert cookie.has_nonstandard_attr("HttpOnly")
+        assert cookie.get_nonstandard_attr("SameSite") == "Strict"
+    operated.system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
+    wipe = json.dumps({"action": "wipe", "key": "a"}).encode()
+    kind = {"Content-Type": "application/json"}
+    acting = f"{base}/of/test.totals/actions"
+    assert post(opener, acting, wipe, **kind) == 403
+    assert post(opener, acting, wipe, **kind, **{"X-Keyfold-CSRF": "wrong"}) == 403
+    assert (
+        post(opener, acting, wipe, **kind, **{"X-Keyfold-CSRF": csrf, "Origin": "https://evil.example"})
+        == 403
+    )
+    assert operated.system.runtime("test.totals").read("a") is not None
+    assert post(opener, acting, wipe, **kind, **{"X-Keyfold-CSRF": csrf}) == 200
+    assert operated.system.runtime("test.totals").read("a") is None
+    assert (
+        post(opener, f"{base}/logout", f"csrf={csrf}".encode()) == 403
+    )  # what it leads to is the login page
+    assert post(opener, acting, wipe, **kind, **{"X-Keyfold-CSRF": csrf}) == 403
+
+
+# -- actions
+
+
+def test_every_action_is_done_and_logged(operated: Operated, caplog: pytest.LogCaptureFixture) -> None:
+    """Retry, skip, resume, wipe; each is logged with who asked, and what."""
+    caplog.set_level(logging.WARNING, "keyfold.admin")
+    head = halt(operated)
+    runtime = operated.system.runtime("test.audited")
+    assert operated.act("test.audited", {"action": "resume", "key": "a"}, **BEARER)[0] == 409
+    status, message = operated.act("test.audited", {"action": "retry", "letter": head}, **BEARER)
+    assert (status, f"dead letter {head}" in message) == (409, True)
+    snapshot = runtime.snapshot("a")
+    assert snapshot is not None
+    stale = {"action": "skip", "letter": head, "position": f"{snapshot.epoch}:7"}
+    assert operated.act("test.audited", stale, **BEARER)[0] == 409
+    fresh = {**stale, "position": f"{snapshot.epoch}:1"}
+    assert operated.act("test.audited", fresh, **BEARER) == (200, "removed; its event will not be folded")
+    status, message = operated.act("test.audited", {"action": "resume", "key": "a"}, **BEARER)
+    assert (status, message) == (200, "1 parked events folded; the key goes on")
+    assert runtime.read_required("a").amounts == [1, 3]
+    assert operated.act("test.audited", {"action": "wipe", "key": "a"}, **BEARER)[0] == 200
+    assert runtime.read("a") is None
+    wishes = [
+        record.__dict__["wish"]["action"] for record in caplog.records if "operator asks" in record.message
+    ]
+    assert wishes == ["resume", "retry", "skip", "skip", "resume", "wipe"]
+    assert all(
+        record.__dict__["address"] == "127.0.0.1"
+        for record in caplog.records
+        if record.name == "keyfold.admin"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wish", "status", "message"),
+    [
+        (7, 400, "an action is a JSON object"),
+        ({"action": "explode"}, 400, "must be one of retry, skip, resume, rebuild, wipe, drop"),
+        ({"action": "retry", "letter": "7"}, 400, "letter must be a number"),
+        ({"action": "retry", "letter": 7}, 409, "no dead letter 7"),
+        ({"action": "skip", "letter": 7, "position": "x"}, 400, "a position is"),
+        ({"action": "resume", "key": ""}, 400, "not a valid key"),
+        ({"action": "wipe"}, 400, "key must be a string"),
+        ({"action": "rebuild", "key": "a"}, 409, "has no history"),
+        ({"action": "drop", "client": 1, "process": "elsewhere"}, 409, "another process"),
+    ],
+)
+def test_a_bad_action_is_named(operated: Operated, wish: Any, status: int, message: str) -> None:
+    """It says what is wrong, and does nothing."""
+    code, said = operated.act("test.totals", wish, **BEARER)
+    assert (code, message in said) == (status, True), said
+    assert operated.act("no.such", {"action": "wipe", "key": "a"}, **BEARER)[0] == 404
+
+
+def test_a_key_is_rebuilt_from_its_history(operate: Callable[..., Operated]) -> None:
+    """Where the projection knows its history."""
+
+    class Remembering(Totals):
+        name = "test.remembering"
+
+        def history(self, key: str) -> list[Added]:
+            return [Added(key, 5), Added(key, 6)]
+
+    keyfold = Keyfold()
+    keyfold.register(Remembering())
+    operated = operate(keyfold=keyfold)
+    assert operated.act("test.remembering", {"action": "rebuild", "key": "a"}, **BEARER)[0] == 200
+    assert operated.system.runtime("test.remembering").read_required("a").amounts == [5, 6]
+
+
+def test_a_client_is_shown_and_dropped(operated: Operated) -> None:
+    """The operator closes one connection; a second click is told that it has gone."""
+    watcher = operated.site.watch("test.totals", "a")
+    watcher.next()
+    _, facts = operated.get("/admin/projections/of/test.totals/facts?key=a", **BEARER)
+    [client] = facts["clients"]
+    assert (client["address"], client["kind"], client["keys"]) == ("127.0.0.1", "WebSocket", ["a"])
+    drop = {"action": "drop", "client": client["id"], "process": facts["process"]}
+    assert operated.act("test.totals", drop, **BEARER)[0] == 200
+    assert watcher.close_code() == 1001
+    watcher.close()
+    while operated.act("test.totals", drop, **BEARER)[0] == 200:
+        pass  # until the server has seen the end of it as well
+    assert "gone" in operated.act("test.totals", drop, **BEARER)[1]
+
+
+def test_the_facts_of_a_projection(operated: Operated) -> None:
+    """Busiest and largest keys, halted ones with their head, letters with their traceback, one key in full."""
+    head = halt(operated)
+    for _ in range(3):
+        operated.system.runtime("test.audited").apply_event(Added("busy"), DEADLINE)
+    _, facts = operated.get("/admin/projections/of/test.audited/facts?key=a", **BEARER)
+    assert facts["busiest"][0] == {"key": "busy", "events": 3}
+    assert [fact["key"] for fact in facts["largest"]] == ["busy", "a"]
+    [halted] = facts["halted"]
+    assert (halted["key"], halted["version"], halted["head"], halted["parked"]) == ("a", 1, head, 2)
+    [letter] = facts["letters"]  # what is parked behind it is no error of its own
+    assert (letter["id"], "ValueError: poison" in letter["traceback"]) == (head, True)
+    assert facts["key"]["halted"] is True
+    assert facts["key"]["state"] == {"total": 1, "amounts": [1]}
+    assert operated.get("/admin/projections/of/test.audited/facts?key=none", **BEARER)[1]["key"] is None
+
+
+def test_all_processes_are_seen(operate: Callable[..., Operated]) -> None:
+    """Each reports itself in the database; one that has closed is gone from the list."""
+    first, second = operate(KEYFOLD_REPORT_SECONDS=0.01), operate(KEYFOLD_REPORT_SECONDS=0.01)
+    second.system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
+    second.system.reporter.report()
+
+    def others() -> list[Any]:
+        facts = first.get("/admin/projections/overview", **BEARER)[1]["processes"]
+        assert facts[0]["process"] == first.system.reporter.process
+        return [(one["process"], one["projections"]["test.totals"]["events"]) for one in facts[1:]]
+
+    def reported() -> bool:
+        second.system.reporter.report()
+        return others() == [(second.system.reporter.process, 1)]
+
+    wait_until(reported)
+    second.system.close()
+    assert others() == []
+
+
+def wait_until(done: Callable[[], object]) -> None:
+    """Ask again and again, each a request to a real server, until it is so."""
+    deadline = threading.Event()
+    timer = threading.Timer(DEADLINE, deadline.set)
+    timer.start()
+    while not done():
+        assert not deadline.is_set(), "it did not come to that in time"
+    timer.cancel()
+
+
+# -- probes
+
+
+def test_a_healthy_process_says_so(operated: Operated) -> None:
+    """Before the first event and after."""
+    for _ in range(2):
+        assert operated.get("/keyfold/healthz") == (200, {"status": "ok", "failing": {}})
+        assert operated.get("/keyfold/readyz") == (200, {"status": "ok", "failing": {}})
+        operated.system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
+
+
+HUNG = 0.2
+
+
+def failing(operated: Operated, probe: str = "healthz") -> dict[str, str]:
+    status, answer = operated.get(f"/keyfold/{probe}")
+    parts: dict[str, str] = answer["failing"]
+    assert status == (503 if parts else 200)
+    return parts
+
+
+def test_a_dispatcher_that_hangs_turns_health_red_and_green_again(operate: Callable[..., Operated]) -> None:
+    """An apply that does not return is a thread that does nothing else."""
+    operated, parking = operate(KEYFOLD_HEALTH_SECONDS=HUNG), Parking()
+    receipt = operated.system.bus.dispatch(Added("a", then=park_in(parking)))
+    parking.wait_for_arrival()
+    wait_until(lambda: failing(operated))
+    for name, trouble in failing(operated).items():  # both projections fold it
+        assert name.startswith("keyfold-dispatcher-")
+        assert "in one step for" in trouble
+    parking.release()
+    receipt.result(DEADLINE)
+    wait_until(lambda: not failing(operated))
+
+
+def test_a_writer_that_hangs_turns_health_red_and_green_again(operate: Callable[..., Operated]) -> None:
+    """It waits in the middle of a commit, for as long as the database does not answer."""
+    operated, parking = operate(KEYFOLD_HEALTH_SECONDS=HUNG), Parking()
+    store = operated.system.store
+    commit = store.commit
+
+    def hang(*args: Any, **kwargs: Any) -> Any:
+        parking.park()
+        return commit(*args, **kwargs)
+
+    store.commit = hang  # type: ignore[method-assign]
+    receipt = operated.system.bus.dispatch(Added("a"))
+    parking.wait_for_arrival()
+    wait_until(lambda: "keyfold-writer" in failing(operated))
+    parking.release()
+    receipt.result(DEADLINE)
+    wait_until(lambda: not failing(operated))
+
+
+def test_a_hub_s_loop_that_hangs_or_dies_turns_health_red(operate: Callable[..., Operated]) -> None:
+    """And green again after a hang; after a death never."""
+    operated, parking = operate(KEYFOLD_HEALTH_SECONDS=HUNG), Parking()
+    reactor = operated.app.extensions["keyfold"].hub.reactor
+    reactor.call(parking.park)
+    parking.wait_for_arrival()
+    wait_until(lambda: "keyfold-hub" in failing(operated))
+    parking.release()
+    wait_until(lambda: not failing(operated))
+    assert reactor.stop(DEADLINE)
+    assert failing(operated) == {"keyfold-hub": "has ended"}
+
+
+def test_a_process_whose_events_wait_is_not_ready(operate: Callable[..., Operated]) -> None:
+    """The lag has a limit; the process lives, but others should be asked first."""
+    operated, parking = operate(KEYFOLD_HEALTH_SECONDS=HUNG), Parking()
+    operated.system.bus.dispatch(Added("a", then=park_in(parking)))
+    parking.wait_for_arrival()
+    receipt = operated.system.bus.dispatch(Added("a"))
+    wait_until(lambda: "lag" in failing(operated, "readyz"))
+    parking.release()
+    receipt.result(DEADLINE)
+    wait_until(lambda: not failing(operated, "readyz"))
+
+
+def test_pending_migrations_are_not_ready(operate: Callable[..., Operated]) -> None:
+    """Where the app migrates by itself."""
+    operated = operate(KEYFOLD_AUTO_MIGRATE=False)
+    assert "flask keyfold migrate" in failing(operated, "readyz")["migrations"]
+    assert failing(operated) == {}
+    runner = operated.app.test_cli_runner()
+    assert runner.invoke(args=["keyfold", "migrate"]).exit_code == 0
+    wait_until(lambda: not failing(operated, "readyz"))
+
+
+def test_a_closed_system_is_not_ready(operated: Operated) -> None:
+    """A load balancer takes it out while it drains."""
+    operated.system.close()
+    assert failing(operated, "readyz") == {"system": "is closed"}
+
+
+# -- metrics, signals, spans, logs
+
+
+def test_the_metrics_are_those_of_the_stats(operated: Operated) -> None:
+    """Labelled by projection alone, in the text format; a second scrape counts nothing twice."""
+    halt(operated)
+    watcher = operated.site.watch("test.totals", "a")
+    watcher.next()
+    operated.system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
+    for _ in range(2):
+        status, _, text = operated.site.request("/keyfold/metrics", **BEARER)
+        assert status == 200
+        found = {
+            (sample.name, sample.labels.get("projection")): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if set(sample.labels) <= {"projection"}
+        }
+        assert found["keyfold_events_total", "test.audited"] == 1
+        assert found["keyfold_parked_total", "test.audited"] == 2
+        assert found["keyfold_halts_total", "test.audited"] == 1
+        assert found["keyfold_actors_live", "test.audited"] == 1
+        assert found["keyfold_subscribers", "test.totals"] == 1
+        assert found["keyfold_sockets_open", None] == 1
+        assert found["keyfold_writer_commits_total", None] >= 3
+        assert all(name.startswith("keyfold_") for name, _ in found)
+    watcher.close()
+
+
+def test_signals_are_sent_by_the_app(operated: Operated) -> None:
+    """Applied, failed, connected; a receiver that raises harms nothing."""
+    heard: list[tuple[str, dict[str, Any]]] = []
+    connected = threading.Event()
+
+    def applied(app: Flask, **facts: Any) -> None:
+        assert app is operated.app
+        heard.append(("applied", facts))
+        msg = "a receiver that raises"
+        raise ValueError(msg)
+
+    def failed(_app: Flask, **facts: Any) -> None:
+        heard.append(("failed", facts))
+
+    def connects(_app: Flask, **facts: Any) -> None:
+        heard.append(("connected", facts))
+        connected.set()
+
+    with (
+        projection_applied.connected_to(applied, operated.app),
+        projection_failed.connected_to(failed, operated.app),
+        subscriber_connected.connected_to(connects, operated.app),
+    ):
+        totals = operated.system.runtime("test.totals")
+        totals.apply_event(Added("a"), DEADLINE)
+        totals.accept(Added("a", 1, poison)).exception(DEADLINE)
+        watcher = operated.site.watch("test.totals", "a")
+        watcher.next()
+        assert connected.wait(DEADLINE)
+        watcher.close()
+    (first, applied_facts), (second, failed_facts), (third, connected_facts) = heard
+    assert (first, second, third) == ("applied", "failed", "connected")
+    assert (applied_facts["projection"], applied_facts["key"]) == ("test.totals", "a")
+    assert (applied_facts["version"], applied_facts["events"]) == (1, 1)
+    assert "poison" in str(failed_facts["error"])
+    assert connected_facts == {"projection": "test.totals", "key": "a", "user": None}
+
+
+def test_spans_of_commits_and_failures(operate: Callable[..., Operated]) -> None:
+    """By an observer, with OpenTelemetry's own SDK."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    operated = operate(keyfold=Keyfold(observers=[TracingObserver(provider.get_tracer("test"))]))
+    totals = operated.system.runtime("test.totals")
+    totals.apply_event(Added("a"), DEADLINE)
+    totals.accept(Added("a", 1, poison)).exception(DEADLINE)
+    commit, fold = exporter.get_finished_spans()
+    assert (commit.name, fold.name) == ("keyfold.commit", "keyfold.fold")
+    assert dict(commit.attributes or {})["keyfold.version"] == 1
+    assert commit.start_time is not None
+    assert commit.end_time is not None
+    assert commit.end_time >= commit.start_time
+    assert fold.events[0].name == "exception"
+    provider.shutdown()
+
+
+def test_log_records_carry_their_facts(operated: Operated, caplog: pytest.LogCaptureFixture) -> None:
+    """For those who log JSON: nobody has to parse a message."""
+    operated.system.runtime("test.totals").accept(Added("a", 1, poison)).exception(DEADLINE)
+    [record] = [record for record in caplog.records if record.name == "keyfold.actor"]
+    assert (record.__dict__["projection"], record.__dict__["key"], record.__dict__["version"]) == (
+        "test.totals",
+        "a",
+        1,
+    )
+    assert record.exc_info is not None
