@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +18,13 @@ import pytest
 from flask import Flask
 from keyfold.actors import ProjectionSystem
 from keyfold.web import Keyfold
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.support.ui import WebDriverWait
+from support.browsing import Browser, text_of, wait
 from support.counting import Added, Totals
 from support.parking import DEADLINE
 from support.serving import Site, serve
 from support.tcp_proxy import TcpProxy
 
 BOARD = Path(__file__).parents[2] / "examples" / "airport_board"
-
-Browser = webdriver.Chrome
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A headless Chromium."""
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.binary_location = found("chromium")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(found("chromedriver")))
-    yield driver
-    driver.quit()
-
-
-def found(program: str) -> str:
-    """Return where it is; tests/install_tools.sh puts it there."""
-    path = shutil.which(program)
-    assert path, f"{program} is missing: run make test"
-    return path
-
-
-def wait(browser: Browser, what: Callable[[], Any]) -> Any:
-    """Return what it says as soon as that is true."""
-    return WebDriverWait(browser, DEADLINE, 0.05).until(lambda _: what())
-
-
-def text_of(browser: Browser, element: str) -> str:
-    """Return what the page shows there."""
-    text: str = browser.find_element("id", element).text
-    return text
 
 
 class Demo:
