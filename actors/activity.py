@@ -51,10 +51,10 @@ class Activity:
                 self._keys = dict(kept)
 
     def busiest(self, most: int) -> list[tuple[str, int]]:
-        """Return the keys with most events since the process began, and roughly how many, most first."""
+        """Return the keys (plain strings) with most events since the process began, and roughly how many, most first."""
         with self._lock:
             ordered = sorted(self._keys.items(), key=lambda item: -item[1])
-        return ordered[:most]
+        return [(str(key), events) for key, events in ordered[:most]]
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers of the last minute, JSON-able."""

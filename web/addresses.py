@@ -27,4 +27,4 @@ def find_address(
     elif projection not in names:
         msg = f"no projection is named {projection[:_SHOWN]!r}"
         raise UnknownProjection(msg, projection=projection)
-    return projection, ProjectionKey(key)
+    return projection, str(ProjectionKey(key))  # a plain str again, as JSON encoders want it

@@ -209,7 +209,7 @@ def test_a_gap_asks_for_a_snapshot(browser: Browser, app: Flask) -> None:
         add(app, "a")
         wait(browser, lambda: deltas(browser) == [1])
         hub = app.extensions["keyfold"].hub
-        [connection] = hub._connections
+        [connection] = hub.connections
         epoch = connection.subscriptions["test.totals", "a"].channel.ring.epoch
         frame = {
             "type": "delta",

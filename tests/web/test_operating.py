@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from keyfold.actors import KeyHalted, ProjectionSystem
+from keyfold.actors import KeyHalted, ProjectionKey, ProjectionSystem
 from keyfold.actors.tracing import TracingObserver
 from keyfold.web import Keyfold
 from keyfold.web.signals import projection_applied, projection_failed, subscriber_connected
@@ -314,6 +314,13 @@ def test_a_client_is_shown_and_dropped(operated: Operated) -> None:
     """The operator closes one connection; a second click is told that it has gone."""
     watcher = operated.site.watch("test.totals", "a")
     watcher.next()
+    many = operated.site.watch_many()
+    many.send(type="subscribe", channel="projection.test.audited.b")
+    many.next_of_many()
+    operated.system.runtime("test.audited").apply_event(Added(ProjectionKey("b")), DEADLINE)
+    _, facts = operated.get("/admin/projections/of/test.audited/facts?key=b", **BEARER)
+    assert (facts["clients"][0]["keys"], facts["busiest"][0]["key"]) == (["b"], "b")
+    many.close()
     _, facts = operated.get("/admin/projections/of/test.totals/facts?key=a", **BEARER)
     [client] = facts["clients"]
     assert (client["address"], client["kind"], client["keys"]) == ("127.0.0.1", "WebSocket", ["a"])
