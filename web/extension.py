@@ -176,7 +176,7 @@ def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: Web
 def attach(app: Flask, state: KeyfoldState) -> None:
     """Give app the routes and what they work on. Raises ConfigError if they collide with the app's own."""
     app.extensions[EXTENSION] = state
-    signals = SignalObserver(app)
+    signals = SignalObserver(app, state.hub)
     state.system.observe(signals)
     state.hub.connected = signals.connected
     app.cli.add_command(make_cli())

@@ -64,7 +64,7 @@ class Hub(Broadcaster):
         self.sources: dict[str, Callable[[], Row | None]] = {}
         """Channels (by name; the key is ``all``) that come from elsewhere than a projection's rows: read anew every second while watched."""
         self.connected: Callable[[str | None, str | None, str | None], object] | None = None
-        """Called with projection, key and user of each connection, on a thread that may wait."""
+        """Called with projection, key and user of each connection, on the reactor's thread."""
         self._system: ProjectionSystem | None = None
         self._closed = False
         self._all_told = threading.Event()
@@ -154,7 +154,7 @@ class Hub(Broadcaster):
             connection.subscribe(*wish)
         if self.connected is not None:
             name, key, _ = wish or (None, None, None)
-            self._ask(self.connected, name, key, connection.visitor.user)
+            self.connected(name, key, connection.visitor.user)
 
     def gone(self, connection: Connection) -> None:
         """Forget a connection that has ended. On the reactor's thread."""
@@ -184,9 +184,9 @@ class Hub(Broadcaster):
             allowed = visitor.may(name, key, ticket)
             self.reactor.call(lambda: connection.decided(name, key, may=allowed))
 
-        self._ask(ask)
+        self.aside(ask)
 
-    def _ask(self, function: Callable[..., object], *arguments: Any) -> None:
+    def aside(self, function: Callable[..., object], *arguments: Any) -> None:
         """Run code of the app's, which may wait, on a thread of its own."""
         if self._closed:
             return

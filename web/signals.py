@@ -6,6 +6,7 @@ What they raise is logged.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blinker import Namespace
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from ..actors import Committed, ProjectionError
+    from .hub import Hub
 
 _signals = Namespace()
 
@@ -36,8 +38,9 @@ subscriber_connected = _signals.signal(
 class SignalObserver(Observer):
     """Sends the signals of one app, if anybody receives them."""
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask, hub: Hub) -> None:
         self._app = app
+        self._hub = hub
 
     def applied(self, turn: Committed, seconds: float) -> None:  # noqa: ARG002
         if projection_applied.receivers:
@@ -52,4 +55,5 @@ class SignalObserver(Observer):
     def connected(self, projection: str | None, key: str | None, user: str | None) -> None:
         """Say that a connection is open."""
         if subscriber_connected.receivers:
-            subscriber_connected.send(self._app, projection=projection, key=key, user=user)
+            facts = {"projection": projection, "key": key, "user": user}
+            self._hub.aside(partial(subscriber_connected.send, self._app, **facts))

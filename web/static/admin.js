@@ -268,7 +268,8 @@ function drawKey(key, row) {
   watching?.close();
   const say = (kind, value, { version }) => {
     const li = document.createElement("li");
-    li.textContent = `${version}  ${kind}  ${JSON.stringify(value)}`;
+    const text = JSON.stringify(value);
+    li.textContent = `${version}  ${kind}  ${text.length > 300 ? `${text.slice(0, 300)}…` : text}`;
     find("#deltas").prepend(li);
     while (find("#deltas").children.length > 30) find("#deltas").lastChild.remove();
   };
