@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("keyfold.system")
 
 _MISSED = 3
-"""A process is taken for gone when so many of its reports are missing."""
+"""A process is taken for gone when so many of its reports are missing,"""
+_PATIENCE = 3.0
+"""and not before so many seconds."""
 
 
 class Reporter:
@@ -70,7 +72,7 @@ class Reporter:
     def others(self) -> list[dict[str, Any]]:
         """Return what the other processes said last, those that are not gone. Raises StoreError."""
         seconds = self._system.settings.report_seconds
-        recent = self._processes.recent(_MISSED * seconds) if seconds else []
+        recent = self._processes.recent(max(_PATIENCE, _MISSED * seconds)) if seconds else []
         return [facts for facts in recent if facts["process"] != self.process]
 
     def leave(self) -> None:

@@ -112,7 +112,8 @@ class Sweeper:
         return Loop.of(self._thread, self._busy_since, now)
 
     def _run(self) -> None:
-        interval = min(5.0, max(0.01, self._settings.idle_seconds / 4))
+        settings = self._settings
+        interval = max(0.01, min(5.0, settings.idle_seconds / 4, settings.report_seconds or 5.0))
         while not self._stopping:
             self._wake.wait(interval)
             self._wake.clear()

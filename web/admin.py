@@ -14,7 +14,14 @@ from urllib.parse import quote
 from flask import Blueprint, Response, redirect, request
 from markupsafe import escape
 from msgspec import json
-from werkzeug.exceptions import BadRequest, Conflict, Forbidden, NotFound
+from werkzeug.exceptions import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    LengthRequired,
+    NotFound,
+    RequestEntityTooLarge,
+)
 
 from ..actors import (
     ApplyError,
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("keyfold.admin")
 
 _PAGE = Template((Path(__file__).parent / "static" / "admin.html").read_text("utf-8"))
+_MOST_BYTES = 64 * 1024
 CSRF_COOKIE = "keyfold_csrf"
 
 # Everything the pages load is ours, and nobody frames them: a click on "skip" is to be the operator's own.
@@ -275,11 +283,17 @@ def _text(wish: dict[str, Any], word: str) -> str:
 
 
 def _check_csrf() -> None:
-    """Refuse a POST that another site may have made the operator's browser send.
+    """Refuse a POST that another site may have made the operator's browser send, and one that is too long.
 
     The word of the cookie has to come back in the request itself, which only a page of ours can read. A
     bearer token is no cookie: no browser sends it by itself.
     """
+    if request.content_length is None:
+        msg = "send a Content-Length"
+        raise LengthRequired(msg)
+    if request.content_length > _MOST_BYTES:  # before anybody has shown who they are
+        msg = f"at most {_MOST_BYTES} bytes"
+        raise RequestEntityTooLarge(msg)
     access = current_state().access
     if access.has_admin_bearer(request):
         return

@@ -55,5 +55,5 @@ class SignalObserver(Observer):
     def connected(self, projection: str | None, key: str | None, user: str | None) -> None:
         """Say that a connection is open."""
         if subscriber_connected.receivers:
-            facts = {"projection": projection, "key": key, "user": user}
-            self._hub.aside(partial(subscriber_connected.send, self._app, **facts))
+            send = partial(subscriber_connected.send, self._app, projection=projection, key=key, user=user)
+            self._hub.aside(send)

@@ -186,11 +186,10 @@ def browser_of(operated: Operated) -> tuple[urllib.request.OpenerDirector, http.
     """Return what a browser has after the login page: an opener with cookies, and the CSRF word."""
     jar = http.cookiejar.CookieJar()
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
-    try:
+    with pytest.raises(urllib.error.HTTPError) as refused:
         opener.open(f"http://127.0.0.1:{operated.site.port}/admin/projections", timeout=DEADLINE)
-    except urllib.error.HTTPError as error:
-        with error:
-            found = re.search('name="csrf" content="([^"]+)"', error.read().decode())
+    with refused.value:
+        found = re.search('name="csrf" content="([^"]+)"', refused.value.read().decode())
     assert found
     return opener, jar, found[1]
 
@@ -216,6 +215,7 @@ def test_signing_in_needs_the_token_and_acting_needs_the_csrf_word(operated: Ope
 
     assert sign_in("wrong", csrf) == 403
     assert sign_in(TOKEN, "wrong") == 403
+    assert sign_in("x" * 70_000, csrf) == 413
     assert "keyfold_admin" not in {cookie.name for cookie in jar}
     assert sign_in(TOKEN, csrf) == 200
     for cookie in jar:

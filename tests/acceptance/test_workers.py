@@ -1,0 +1,76 @@
+"""What an operator sees of several gunicorn workers, whichever of them answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from support.gunicorns import SHOP, Gunicorn
+from support.parking import DEADLINE
+
+BEARER = {"Authorization": "Bearer let-me-see"}
+CONFIG = json.dumps({"KEYFOLD_ADMIN_TOKEN": "let-me-see", "KEYFOLD_REPORT_SECONDS": 0.05})
+
+
+def ask(server: Gunicorn, path: str) -> str:
+    """GET on a connection of its own, which any worker may take."""
+    request = urllib.request.Request(f"http://127.0.0.1:{server.site.port}{path}", headers=BEARER)
+    with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def overview(server: Gunicorn) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(ask(server, "/admin/projections/overview"))
+    return facts
+
+
+def until_both_have_worked(server: Gunicorn) -> int:
+    """Post until each worker has committed something, and return how many posts it took."""
+    pids, posts = set[int](), 0
+    while len(pids) < 2:
+        pids.add(json.loads(server.site.post("/add/a"))["pid"])
+        posts += 1
+        assert posts < 1000
+    return posts
+
+
+def test_every_worker_tells_of_all(database_url: str, tmp_path: Path) -> None:
+    """The page and a scrape show the sum; a worker that is gone takes nothing from the counters."""
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    server = Gunicorn(
+        tmp_path, "-c", "python:keyfold.web.gunicorn", "--threads", "2", workers=2, source=SHOP,
+        DATABASE=database_url, CONFIG=CONFIG, PROMETHEUS_MULTIPROC_DIR=str(metrics),
+    )  # fmt: skip
+    try:
+        posts = until_both_have_worked(server)
+
+        def events() -> list[int]:
+            return [one["projections"]["test.totals"]["events"] for one in overview(server)["processes"]]
+
+        for _ in range(1000):
+            if len(events()) == 2 and sum(events()) == posts:
+                break
+        pids = {one["pid"] for one in overview(server)["processes"]}
+        assert len(pids) == 2
+        assert sum(events()) == posts
+
+        def scraped() -> float:
+            found = re.search(
+                r'keyfold_events_total\{projection="test.totals"\} (\S+)', ask(server, "/keyfold/metrics")
+            )
+            return float(found[1]) if found else 0
+
+        for _ in range(1000):
+            if scraped() == posts:
+                break
+        assert scraped() == posts
+        assert server.stop() == 0
+        kept = sum(1 for file in metrics.glob("counter_*.db"))
+        assert kept >= 2
+    finally:
+        server.remove()
