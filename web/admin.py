@@ -24,19 +24,12 @@ from werkzeug.exceptions import (
 )
 
 from ..actors import (
-    ApplyError,
-    InvalidEvent,
     InvalidKey,
-    KeyHalted,
-    LetterNotFound,
-    MailboxFull,
-    Position,
     ProjectionRuntime,
     UnknownProjection,
-    VersionConflict,
 )
 from .access import ADMIN_COOKIE, ADMIN_SECONDS
-from .positions import parse_position
+from .actions import ACTIONS, REFUSALS
 from .state import current_state
 
 if TYPE_CHECKING:
@@ -52,7 +45,6 @@ CSRF_COOKIE = "keyfold_csrf"
 _POLICY = (
     "default-src 'self'; style-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
 )
-_REFUSALS = (ApplyError, InvalidEvent, KeyHalted, LetterNotFound, MailboxFull, VersionConflict)
 
 
 def add_admin(blueprint: Blueprint) -> None:
@@ -187,9 +179,9 @@ def _act(name: str) -> Response:
     if not isinstance(wish, dict):
         msg = 'an action is a JSON object, as {"action": "retry", "letter": 7}'
         raise BadRequest(msg)
-    act = _ACTIONS.get(wish.get("action", ""))
+    act = ACTIONS.get(str(wish.get("action")))
     if act is None:
-        msg = f"the action must be one of {', '.join(_ACTIONS)}"
+        msg = f"the action must be one of {', '.join(ACTIONS)}"
         raise BadRequest(msg)
     facts: dict[str, Any] = {
         "projection": name,
@@ -204,82 +196,9 @@ def _act(name: str) -> Response:
         return _as_response({"message": act(runtime, wish)})
     except InvalidKey as error:
         raise BadRequest(str(error)) from None
-    except _REFUSALS as error:
+    except REFUSALS as error:
         _logger.warning("it was refused: %s", error, extra=facts)
         raise Conflict(str(error)) from None
-
-
-def _retry(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
-    [applied] = runtime.dead_letters.retry(_number(wish, "letter"))
-    return f"folded into {applied.key} as version {applied.version}"
-
-
-def _skip(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
-    position: Position | None = None
-    if wish.get("position"):
-        try:
-            position = parse_position(_text(wish, "position"))
-        except ValueError as error:
-            raise BadRequest(str(error)) from None
-    runtime.dead_letters.skip(_number(wish, "letter"), position=position)
-    return "removed; its event will not be folded"
-
-
-def _resume(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
-    return f"{runtime.dead_letters.resume(_text(wish, 'key'))} parked events folded; the key goes on"
-
-
-def _rebuild(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
-    key = _text(wish, "key")
-    events = runtime.projection.history(key)
-    if events is None:
-        msg = f"{runtime.name} has no history(key) to rebuild from; flask keyfold rebuild takes a file"
-        raise Conflict(msg)
-    runtime.rebuild(key, events)
-    return f"{key} is rebuilt from its history"
-
-
-def _wipe(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
-    key = _text(wish, "key")
-    runtime.wipe(key)
-    return f"{key} is wiped"
-
-
-def _drop(_runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
-    kept = current_state()
-    if wish.get("process") != kept.system.reporter.process:
-        msg = "that client is connected to another process; reload until this page is served by it"
-        raise Conflict(msg)
-    if not kept.hub.drop(_number(wish, "client")):
-        msg = "that client has gone already"
-        raise Conflict(msg)
-    return "the client's connection is closed"
-
-
-_ACTIONS = {
-    "retry": _retry,
-    "skip": _skip,
-    "resume": _resume,
-    "rebuild": _rebuild,
-    "wipe": _wipe,
-    "drop": _drop,
-}
-
-
-def _number(wish: dict[str, Any], word: str) -> int:
-    value = wish.get(word)
-    if not isinstance(value, int) or isinstance(value, bool):
-        msg = f"{word} must be a number"
-        raise BadRequest(msg)
-    return value
-
-
-def _text(wish: dict[str, Any], word: str) -> str:
-    value = wish.get(word)
-    if not isinstance(value, str):
-        msg = f"{word} must be a string"
-        raise BadRequest(msg)
-    return value
 
 
 def _check_csrf() -> None:
