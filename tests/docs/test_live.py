@@ -8,13 +8,15 @@ from pathlib import Path
 
 from keyfold.web import Hub, WebSettings, connection, frames
 
-PAGE = (Path(__file__).parents[2] / "docs" / "live.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "live.md").read_text()
 
 
 def test_every_setting_is_listed_with_its_default() -> None:
     """As the config key without its prefix."""
     for field in fields(WebSettings):
-        assert f"`{field.name.upper()}`" in PAGE, field.name
+        texts = PAGE + (DOCS / "operating.md").read_text()
+        assert f"`{field.name.upper()}`" in texts, field.name
         if isinstance(field.default, (int, float)):
             assert f"{field.default:,.0f}" in PAGE, field.name
 
@@ -35,6 +37,7 @@ def test_every_close_code_and_counter_is_explained() -> None:
         "subscriptions",
         "buffering",
         "ring_bytes",
+        "projections",
     }:
         assert f"`{counter}`" in PAGE, counter
 
