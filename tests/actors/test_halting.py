@@ -20,6 +20,7 @@ from keyfold.actors import (
     StoreError,
     VersionConflict,
 )
+from keyfold.actors.commands import Recalled, Retry
 from support.counting import RecordingBroadcaster
 from support.parking import DEADLINE, Parking
 
@@ -298,6 +299,17 @@ def test_of_two_processes_that_retry_one_letter_one_folds_it(make_system: MakeSy
     with pytest.raises(LetterNotFound):
         second.dead_letters.retry(letter.id)
     assert payments(first) == [1, 2, 13]
+
+
+def test_an_ordinary_letter_does_not_overtake_a_halt(accounts: Accounted, rules: Rules) -> None:
+    """Also if the key halts between the question and the actor's turn."""
+    rules.forbidden = {13}
+    pay(accounts, 1, 13, 2)
+    letter = Recalled(accounts.dead_letters.find("a")[1].id, Paid("a", 2))
+    command = Retry((letter,), parked=False)
+    accounts.running().command("a", command)
+    assert isinstance(command.done.exception(DEADLINE), LetterNotFound)
+    assert (payments(accounts), parked(accounts)) == ([1], [13, 2])
 
 
 def test_a_letter_of_a_key_without_a_row_can_be_skipped(system: ProjectionSystem, rules: Rules) -> None:
