@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from .dispatcher import on_dispatcher_thread
 from .errors import WouldDeadlock
@@ -19,8 +20,7 @@ _logger = logging.getLogger("keyfold.receipt")
 _callbacks_lock = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     """One event, folded into one key and committed.
 
     ``version`` is the row's version right after this event. ``delta`` is what subscribers see: the
