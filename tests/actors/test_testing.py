@@ -141,10 +141,19 @@ class CountsByIdentity(Places):
         return first and shared is state.stock
 
 
-@pytest.mark.parametrize("faulty", [KeepsState, ReadsTheClock, ChangesItsEvent, HidesState, CountsByIdentity])
-def test_the_checker_finds_and_shrinks(faulty: type[Places]) -> None:
+@pytest.mark.parametrize(
+    ("faulty", "message"),
+    [
+        (KeepsState, "folded twice"),
+        (ReadsTheClock, "folded twice"),
+        (ChangesItsEvent, "folded twice"),
+        (HidesState, "read back from its row"),
+        (CountsByIdentity, "read back from its row"),
+    ],
+)
+def test_the_checker_finds_and_shrinks(faulty: type[Places], message: str) -> None:
     """What would go wrong after a conflict or a restart; the sequence is short."""
-    with pytest.raises(AssertionError) as caught:
+    with pytest.raises(AssertionError, match=message) as caught:
         check_apply(faulty(), moves)
     shown = [line for line in str(caught.value).split("\n") if line.startswith("    Moved(")]
     assert 1 <= len(shown) <= 2

@@ -158,6 +158,18 @@ def test_the_page_s_own_channel_is_for_operators(operated: Operated) -> None:
         operated.site.watch("keyfold.overview", "all")
 
 
+def test_authorize_opens_keys_and_not_the_operator_s_channel(operate: Callable[..., Operated]) -> None:
+    """An app that lets everybody read everything has not made everybody an operator."""
+    operated = operate(keyfold=Keyfold(authorize=lambda _request, _name, _key: True))
+    assert operated.get("/projection/keyfold.overview/all")[0] == 403
+    with pytest.raises(Exception, match="403"):
+        operated.site.watch("keyfold.overview", "all")
+    many = operated.site.watch_many()
+    many.send(type="subscribe", projection="keyfold.overview", key="all")
+    assert many.next_of_many()["type"] == "error"
+    many.close()
+
+
 def test_an_operator_may_look_at_keys_that_are_closed_to_others(operated: Operated) -> None:
     """To look a key up by name; nobody else may."""
     halt(operated)
