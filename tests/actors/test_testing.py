@@ -141,6 +141,17 @@ class CountsByIdentity(Places):
         return first and shared is state.stock
 
 
+class SkipsRepeats(Places):
+    """Takes an event that comes again for one that it has seen."""
+
+    last: Moved | None = None
+
+    def apply(self, state: Place, event: Moved) -> int:
+        seen, self.last = self.last is event and bool(state.stock), event
+        state.stock[event.article] = 1
+        return 0 if seen else 1
+
+
 @pytest.mark.parametrize(
     ("faulty", "message"),
     [
@@ -149,6 +160,7 @@ class CountsByIdentity(Places):
         (ChangesItsEvent, "folded twice"),
         (HidesState, "read back from its row"),
         (CountsByIdentity, "read back from its row"),
+        (SkipsRepeats, "folded once before"),
     ],
 )
 def test_the_checker_finds_and_shrinks(faulty: type[Places], message: str) -> None:
