@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -17,8 +16,7 @@ def channel_of(projection: str, key: str) -> str:
     return f"projection.{projection}.{key}"
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(msgspec.Struct, frozen=True):
     """One committed turn of one key: the deltas of consecutive versions, as JSON.
 
     ``deltas[i]`` led from version ``base_version + i`` to ``base_version + i + 1``, all of one epoch.

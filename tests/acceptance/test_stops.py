@@ -194,9 +194,10 @@ def test_ctrl_c_commits_what_was_accepted(tmp_path: Path) -> None:
     """SIGINT ends a script by KeyboardInterrupt; the end of the process closes the system."""
     url = f"sqlite:///{tmp_path}/shop.db"
     program = """
-import sys, threading
+import signal, sys, threading
 from keyfold.actors import ProjectionSystem
 from support.counting import Added, Totals
+signal.signal(signal.SIGINT, signal.default_int_handler)  # said, as a shell's background job ignores it
 system = ProjectionSystem(sys.argv[1])
 system.register(Totals())
 for _ in range(1000): system.bus.dispatch(Added("a"))
