@@ -67,6 +67,8 @@ class ProjectionActor(RowActor):
     def work(self) -> None:
         most = self.dispatcher.turn_limit
         batch = self.actor_inbox.take(min(most, self._most) if self._most else most)
+        if not batch:
+            return  # and keep no empty list: most actors are idle, and it has 56 bytes
         self._deliveries = batch  # from here on they are this actor's to settle, whatever happens
         if self.expects_command and (here := first_command(batch)) < len(batch):
             # It gets a turn of its own, after the events in front of it.
