@@ -55,7 +55,8 @@ build: .venv/build.stamp  ## make wheel and sdist, and install each into an empt
 		(cd build && empty/bin/python -c "import keyfold.actors, keyfold.store, keyfold.web") || exit 1; \
 	done
 
-bench: bench-durable bench-live_actors bench-dispatch bench-fan_out bench-held_sockets bench-latency bench-frozen_client bench-convergence  ## run all benchmarks
+bench: .venv/test.stamp .venv/tools.stamp  ## run all benchmarks, and write docs/benchmarks.md
+	$(BIN)/python benchmarks/report.py
 
 bench-%: .venv/test.stamp .venv/tools.stamp  ## run one benchmark: make bench-durable
 	$(BIN)/python benchmarks/$*.py

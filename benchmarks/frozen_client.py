@@ -91,7 +91,7 @@ def main() -> None:
             without += rounds_of(keyfold, crowd, options.deltas)
             frozen = Crowd(site.port, 1, path, greeting=True, receive_buffer=4096)
             beside += rounds_of(keyfold, crowd, options.deltas * 4)[-options.deltas :]
-            waiting = max(connection.waiting_bytes for connection in hub._connections)
+            waiting = max(connection.waiting_bytes for connection in hub.connections)
             slow, same = hub.stats()["slow"], thawed(site, frozen.sockets[0])
             print(
                 f"  frozen: overflowed {slow} times so far, {waiting:,} bytes wait for it; thawed, it ends at the row: {same}"
