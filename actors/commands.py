@@ -9,7 +9,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..store import Amend, Amendment, Position, Save, VersionConflict, Write, new_epoch
+from ..store import Amend, Amendment, Position, Save, StoreError, VersionConflict, Write, new_epoch
 from .announcement import announce, announce_replacement
 from .broadcaster import Committed
 from .burial import apply_error, fail_all, letter_of, settle_burials
@@ -42,6 +42,11 @@ class Command(ABC):
     def conflicted(self, actor: ProjectionActor) -> Sequence[Any]:  # noqa: ARG002  # most try again as they are
         """Return what is to be put back in front of the mailbox, as the base was gone."""
         return (self,)
+
+    def rejected(self, error: StoreError) -> Sequence[Any]:
+        """Return what is to be put back, as the database refuses what was to be written."""
+        self.fail(error)
+        return ()
 
     def _write(
         self,
@@ -138,6 +143,9 @@ class Retry(Command):
             try:
                 encoded = props.encode_state(state)
             except Exception as error:
+                if self._halve():
+                    actor.actor_inbox.put_back((self,))
+                    return None
                 cause, deltas = error, []
         epoch, version = actor.base or (new_epoch(), 0)
         if cause is not None:
@@ -172,6 +180,18 @@ class Retry(Command):
 
     def fail(self, error: Exception) -> None:
         self.done.set_exception(error)
+
+    def rejected(self, error: StoreError) -> Sequence[Any]:
+        """Try with half of the letters, down to the one that makes a state which can't be stored."""
+        if self._halve():
+            return (self,)
+        self.fail(error)
+        return ()
+
+    def _halve(self) -> bool:
+        several = len(self.letters) > 1
+        self.letters = self.letters[: max(1, len(self.letters) // 2)]
+        return several
 
     def conflicted(self, actor: ProjectionActor) -> Sequence[Any]:
         """Put nothing back: the letters may be somebody else's by now; who asked looks again."""

@@ -209,8 +209,7 @@ class ProjectionActor(RowActor):
         elif not for_good:
             self._give_up(error)
         elif self._command is not None:
-            self._command.fail(error)
-            self._reload(())
+            self._reload(self._command.rejected(error))
         else:
             self._narrow(self._deliveries, error)
 

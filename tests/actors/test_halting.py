@@ -359,6 +359,42 @@ def test_a_state_that_cannot_be_encoded_halts_at_the_guilty_event(system: Projec
     assert (payments(collector), parked(collector)) == ([1, 2], [13, 3])
 
 
+@pytest.mark.parametrize("bad", ["an object that has no JSON", "a NUL that PostgreSQL refuses"])
+def test_resume_folds_up_to_the_event_whose_state_cannot_be_stored(postgres_url: str, bad: str) -> None:
+    """It is sought among the others, and alone is in the way."""
+
+    class Notes(Projection[Paid, list[Any]]):
+        name = "test.notes"
+        on_error: ClassVar[Literal["dead_letter", "halt"]] = "halt"
+        forbidden = 13
+
+        def key(self, event: Paid) -> str:
+            return event.account
+
+        def apply(self, state: list[Any], event: Paid) -> int:
+            if event.amount == self.forbidden:
+                msg = "forbidden"
+                raise ValueError(msg)
+            guilty = object() if bad.startswith("an object") else "\x00"
+            state.append(guilty if event.amount == 14 else event.amount)
+            return event.amount
+
+    with ProjectionSystem(postgres_url) as system:
+        notes = system.register(Notes())
+        receipts = [notes.accept(Paid("a", amount)) for amount in (1, 13, 2, 3, 14, 4)]
+        for receipt in receipts:
+            receipt.exception(DEADLINE)
+        notes.projection.forbidden = 0  # type: ignore[attr-defined]
+        with pytest.raises((ApplyError, StoreError)):
+            notes.dead_letters.resume("a")
+        assert notes.read("a") == [1, 13, 2, 3]
+        [head, _] = notes.dead_letters.find("a")
+        assert json.loads(head.event)["amount"] == 14
+        notes.dead_letters.skip(head.id)
+        assert notes.dead_letters.resume("a") == 1
+        assert notes.read("a") == [1, 13, 2, 3, 4]
+
+
 # -- schema versions
 
 
