@@ -24,7 +24,10 @@ def announce(props: Props, turn: Committed, state: Any) -> BroadcastError | None
         try:
             hook(turn.key, state)
         except BaseException:  # not even SystemExit may stop the actor
-            _logger.exception("an on_applied hook of %s raised for key %r", props.projection, turn.key)
+            facts = {"projection": props.projection, "key": turn.key, "version": turn.version}
+            _logger.exception(
+                "an on_applied hook of %s raised for key %r", props.projection, turn.key, extra=facts
+            )
             props.counters.add(hook_errors=1)
     return failure
 
@@ -65,13 +68,15 @@ def _broadcast(
         publish(broadcaster)
     except BaseException as cause:
         msg = f"{props.projection}: version {version} of key {key!r} is committed but was not broadcast: {cause!r}"
-        _logger.exception(msg)
+        error = BroadcastError(msg, projection=props.projection, key=key, version=version)
+        error.__cause__ = cause
+        _logger.exception(msg, extra=error.facts)
         props.counters.add(broadcast_errors=1)
         try:
             broadcaster.invalidate(props.projection, key)
         except BaseException:
-            _logger.exception("invalidating key %r of %s failed as well", key, props.projection)
-        error = BroadcastError(msg, projection=props.projection, key=key, version=version)
-        error.__cause__ = cause
+            _logger.exception(
+                "invalidating key %r of %s failed as well", key, props.projection, extra=error.facts
+            )
         return error
     return None

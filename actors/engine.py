@@ -106,8 +106,10 @@ class Engine:
             supervisor.close()
         grace = min(_GRACE, max(0.0, deadline - monotonic()) / 4)
         if not self.in_flight.wait_for_none(deadline - grace):
+            count = self.in_flight.count
+            facts = {"uncommitted": count}
             _logger.error(
-                "closing with %d accepted events not committed%s", self.in_flight.count, self._trouble()
+                "closing with %d accepted events not committed%s", count, self._trouble(), extra=facts
             )
             self._give_up.set()
             self._store.interrupt()

@@ -201,7 +201,10 @@ class ProjectionActor(RowActor):
         for_good = isinstance(error, StoreRejected)
         if self.stage == LOADING:
             if for_good and self._buried:
-                _logger.error("dead letters of key %r are lost but for this log: %s", self.key, error)
+                facts = {"projection": self.props.projection, "key": self.key}
+                for burial in self._buried:
+                    kept = burial.letter._asdict()
+                    _logger.error("a dead letter is lost but for this log (%s): %s", error, kept, extra=facts)
                 self.settle_buried()
                 self.load()
             else:

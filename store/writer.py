@@ -151,14 +151,15 @@ class SnapshotWriter(pykka.ThreadingActor):
 
     def _note_trouble(self, error: StoreError) -> None:
         if not self._facts.trouble:
-            _logger.error("nothing can be written; trying again until it can: %s", error)
+            facts = {"database": self._store.describe()}
+            _logger.error("nothing can be written; trying again until it can: %s", error, extra=facts)
         self._facts.trouble = str(error)
         self._facts.busy_since = monotonic()  # each attempt is a step of its own: it does not hang
 
     def _note_recovery(self) -> None:
         if self._facts.trouble:
             self._facts.trouble = ""
-            _logger.warning("the database takes writes again")
+            _logger.warning("the database takes writes again", extra={"database": self._store.describe()})
 
 
 def _size(message: Message) -> int:

@@ -202,7 +202,8 @@ class Channel:
 
     def no_row_came(self, error: BaseException) -> None:
         """Try again in a while: the database is away."""
-        _logger.warning("%s could not be read, and will be again: %s", self.text, error)
+        facts = {"projection": self.name, "key": self.key}
+        _logger.warning("%s could not be read, and will be again: %s", self.text, error, extra=facts)
         self.waiting = (self._asking or {}) | self.waiting
         self._asking = None
         if self._beating and self.ring is not None:
