@@ -59,7 +59,9 @@ class Crowd:
             ready = self._selector.select(10)
             assert ready, f"{expected} bytes are missing"
             for key, _ in ready:
-                expected -= len(key.fileobj.recv(1 << 20))  # type: ignore[union-attr]
+                data = key.fileobj.recv(1 << 20)  # type: ignore[union-attr]
+                assert data, "the server has closed a connection"
+                expected -= len(data)
         assert expected == 0, f"{-expected} bytes too many"
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 HERE = Path(__file__).parent
+KEPT = HERE.parent / "build" / "benchmarks"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 ALL = (
     "durable", "dispatch", "growth", "live_actors", "fan_out", "held_sockets", "latency", "frozen_client",
@@ -24,20 +25,27 @@ one had {cores} slow cores and noisy neighbours: look at the ratios, and run the
 
 
 def main() -> None:
-    """Run each in a process of its own, and write the page once all have ended well."""
+    """Run each in a process of its own, keep what it printed, and write the page once all are there."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("only", nargs="*", help="print these, and write no page")
+    parser.add_argument("only", nargs="*", help="run these alone; the others are as they were printed last")
     options = parser.parse_args()
-    parts = []
+    KEPT.mkdir(parents=True, exist_ok=True)
     for name in options.only or ALL:
-        program = HERE / f"{name}.py"
-        about = ast.get_docstring(ast.parse(program.read_text())) or ""
-        result = subprocess.run([sys.executable, str(program)], stdout=subprocess.PIPE, text=True, check=True)
+        result = subprocess.run(
+            [sys.executable, str(HERE / f"{name}.py")], stdout=subprocess.PIPE, text=True, check=True
+        )
         print(result.stdout, flush=True)
-        parts.append(f"## {name}\n\n{about}\n\n```text\n{result.stdout.rstrip()}\n```\n")
-    if not options.only:
-        day = datetime.now(UTC).date().isoformat()
-        PAGE.write_text("\n".join([HEAD.format(day=day, cores=os.cpu_count()), *parts]))
+        (KEPT / f"{name}.txt").write_text(result.stdout)
+    missing = [name for name in ALL if not (KEPT / f"{name}.txt").exists()]
+    if missing:
+        print(f"no page is written before these have run: {', '.join(missing)}")
+        return
+    day = datetime.now(UTC).date().isoformat()
+    parts = [HEAD.format(day=day, cores=os.cpu_count())]
+    for name in ALL:
+        about = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())) or ""
+        parts.append(f"## {name}\n\n{about}\n\n```text\n{(KEPT / f'{name}.txt').read_text().rstrip()}\n```\n")
+    PAGE.write_text("\n".join(parts))
 
 
 if __name__ == "__main__":
