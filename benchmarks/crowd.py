@@ -36,9 +36,8 @@ class Crowd:
         self._selector = selectors.DefaultSelector()
         for _ in range(count):
             sock = socket.socket()
-            sock.setsockopt(
-                socket.SOL_SOCKET, socket.SO_RCVBUF, 400_000
-            )  # many small frames weigh a lot there
+            # Many small frames weigh a lot there.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             sock.connect(("127.0.0.1", port))
             if path:
                 sock.sendall(HANDSHAKE.format(path=path).encode())
