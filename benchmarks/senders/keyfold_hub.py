@@ -45,6 +45,7 @@ app = Flask("bench")
 app.config.update(
     KEYFOLD_PING_SECONDS=3600,  # every byte is counted
     KEYFOLD_SILENCE_SECONDS=3600,  # the crowd answers nothing
+    KEYFOLD_REAUTHORIZE_SECONDS=0,
     KEYFOLD_HEARTBEAT_SECONDS=3600,
     KEYFOLD_DATABASE="sqlite://",
     KEYFOLD_MAX_SOCKETS=100_000,
