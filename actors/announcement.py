@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import BroadcastError
+from .receipt import Delivery
 
 if TYPE_CHECKING:
     from .broadcaster import Broadcaster, Committed
     from .commands import Replacement
     from .props import Props
-    from .receipt import Delivery
 
 _logger = logging.getLogger("keyfold.broadcast")
 
@@ -51,11 +51,11 @@ def settle_deliveries(
     deliveries: Sequence[Delivery], turn: Committed, failure: BroadcastError | None
 ) -> None:
     """Resolve the Receipts of a committed turn, after it was announced."""
-    for index, delivery in enumerate(deliveries):
-        if failure is None:
-            delivery.commit(turn, index)
-        else:
-            delivery.fail(failure)
+    if failure is None:
+        Delivery.commit(deliveries, turn)
+        return
+    for delivery in deliveries:
+        delivery.fail(failure)
 
 
 def _broadcast(

@@ -170,4 +170,4 @@ class _Fanout:
                 registration.listener(event)
             elif registration.runtime is not None:
                 registration.runtime.deliver_into(parts, event)
-        return parts[0] if len(parts) == 1 else JointReceipt(parts)
+        return parts[0] if len(parts) == 1 else JointReceipt(parts=parts)

@@ -36,9 +36,10 @@ class Mailbox:
         "limit",
     )
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, lock: threading.Lock | None = None) -> None:
         self.limit = limit
-        self._lock = threading.Lock()
+        # May be shared with other mailboxes: held for a few instructions, and never two at once.
+        self._lock = lock or threading.Lock()
         self._phase = _IDLE
         self._suspended = False
         # Empty lanes are None: most of a million actors are idle, and a list costs 56 bytes.

@@ -55,7 +55,7 @@ class PooledActor(pykka.Actor):
     def __init__(self, *, dispatcher: Dispatcher, mailbox_limit: int = 10_000) -> None:
         # Not super().__init__(): it makes a uuid, an Event and a ref, 1.5 KB that few actors ever use.
         self.dispatcher = dispatcher
-        self.actor_inbox = Mailbox(mailbox_limit)
+        self.actor_inbox = Mailbox(mailbox_limit, dispatcher.next_lock())
         self.actor_inbox.attach(self)
         self._started = False
         self._ref: ActorRef[Any] | None = None

@@ -35,16 +35,17 @@ class Applied(msgspec.Struct, frozen=True):
     delta: Any
 
 
-class Receipt:
+class Receipt(msgspec.Struct, eq=False):
     """The outcome of one dispatch, in the shape of ``concurrent.futures.Future``.
 
-    It is done when every projection that the event reached has committed it, or failed to.
+    It is done when every projection that the event reached has committed it, or failed to. (A Struct, as
+    one is made for every event: C makes it in a third of the time that an ``__init__`` takes.)
     """
 
-    __slots__ = ("_callbacks",)
+    _callbacks: list[Callable[[], object]] | None = None
 
-    def __init__(self) -> None:
-        self._callbacks: list[Callable[[], object]] | None = None
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {'done' if self.done() else 'under way'}>"
 
     def done(self) -> bool:
         """Return whether the outcome is known."""
@@ -118,28 +119,27 @@ class Receipt:
             raise TimeoutError(msg)
 
 
-class Delivery(Receipt):
+class Delivery(Receipt, eq=False, kw_only=True):
     """One event on its way to one key: the message in the mailbox, and the Receipt of that part.
 
     One object for both, since one is made for every event: it is the hottest allocation there is.
     """
 
-    __slots__ = ("_index", "_settled", "event")
-
-    def __init__(self, event: Any) -> None:
-        self.event = event
-        self._settled: Committed | Exception | None = None
-        self._callbacks = None
+    event: Any
+    _settled: Committed | Exception | None = None
+    _index: int = 0
 
     def done(self) -> bool:
         return self._settled is not None
 
-    def commit(self, committed: Committed, index: int) -> None:
-        """Resolve: the event became delta ``index`` of the committed turn."""
-        self._index = index
-        self._settled = committed
-        if self._callbacks:
-            self._run_callbacks()
+    @staticmethod
+    def commit(deliveries: Sequence[Delivery], committed: Committed) -> None:
+        """Resolve all: each event became the delta of the committed turn at its own place."""
+        for index, delivery in enumerate(deliveries):
+            delivery._index = index  # noqa: SLF001  # its own class
+            delivery._settled = committed  # noqa: SLF001
+            if delivery._callbacks:  # noqa: SLF001
+                delivery._run_callbacks()  # noqa: SLF001
 
     def fail(self, error: Exception) -> None:
         """Resolve with an error."""
@@ -153,30 +153,22 @@ class Delivery(Receipt):
             raise settled
         assert settled is not None, "asked for the outcome before it was done"  # noqa: S101
         index = self._index
-        return (
-            Applied(
-                projection=settled.projection,
-                key=settled.key,
-                epoch=settled.epoch,
-                version=settled.base_version + index + 1,
-                delta=settled.decode_delta(settled.deltas[index]),
-            ),
-        )
+        delta = settled.decode_delta(settled.deltas[index])
+        version = settled.base_version + index + 1
+        return (Applied(settled.projection, settled.key, settled.epoch, version, delta),)
 
 
-class JointReceipt(Receipt):
+class JointReceipt(Receipt, eq=False, kw_only=True):
     """The Receipt of an event that reached several keys, or none."""
 
-    __slots__ = ("_parts",)
+    parts: Sequence[Delivery]
 
-    def __init__(self, parts: Sequence[Delivery]) -> None:
-        super().__init__()
-        self._parts = parts
-        for part in parts:
+    def __post_init__(self) -> None:
+        for part in self.parts:
             part._when_done(self._part_is_done)  # noqa: SLF001
 
     def done(self) -> bool:
-        return all(part.done() for part in self._parts)
+        return all(part.done() for part in self.parts)
 
     def _part_is_done(self) -> None:
         # The last part, or one of the last at the same moment: running the callbacks twice is harmless.
@@ -184,4 +176,4 @@ class JointReceipt(Receipt):
             self._run_callbacks()
 
     def _outcome(self) -> tuple[Applied, ...]:
-        return tuple(applied for part in self._parts for applied in part._outcome())  # noqa: SLF001
+        return tuple(applied for part in self.parts for applied in part._outcome())  # noqa: SLF001

@@ -65,13 +65,13 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         except Exception as cause:
             self._no_key(event, cause)
         if key is None:
-            return JointReceipt(())
+            return JointReceipt(parts=())
         return (self.supervisor or self._start()).deliver(key, event)
 
     def _accept_many(self, event: EventT) -> Receipt:
         parts: list[Delivery] = []
         self.deliver_into(parts, event)
-        return parts[0] if len(parts) == 1 else JointReceipt(parts)
+        return parts[0] if len(parts) == 1 else JointReceipt(parts=parts)
 
     def deliver_into(self, parts: list[Delivery], event: EventT) -> None:
         """Deliver event to each of its keys and append the Receipts to ``parts``.
@@ -86,7 +86,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         except ProjectionError as refusal:
             if not parts:
                 raise
-            refused = Delivery(event)
+            refused = Delivery(event=event)
             refused.fail(refusal)
             parts.append(refused)
 

@@ -46,7 +46,7 @@ class Supervisor:
 
         Raises InvalidKey, Closed, or MailboxFull once the dispatch timeout has passed without room.
         """
-        delivery = Delivery(event)
+        delivery = Delivery(event=event)
         if not self._in_flight.accept():
             self._wait_to_be_accepted(key)
         try:

@@ -23,8 +23,8 @@ from support.counting import Added, Totals
 EVENTS = 1_000
 
 # Calls an event (Python's and C's), with a tenth to spare for other versions of Python.
-DISPATCH_CALLS = 13
-FOLD_CALLS = 8
+DISPATCH_CALLS = 12
+FOLD_CALLS = 6
 RESULT_CALLS = 7
 # Bytes an event: its Receipt, which is also its place in the mailbox, while it waits; its delta as well after
 # that (and 8 bytes of the state that this projection collects).
