@@ -31,16 +31,19 @@ def rate(work: Callable[[], int]) -> float:
     return done / (time.perf_counter() - started)
 
 
-def interleaved(sides: dict[str, Callable[[], int]], repetitions: int) -> dict[str, list[float]]:
+def interleaved(
+    sides: dict[str, Callable[[], int]], repetitions: int, *, prepare: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
     """Measure all sides in turn (A B A B …), so that a drift of the machine hits all alike.
 
     What was prepared (events, mostly) is taken from the garbage collector first: else each side pays for
-    walking through what belongs to neither.
+    walking through what belongs to neither. ``prepare`` is called before each turn, and not timed.
     """
     gc.collect()
     gc.freeze()
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repetitions):
+        prepare()
         for name, work in sides.items():
             rates[name].append(rate(work))
     return rates

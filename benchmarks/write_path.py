@@ -1,0 +1,111 @@
+"""The write path on PostgreSQL beside eventsourcing and beside the raw statement: ``make bench-write_path``.
+
+``eventsourcing`` runs a ProjectionRunner with a PostgreSQL view, as its documentation shows it; its events
+are stored before the clock starts, so only projecting them is timed. It reads events from a log and can
+replay them, which Keyfold does not; it tells no browser. Both keep a total for each of 100 keys.
+
+The raw statement is one UPDATE of 500 rows from VALUES, with a version check, and a commit: what the
+database itself allows. Against it Keyfold writes 1,000 keys in rounds, an event each, so that every event is
+a row written; all events of a round are awaited before the next. And once with the events that one key
+gathers during a commit, as they come in bulk, for which a raw loop has no counterpart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable
+
+from durable import Added, Counters, in_bulk
+from harness import compare, environment, interleaved, postgres, row
+from keyfold.actors import ProjectionSystem
+from keyfold.store import Position, Save, SnapshotStore, new_epoch
+from keyfold.store.ledger import Ledger
+from peers import EventSourced, RawStatement
+
+BATCH = 500
+
+
+def in_rounds(system: ProjectionSystem, keys: list[str], rounds: int) -> Callable[[], int]:
+    """Dispatch an event for each key, and await all of them, so many times."""
+
+    def work() -> int:
+        for _ in range(rounds):
+            receipts = [system.bus.dispatch(Added(key, 1)) for key in keys]
+            for receipt in receipts:
+                receipt.result(60)
+        return rounds * len(keys)
+
+    return work
+
+
+def by_the_store(store: SnapshotStore, keys: list[str], rounds: int) -> Callable[[], int]:
+    """Have the store write each key over its last version, BATCH rows a commit: what a turn's end costs alone."""
+    ledger, epoch, versions = Ledger(), new_epoch(), itertools.count()
+
+    def work() -> int:
+        for version in itertools.islice(versions, rounds):
+            base = Position(epoch, version) if version else None
+            saves = [Save("bench.store", key, base, epoch, version + 1, b'{"total":1}', 1) for key in keys]
+            for start in range(0, len(keys), BATCH):
+                assert all(store.commit(saves[start : start + BATCH], (), ledger))
+        return rounds * len(keys)
+
+    return work
+
+
+def main() -> None:
+    """Print all sides."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--projected", type=int, default=2_000)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--repetitions", type=int, default=5)
+    options = parser.parse_args()
+    print(environment("keyfold", "psycopg2-binary", "eventsourcing", "psycopg"))
+    keys = [f"key {n}" for n in range(1_000)]
+    with postgres() as url, ProjectionSystem(url, dispatch_timeout=60, mailbox_limit=100_000) as system:
+        store = SnapshotStore(url)
+        store.keep_connection()
+        counters = system.register(Counters())
+        for key in keys:
+            system.bus.dispatch(Added(key, 0))
+        assert system.settle(60)
+        raw, sourced = RawStatement(url, len(keys)), EventSourced(url, 100)
+        version = itertools.count()
+
+        def raw_rounds() -> int:
+            return sum(
+                raw.write(keys[start : start + BATCH], base)
+                for base in itertools.islice(version, options.rounds)
+                for start in range(0, len(keys), BATCH)
+            )
+
+        sides: dict[str, Callable[[], int]] = {
+            "bulk": in_bulk(system, options.events, 100),
+            "bulk of 1,000 keys": in_bulk(system, options.events, 1_000),
+            "rounds": in_rounds(system, keys, options.rounds),
+            "raw": raw_rounds,
+            "store": by_the_store(store, keys, options.rounds),
+            "sourced": lambda: sourced.project(options.projected),
+        }
+        rates = interleaved(sides, options.repetitions, prepare=lambda: sourced.store(options.projected))
+        total = sum(counters.read_required(key).total for key in keys)
+        assert total == options.repetitions * (2 * options.events + options.rounds * len(keys)), total
+        raw.close()
+        store.disconnect()
+        sourced.check()
+    print(row("keyfold, 100 keys in bulk, durable events", rates["bulk"]))
+    print(row("eventsourcing's ProjectionRunner, 100 keys, projecting alone", rates["sourced"]))
+    print(compare(rates["bulk"], rates["sourced"]))
+    print(row("raw statement, 1,000 keys, 500 rows a commit", rates["raw"]))
+    print(row("keyfold's store, 1,000 keys, 500 rows a commit", rates["store"]))
+    print(compare(rates["store"], rates["raw"]))
+    print(row("keyfold, 1,000 keys in rounds, a row an event", rates["rounds"]))
+    print(compare(rates["rounds"], rates["raw"]))
+    print(row("keyfold, 1,000 keys in bulk, events", rates["bulk of 1,000 keys"]))
+    print(compare(rates["bulk of 1,000 keys"], rates["raw"]))
+
+
+if __name__ == "__main__":
+    main()
