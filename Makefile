@@ -55,10 +55,10 @@ build: .venv/build.stamp  ## make wheel and sdist, and install each into an empt
 		(cd build && empty/bin/python -c "import keyfold.actors, keyfold.store, keyfold.web") || exit 1; \
 	done
 
-bench: .venv/test.stamp .venv/tools.stamp  ## run all benchmarks, and write docs/benchmarks.md
+bench: .venv/bench.stamp .venv/tools.stamp  ## run all benchmarks; write docs/benchmarks.md, its plots, the README's table
 	$(BIN)/python benchmarks/report.py
 
-bench-%: .venv/test.stamp .venv/tools.stamp  ## run one benchmark: make bench-durable
+bench-%: .venv/bench.stamp .venv/tools.stamp  ## run one benchmark: make bench-durable
 	$(BIN)/python benchmarks/$*.py
 
 clean:  ## remove what was built and installed

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from harness import compare, environment, interleaved, postgres, row, sqlite_file
+from harness import compare, environment, interleaved, postgres, row, section, sqlite_file
 from keyfold.actors import Projection, ProjectionSystem
 from seed import Seed
 
@@ -133,7 +133,7 @@ def measure(url: str, options: argparse.Namespace) -> None:
         best = max((1, 4, 8), key=lambda threads: statistics.median(rates[f"seed {threads}"]))
         theirs = rates[f"seed {best}"]
         print(row(f"keyfold, one thread, {options.events:,} events in bulk", rates["bulk"]))
-        print(row(f"seed's algorithm, best of 1, 4, 8 threads: {best}", theirs))
+        print(row("seed's algorithm, best of 1, 4, 8 threads", theirs), f"  with {best}")
         print(compare(rates["bulk"], theirs))
         print(row(f"keyfold, {options.threads} threads, each awaits its commit", rates["loop"]))
         print(compare(rates["loop"], theirs))
@@ -156,8 +156,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
     print(environment("keyfold", "pykka", "peewee", "psycopg2-binary", "msgspec"))
-    for name, database in (("SQLite", sqlite_file), ("PostgreSQL 18", postgres)):
-        print(f"{name}, {options.keys} keys, durable events; median of {options.repetitions} (range)")
+    for name, database in (("SQLite", sqlite_file), ("PostgreSQL", postgres)):
+        title = f"{name}, {options.keys} keys, durable events; median of {options.repetitions} (range)"
+        section(title, of=name)
         with database() as url:
             measure(url, options)
 

@@ -15,7 +15,7 @@ import argparse
 from contextlib import ExitStack
 
 from crowd import Crowd, Server, raise_limits
-from harness import compare, environment, row
+from harness import compare, environment, row, section
 
 PATHS = {
     "bare.py": "",
@@ -61,7 +61,7 @@ def compare_all(stack: ExitStack, options: argparse.Namespace) -> None:
     assert first >= 0
     drain_rest(crowds["keyfold_hub.py"])
     for title, rounds, burst in (("one delta at a time", 20, 1), ("bursts of 50 deltas", 1, 50)):
-        print(f"{title}, to {options.sockets:,} sockets, deltas delivered a second:")
+        section(f"{title}, to {options.sockets:,} sockets, deltas delivered a second:", of=title)
         rates: dict[str, list[float]] = {program: [] for program in PATHS}
         for _ in range(options.repetitions + 1):
             for program in PATHS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import platform
 import sqlite3
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+KEPT = Path(__file__).parents[1] / "build" / "benchmarks"
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
@@ -49,8 +52,28 @@ def interleaved(
     return rates
 
 
+_measured: dict[str, float] = {}
+_section = ""
+
+
+def section(title: str, of: str) -> None:
+    """Print the title of what follows; its figures are kept as those ``of`` it."""
+    global _section
+    _section = f"{of}: " if of else ""
+    print(title)
+
+
+def keep(name: str, value: float) -> float:
+    """Keep a figure for the README and the plots: in build/benchmarks, by the name of the program."""
+    _measured[_section + name] = value
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / f"{Path(sys.argv[0]).stem}.json").write_text(json.dumps(_measured, indent=1))
+    return value
+
+
 def row(name: str, values: list[float], unit: str = "/s") -> str:
-    """Return median and range as a line."""
+    """Return median and range as a line, and keep the median."""
+    keep(name, statistics.median(values))
     return (
         f"  {name:<58} {statistics.median(values):>10,.0f}{unit}   ({min(values):,.0f} to {max(values):,.0f})"
     )

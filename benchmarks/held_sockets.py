@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from crowd import Crowd, Server, raise_limits
-from harness import environment, sqlite_file
+from harness import environment, keep, sqlite_file
 from support.gunicorns import gunicorn
 
 
@@ -27,6 +27,8 @@ def tell(name: str, pid: int, before: tuple[int, int], count: int) -> None:
     """Print what the sockets cost."""
     threads, kilobytes = facts_of(pid)
     each = (kilobytes - before[1]) * 1024 / count
+    keep(f"{name}: threads", threads)
+    keep(f"{name}: bytes", each)
     print(f"  {name:<34} {count:>6,} sockets   {threads:>5,} threads   {each:>8,.0f} bytes each")
 
 

@@ -15,16 +15,18 @@ from tempfile import TemporaryDirectory
 
 from crowd import Crowd
 from flask import Flask
-from harness import environment
+from harness import environment, keep
 from keyfold.web import Keyfold
 from support.counting import Added, Total, Totals
 from support.serving import serve
 
 
-def percentiles(seconds: list[float]) -> str:
-    """Return median and p99 in milliseconds."""
+def percentiles(name: str, seconds: list[float]) -> str:
+    """Return median and p99 in milliseconds, and keep them."""
     ordered = sorted(seconds)
-    return f"p50 {statistics.median(ordered) * 1e3:6.2f} ms   p99 {ordered[int(len(ordered) * 0.99)] * 1e3:6.2f} ms"
+    middle = keep(f"{name} p50", statistics.median(ordered) * 1e3)
+    most = keep(f"{name} p99", ordered[int(len(ordered) * 0.99)] * 1e3)
+    return f"p50 {middle:6.2f} ms   p99 {most:6.2f} ms"
 
 
 def forget(state: Total) -> dict[str, int]:
@@ -90,8 +92,8 @@ def main() -> None:
         with TemporaryDirectory(prefix="keyfold-bench-") as directory:
             ours += through_keyfold(directory, options.events)
             bare += by_hand(directory, options.events)
-    print(f"  keyfold: dispatch to readable      {percentiles(ours)}")
-    print(f"  one thread: commit, send, read     {percentiles(bare)}")
+    print(f"  keyfold: dispatch to readable      {percentiles('keyfold', ours)}")
+    print(f"  one thread: commit, send, read     {percentiles('bare', bare)}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import statistics
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import time
 
 import pykka
 from durable import Added, Counter, Counters
-from harness import environment, sqlite_file
+from harness import environment, keep, sqlite_file
 from keyfold.actors import ProjectionSystem
 
 
@@ -47,49 +48,82 @@ def keyfold(count: int) -> None:
     """Key actors, each of which has folded and saved one event."""
     with (
         sqlite_file() as url,
-        ProjectionSystem(url, idle_seconds=3600, max_live_actors=2 * count, dispatch_timeout=60) as system,
+        ProjectionSystem(
+            url, idle_seconds=3600, max_live_actors=2 * count, dispatch_timeout=60, report_seconds=0
+        ) as system,
     ):
         system.register(Counters())
         system.bus.dispatch(Added("warm", 0)).result(60)
         before, started = resident_bytes(), time.perf_counter()
         for n in range(count):
             system.bus.dispatch(Added(f"key {n}", 1))
-        dispatched = time.perf_counter() - started
-        assert system.settle(300)
+        assert system.settle(1_000)
         settled = time.perf_counter() - started
         live = system.stats()["projections"]["bench"]["live"]
         assert live == count + 1
         used = (resident_bytes() - before) / count
-        print(
-            f"{live} {threading.active_count()} {used:.0f} {1e6 * dispatched / count:.1f} {count / settled:.0f}"
-        )
+        print(f"{live} {threading.active_count()} {used:.0f} {count / settled:.0f}")
+
+
+def spawn(count: int) -> None:
+    """Dispatches that spawn, while the only thread that folds is held: nothing else takes the interpreter."""
+    held, release = threading.Event(), threading.Event()
+
+    class Held(Counters):
+        def apply(self, state: Counter, event: Added) -> dict[str, int]:
+            held.set()
+            release.wait()
+            return super().apply(state, event)
+
+    limits = {"max_live_actors": 2 * count, "in_flight_limit": 2 * count, "dispatcher_threads": 1}
+    with sqlite_file() as url, ProjectionSystem(url, report_seconds=0, **limits) as system:
+        system.register(Held())
+        first = system.bus.dispatch(Added("held", 1))
+        assert held.wait(60)
+        seconds = []
+        for run in range(5):
+            events = [Added(f"key {run} {n}", 1) for n in range(count // 5)]
+            started = time.perf_counter()
+            for event in events:
+                system.bus.dispatch(event)
+            seconds.append((time.perf_counter() - started) / len(events))
+        release.set()
+        first.result(60)
+        assert system.settle(300)
+    print(f"{1e6 * statistics.median(seconds):.1f} {1e6 * min(seconds):.1f} {1e6 * max(seconds):.1f}")
 
 
 def run(what: str, count: int) -> list[str]:
     """Run one side in a process of its own and return what it printed."""
     command = [sys.executable, __file__, "--only", what, "--actors", str(count)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
 
 
 def main() -> None:
     """Print all sides."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--actors", type=int, default=200_000)
-    parser.add_argument("--only", choices=["baseline", "keyfold", "pykka"])
+    parser.add_argument("--actors", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--only", choices=["baseline", "keyfold", "spawn", "pykka"])
     options = parser.parse_args()
+    sides = {"baseline": baseline, "keyfold": keyfold, "spawn": spawn, "pykka": pykka_threads}
     if options.only:
-        {"baseline": baseline, "keyfold": keyfold, "pykka": pykka_threads}[options.only](options.actors)
+        sides[options.only](*options.actors)
         return
     print(environment("keyfold", "pykka"))
-    [plain] = run("baseline", options.actors)
-    live, threads, used, spawn, rate = run("keyfold", options.actors)
+    for count in options.actors:
+        [plain] = run("baseline", count)
+        live, threads, used, rate = run("keyfold", count)
+        each = keep(f"bytes, {count} actors", int(used) - int(plain))
+        keep("threads", int(threads))
+        print(f"  keyfold: {int(live):,} live key actors on {threads} threads")
+        print(f"    {used} bytes a key in all, {plain} of them key and state: {each:.0f} bytes an actor")
+        print(f"    first event of each key loaded, folded and saved: {int(rate):,}/s")
+    median, least, most = run("spawn", 50_000)
+    keep("spawn", float(median))
+    print(f"  keyfold: {median} µs a dispatch that spawns, with nothing beside it   ({least} to {most})")
     peers = 2_000
     peer_bytes, peer_spawn = run("pykka", peers)
-    print(f"  keyfold: {int(live):,} live key actors on {threads} threads")
-    print(
-        f"    {used} bytes a key in all, {plain} of them key and state: {int(used) - int(plain)} bytes an actor"
-    )
-    print(f"    {spawn} µs a dispatch that spawns; first event of each key folded and saved: {int(rate):,}/s")
+    keep("pykka bytes", int(peer_bytes))
     print(
         f"  pykka.ThreadingActor: {peers:,} on {peers:,} threads, {int(peer_bytes):,} bytes and {peer_spawn} µs each"
     )

@@ -1,4 +1,7 @@
-"""Run all benchmarks and write what they print to docs/benchmarks.md: ``make bench``. No figure there is typed."""
+"""Run all benchmarks: ``make bench``. Writes docs/benchmarks.md, its plots, and the table in the README.
+
+No figure there is typed: the page has what the programs printed, the table and the plots what they kept.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,14 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from harness import KEPT
+from headline import write_headline
+from plots import PLOTS, draw
+
 HERE = Path(__file__).parent
-KEPT = HERE.parent / "build" / "benchmarks"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 ALL = (
-    "durable", "dispatch", "growth", "live_actors", "fan_out", "held_sockets", "latency", "frozen_client",
+    "durable", "write_path", "dispatch", "growth", "live_actors", "fan_out", "held_sockets", "latency", "frozen_client",
     "convergence",
 )  # fmt: skip
 HEAD = """# Benchmarks
@@ -45,7 +51,14 @@ def main() -> None:
     for name in ALL:
         about = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())) or ""
         parts.append(f"## {name}\n\n{about}\n\n```text\n{(KEPT / f'{name}.txt').read_text().rstrip()}\n```\n")
+        parts += [
+            f"![{title}](images/{file}.svg)\n"
+            for file, (program, title, _) in PLOTS.items()
+            if program == name
+        ]
     PAGE.write_text("\n".join(parts))
+    draw(PAGE.parent / "images")
+    write_headline(HERE.parent / "README.md")
 
 
 if __name__ == "__main__":
