@@ -135,10 +135,10 @@ class PostgresDialect:
 
 
 def _flat(save: Save) -> tuple[Any, ...]:
-    """All but the state."""
+    """All but the state, as plain JSON: a key may be of a subclass of str."""
     name, key, base, epoch, version, _, schema = save
     base_epoch, base_version = base or (None, None)
-    return (name, key, base_epoch, base_version, epoch, version, schema)
+    return (name, str(key), base_epoch, base_version, epoch, version, schema)
 
 
 def _sqlstate(error: Exception) -> str:

@@ -132,6 +132,16 @@ def test_a_commit_is_one_transaction(store: SnapshotStore) -> None:
     assert (letter.event, letter.key) == ('"\\u0000"', "a")
 
 
+def test_a_key_may_be_of_a_subclass_of_str(store: SnapshotStore) -> None:
+    """As an app's own ``key()`` may return; it is stored as the string that it is."""
+    key = ProjectionKey('a "key" \\ with é signs')
+    assert store.commit([Save("p", key, None, "e", 1, b"{}", 1)]) == [True]
+    assert store.commit([Save("p", key, Position("e", 1), "e", 2, b"{}", 1)]) == [True]
+    row = store.row("p", str(key))
+    assert row is not None
+    assert row.version == 2
+
+
 def test_rows_are_read_in_one_batch(store: SnapshotStore) -> None:
     """Only those that exist, with keys that need quoting in every dialect."""
     keys = [
