@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Puts in place what the tests need besides Python: Node.js with two clients that others wrote, and Chromium.
+# Puts in place what the tests need besides Python: Node.js with two clients that others wrote, Redis, and Chromium.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 missing=()
-for pair in node:nodejs npm:npm chromium:chromium chromedriver:chromium-driver; do
+for pair in node:nodejs npm:npm chromium:chromium chromedriver:chromium-driver redis-server:redis-server; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 if [ ${#missing[@]} -gt 0 ]; then

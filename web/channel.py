@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..actors import channel_of
 from ..store import Position
-from .news import Missed, News, Replaced, Turn
+from .early import Early
+from .news import News, NewsQueue, Replaced, Turn
 from .parcel import Parcel
 from .ring import NOWHERE, Ring
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("keyfold.channel")
 
-_MOST_NEWS_BYTES = 4 * 1024 * 1024
 _READ_AGAIN_SECONDS = 1.0
 
 LIVE, AHEAD, WAITING = "live", "ahead", "waiting"
@@ -45,9 +44,8 @@ class Channel:
         self.waiting: dict[Subscription, str] = {}
         self.quiet_since = host.clock()
         self._host = host
-        self._news: deque[News] = deque()
-        self._news_bytes = 0
-        self._scheduled = False
+        self._news = NewsQueue()
+        self._early = Early()
         self._changes = 0
         self._unsent: list[bytes] = []
         self._asking: dict[Subscription, str] | None = None
@@ -57,26 +55,13 @@ class Channel:
     # -- from the actors' threads
 
     def offer(self, item: News) -> bool:
-        """Take news, in the order of commits. True: ``take_news`` is to be called on the reactor's thread.
-
-        Never holds more than 4 MiB: over it, what waits makes room for a read of the row.
-        """
-        self._news_bytes += sum(map(len, item.frames)) if isinstance(item, Turn) else 0
-        if self._news_bytes > _MOST_NEWS_BYTES:
-            self._news.clear()
-            item = Missed()
-        self._news.append(item)
-        if self._scheduled:
-            return False
-        self._scheduled = True
-        return True
+        """Take news, in the order of commits. True: ``take_news`` is to be called on the reactor's thread."""
+        return self._news.offer(item)
 
     # -- news
 
     def take_news(self) -> None:
         """Bring what the actors offered to those who are live, joined."""
-        self._scheduled = False  # before the queue is emptied: what comes later is announced again
-        self._news_bytes = 0
         try:
             self._take_all()
         except Exception:
@@ -88,11 +73,7 @@ class Channel:
             self._ask()
 
     def _take_all(self) -> None:
-        while self._news:
-            try:
-                item = self._news.popleft()
-            except IndexError:  # an actor has just cleared it
-                break
+        for item in self._news.take():
             self._changes += 1
             if isinstance(item, Turn):
                 self._take_turn(item)
@@ -100,14 +81,16 @@ class Channel:
                 self._take_replacement(item)
             else:
                 self._send_unsent()
-                self._move_to_waiting([*self.live, *self.ahead])
+                self._move_to_waiting([*self.live, *self.ahead], item.reason)
         self._send_unsent()
 
-    def _take_turn(self, turn: Turn) -> None:
+    def _take_turn(self, turn: Turn, *, patient: bool = True) -> None:
         ring = self.ring
         if ring is None:
             ring = self.ring = Ring(Position(turn.epoch, turn.base_version), self._host.settings)
         elif not ring.continues(turn.epoch, turn.base_version):
+            if patient and turn.epoch == ring.epoch and self._wait_for_the_one_before(turn):
+                return
             self._send_unsent()
             ring = self._start_over(Position(turn.epoch, turn.base_version))
         frames = turn.frames[ring.version - turn.base_version :]
@@ -118,6 +101,23 @@ class Channel:
         if self.ahead:
             self._send_unsent()
             self._let_ahead_join()
+        for early in self._early.take(ring.version):
+            self._take_turn(early, patient=False)
+
+    def _wait_for_the_one_before(self, turn: Turn) -> bool:
+        """Another process has committed it: it is on its way, or lost. False: there is nothing to wait for."""
+        patience = self._host.bridge.patience
+        if patience and self._early.keep(turn, self._host.clock()):
+            self._host.later(patience, self._wait_no_more)
+            return True
+        return False
+
+    def _wait_no_more(self) -> None:
+        if self._early.waited(self._host.bridge.patience, self._host.clock()):
+            for turn in self._early.take():
+                self._take_turn(turn, patient=False)
+            self._send_unsent()
+            self._ask()
 
     def _take_replacement(self, item: Replaced) -> None:
         self._send_unsent()
@@ -185,11 +185,11 @@ class Channel:
         self._beating = True
         self._ask()
 
-    def _move_to_waiting(self, subscriptions: Iterable[Subscription]) -> None:
+    def _move_to_waiting(self, subscriptions: Iterable[Subscription], reason: str = "gap") -> None:
         for subscription in subscriptions:
             self.leave(subscription)
-            self.waiting[subscription] = "gap"
-            self._host.counts["gap"] += 1
+            self.waiting[subscription] = reason
+            self._host.counts["gap"] += reason == "gap"
 
     # -- the row
 

@@ -27,6 +27,7 @@ class Channels:
         channel = self._channels.get((name, key))
         if channel is None:
             channel = self._channels[name, key] = Channel(name, key, self._host)
+            self._host.bridge.watch(channel)
         return channel
 
     def sweep(self) -> None:
@@ -48,6 +49,7 @@ class Channels:
         for place, channel in enumerate(idle):
             if place < too_many or channel.ring is None or not channel.ring.size:
                 del self._channels[channel.name, channel.key]
+                self._host.bridge.unwatch(channel)
         if held > settings.rings_bytes:
             self._shrink(held - settings.rings_bytes)
 

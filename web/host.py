@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from .bridge import Bridge
     from .channel import Channel
     from .connection import Connection
     from .reactor import Reactor
@@ -17,6 +18,7 @@ class Host(Protocol):
     """Called on the reactor's thread alone."""
 
     settings: WebSettings
+    bridge: Bridge
     counts: Counter[str]
 
     @property

@@ -13,6 +13,7 @@ from ..actors import Broadcaster, Committed, Loop, ProjectionSystem
 from ..store import Position
 from .addresses import find_address
 from .admission import Admission
+from .bridge import Bridge
 from .channel import Channel
 from .channels import Channels
 from .connection import GOING_AWAY, UNAUTHENTICATED, Connection
@@ -20,6 +21,7 @@ from .connections import Connections
 from .frames import delta_frames
 from .news import Missed, News, Replaced, Turn
 from .reactor import Reactor
+from .rows import Rows
 from .settings import WebSettings
 from .wire import text_frame
 
@@ -73,6 +75,7 @@ class Hub(Broadcaster):
     def serve(self, system: ProjectionSystem) -> None:
         """Say whose rows are read."""
         self._system = system
+        self.rows = Rows(self, system)
 
     def _fresh(self) -> None:
         self._lock = threading.Lock()
@@ -82,6 +85,7 @@ class Hub(Broadcaster):
         self.counts: Counter[str] = Counter()
         self.channels = Channels(self)
         self.connections = Connections()
+        self.bridge = Bridge(self)
         self._resyncs: Counter[str] = Counter()
 
     def after_fork(self) -> None:
@@ -97,26 +101,32 @@ class Hub(Broadcaster):
 
     def publish(self, committed: Committed) -> None:
         channel = self.channels.find(committed.projection, committed.key)
+        if channel is None and self.settings.redis is None:
+            return
+        payloads = delta_frames(
+            committed.channel, committed.event_name, committed.epoch, committed.base_version, committed.deltas
+        )
         if channel is not None:
-            payloads = delta_frames(
-                channel.text, committed.event_name, committed.epoch, committed.base_version, committed.deltas
-            )
             frames = [text_frame(payload) for payload in payloads]
-            self._tell(channel, Turn(committed.epoch, committed.base_version, frames))
+            self.tell(channel, Turn(committed.epoch, committed.base_version, frames))
+        self.bridge.publish(committed, payloads)
 
     def publish_snapshot(
         self, projection: str, key: str, position: Position, state: bytes, reason: str
     ) -> None:
         channel = self.channels.find(projection, key)
         if channel is not None:
-            self._tell(channel, Replaced(position, state, reason))
+            self.tell(channel, Replaced(position, state, reason))
+        self.bridge.invalidate(projection, key, reason)
 
     def invalidate(self, projection: str, key: str) -> None:
         channel = self.channels.find(projection, key)
         if channel is not None:
-            self._tell(channel, Missed())
+            self.tell(channel, Missed())
+        self.bridge.invalidate(projection, key, "gap")
 
-    def _tell(self, channel: Channel, news: News) -> None:
+    def tell(self, channel: Channel, news: News) -> None:
+        """Bring news to a channel. From any thread."""
         if channel.offer(news):
             self.reactor.call(channel.take_news)
 
@@ -223,24 +233,7 @@ class Hub(Broadcaster):
 
     def read(self, channel: Channel) -> None:
         """Read the row of a channel on one of the readers' threads."""
-        reactor = self.reactor
-
-        def came(future: Future[Row | None]) -> None:
-            error = future.exception()
-            if error is None:
-                reactor.call(channel.row_came, future.result())
-            else:
-                reactor.call(channel.no_row_came, error)
-
-        system, source = self._system, self.sources.get(channel.name)
-        try:
-            assert system is not None  # noqa: S101
-            reading = (
-                system.submit_read(channel.name, channel.key) if source is None else system.submit(source)
-            )
-            reading.add_done_callback(came)
-        except Exception as error:
-            reactor.call(channel.no_row_came, error)
+        self.bridge.before_read(channel, lambda: self.rows.read(channel))
 
     def later(self, seconds: float, function: Callable[[], None]) -> None:
         """Call function on the reactor's thread."""
@@ -266,6 +259,7 @@ class Hub(Broadcaster):
         with self._lock:
             closing, self._closed = self._closed, True
             reactor, checkers = self._reactor, self._checkers
+        self.bridge.close(timeout)
         if checkers is not None:
             checkers.shutdown(wait=False, cancel_futures=True)
         if closing or reactor is None:
@@ -278,7 +272,7 @@ class Hub(Broadcaster):
 
     def loops(self) -> list[Loop]:
         reactor = self._reactor
-        return [] if reactor is None or self._closed else [reactor.loop(monotonic())]
+        return [] if reactor is None or self._closed else [reactor.loop(monotonic()), *self.bridge.loops()]
 
     def stats(self) -> dict[str, Any]:
         """Return what is open now, and the totals since the process began."""
@@ -288,6 +282,7 @@ class Hub(Broadcaster):
             "open": len(self.connections),
             "projections": {name: {"subscribers": watched[name], "resyncs": resyncs[name]} for name in names},
             **self.channels.stats(),
+            "backplane": self.bridge.stats(),
             "refused": self.admission.refused,
             **{name: counts[name] for name in _COUNTS},
         }

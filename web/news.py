@@ -1,10 +1,14 @@
-"""What the actors tell a channel."""
+"""What the actors, and other processes, tell a channel."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..store import Position
+
+_MOST_BYTES = 4 * 1024 * 1024
 
 
 class Turn(NamedTuple):
@@ -24,7 +28,42 @@ class Replaced(NamedTuple):
 
 
 class Missed(NamedTuple):
-    """Something could not be published: the row has to be read."""
+    """Something could not be published, or was replaced elsewhere: the row has to be read."""
+
+    reason: str = "gap"
 
 
 News = Turn | Replaced | Missed
+
+
+class NewsQueue:
+    """News on their way from many threads to the reactor's. Never holds more than 4 MiB."""
+
+    __slots__ = ("_bytes", "_news", "_scheduled")
+
+    def __init__(self) -> None:
+        self._news: deque[News] = deque()
+        self._bytes = 0
+        self._scheduled = False
+
+    def offer(self, item: News) -> bool:
+        """Add news. True: nobody was told yet that there are some. Over the limit what waits makes room for Missed."""
+        self._bytes += sum(map(len, item.frames)) if isinstance(item, Turn) else 0
+        if self._bytes > _MOST_BYTES:
+            self._news.clear()
+            item = Missed()
+        self._news.append(item)
+        if self._scheduled:
+            return False
+        self._scheduled = True
+        return True
+
+    def take(self) -> Iterator[News]:
+        """Remove all, the oldest first, those that come meanwhile too. On the reactor's thread."""
+        self._scheduled = False  # before the queue is emptied: what comes later is announced again
+        self._bytes = 0
+        while self._news:
+            try:
+                yield self._news.popleft()
+            except IndexError:  # it has just been cleared
+                return

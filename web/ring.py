@@ -68,7 +68,9 @@ class Ring:
     def since(self, position: Position) -> list[bytes] | None:
         """Return the frames from a position to the head, none for the head itself; None: it can't be said."""
         base_version = self.version - len(self._frames)
-        known = self.epoch == position.epoch or (position == NOWHERE and base_version == 0)
+        # From nowhere only a frame leads on: of a key that was wiped meanwhile the epoch would not be told.
+        begins_here = position == NOWHERE and base_version == 0 and bool(self._frames)
+        known = self.epoch == position.epoch or begins_here
         if not known or not base_version <= position.version <= self.version:
             return None
         return [frame for _, frame in islice(self._frames, position.version - base_version, None)]

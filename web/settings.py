@@ -65,6 +65,13 @@ class WebSettings:
     max_channels_per_socket: int = 100
     """Channels that one WebSocket may watch."""
 
+    redis: str | None = None
+    """The URL of a Redis through which processes tell each other's sockets what they commit. It may come and go."""
+    redis_prefix: str = "keyfold:"
+    """What the channels in Redis begin with: apps that share a Redis need one each."""
+    redis_patience_seconds: float = 0.25
+    """How long a change may wait for the one before it, which another process has on its way."""
+
     @property
     def tick_seconds(self) -> float:
         """How often a connection is looked after."""
@@ -79,9 +86,12 @@ class WebSettings:
             elif field.name == "allowed_origins":
                 if not isinstance(value, tuple) or not all(_is_origin(origin) for origin in value):
                     _malformed(field.name, value, "a list of origins such as 'https://app.example.com'")
-            elif field.name in ("admin_token", "metrics_token"):
+            elif field.name in ("admin_token", "metrics_token", "redis"):
                 if value is not None and (not isinstance(value, str) or not value):
                     _malformed(field.name, value, "a string that is not empty")
+            elif field.name == "redis_prefix":
+                if not isinstance(value, str):
+                    _malformed(field.name, value, "a string")
             else:
                 check_setting(field.name, field.type, value)
 

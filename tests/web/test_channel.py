@@ -7,6 +7,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,6 +70,7 @@ class Desk:
     """The hub of one channel. Reads are answered when the test says so, with the row of whatever moment."""
 
     def __init__(self, **limits: Any) -> None:
+        self.bridge = SimpleNamespace(patience=limits.pop("patience", 0.0))
         self.settings = WebSettings(**limits)
         self.counts: Counter[str] = Counter()
         self.now = 0.0
@@ -428,7 +430,8 @@ def test_more_news_than_may_wait_is_replaced_by_a_read_of_the_row() -> None:
     frame = text_frame(b'"%b"' % (b"x" * 100_000))
     for version in range(1, 200):
         world.channel.offer(Turn(world.position.epoch, version, [frame]))
-    assert sum(len(item.frames[0]) for item in world.channel._news if isinstance(item, Turn)) < 5_000_000
+    waiting = world.channel._news._news
+    assert sum(len(item.frames[0]) for item in waiting if isinstance(item, Turn)) < 5_000_000
     world.channel.take_news()
     world.settle()
     assert kinds(client)[-1] == ("gap", 1)
@@ -476,6 +479,54 @@ def test_who_is_ahead_is_not_forgotten_when_the_versions_in_between_never_come()
         world.settle()
         for client in (first, second):
             assert (client.position, client.state) == (world.position, world.values)
+
+
+def test_turns_of_two_processes_that_cross_are_put_in_order() -> None:
+    """The later one waits for the one before it, which is on its way: two deltas, and no snapshot."""
+    world, client = World(patience=1.0), Client()
+    world.commit([1])
+    brought_up(world, client)
+    for value in (2, 3, 4):
+        world.commit([value])
+    world.on_the_way.rotate(-1)  # 3, 4, 2
+    world.publish(2)
+    assert kinds(client) == [("initial", 1)]
+    world.publish()
+    assert kinds(client) == [("initial", 1), ("delta", 2), ("delta", 3), ("delta", 4)]
+    assert client.state == world.values
+    world.desk.now = 1.0
+    for timer in world.desk.timers:
+        timer()
+    assert not world.desk.reads  # nothing was missing when the time was over
+
+
+def test_a_turn_that_never_comes_is_waited_for_no_longer_than_that() -> None:
+    world, client = World(patience=1.0), Client()
+    world.commit([1])
+    brought_up(world, client)
+    world.commit([2], here=False)
+    world.commit([3])
+    world.publish()
+    assert kinds(client) == [("initial", 1)]
+    world.desk.now = 1.0
+    for timer in world.desk.timers:
+        timer()
+    world.settle()
+    assert kinds(client)[-1] == ("gap", 3)
+    assert client.state == world.values
+
+
+def test_only_a_few_turns_wait_for_the_one_before_them() -> None:
+    """Over the bound the row is read at once."""
+    world, client = World(patience=1.0), Client()
+    world.commit([1])
+    brought_up(world, client)
+    world.commit([2], here=False)
+    for value in range(65):
+        world.commit([value])
+    world.settle()
+    assert kinds(client)[-1] == ("gap", 67)
+    assert client.state == world.values
 
 
 def test_an_error_while_frames_go_out_costs_a_snapshot_and_no_more() -> None:

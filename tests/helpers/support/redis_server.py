@@ -1,0 +1,67 @@
+"""A real Redis that a test may kill, freeze and empty."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+from .postgres import free_port
+
+_SECONDS = 30.0
+
+
+class RedisServer:
+    """One server on a free port of 127.0.0.1. It keeps nothing: each start is an empty one."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="keyfold-redis-"))
+        self.port = free_port()
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = ["redis-server", *options, "--dir", str(self.directory)]
+        self._process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if "Ready to accept connections" in line:
+                return
+        msg = "redis-server ended before it was ready"
+        raise RuntimeError(msg)
+
+    def stop(self) -> None:
+        """Kill it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate(timeout=_SECONDS)
+            self._process = None
+
+    def freeze(self) -> None:
+        """Let it answer nothing, with its connections open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def ask(self, *words: str) -> str:
+        """Send one command by hand, and return the answer."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=_SECONDS) as sock:
+            sock.sendall((" ".join(words) + "\r\n").encode())
+            return sock.recv(65_536).decode()
+
+    def remove(self) -> None:
+        """Kill it, and leave nothing behind."""
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,234 @@
+"""Several processes' worth of hubs over one database and a real Redis: here within one, each with its own port."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from time import monotonic
+from typing import Any, NamedTuple
+
+import pytest
+from flask import Flask
+from keyfold.actors import ProjectionError, ProjectionSystem
+from keyfold.web import Keyfold
+from support.counting import Added, Totals
+from support.parking import DEADLINE
+from support.redis_server import RedisServer
+from support.serving import Site, Watcher, serve
+
+REDIS = {"KEYFOLD_HEARTBEAT_SECONDS": 3600.0}  # nothing heals by waiting, unless a test says so
+
+
+class Node(NamedTuple):
+    """What a process of a site would be."""
+
+    site: Site
+    system: ProjectionSystem
+    stack: ExitStack
+
+    def watch(self, key: str) -> Watcher:
+        """Open a socket here."""
+        watcher = self.site.watch("test.totals", key)
+        self.stack.callback(watcher.close)
+        return watcher
+
+    def add(self, key: str) -> int:
+        """Commit an event here, and return the version that it made."""
+        [applied] = self.system.bus.dispatch(Added(key)).result(DEADLINE)
+        return applied.version
+
+    def backplane(self) -> dict[str, Any]:
+        facts: dict[str, Any] = self.system.stats()["sockets"]["backplane"]
+        return facts
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def make_node(database_url: str, redis_server: RedisServer) -> Iterator[Callable[..., Node]]:
+    with ExitStack() as stack:
+
+        def make(**config: Any) -> Node:
+            keyfold = Keyfold()
+            keyfold.register(Totals())
+            app = Flask("node")
+            app.config.update(
+                {"KEYFOLD_DATABASE": database_url, "KEYFOLD_REDIS": redis_server.url, **REDIS, **config}
+            )
+            keyfold.init_app(app)
+            system = app.extensions["keyfold"].system
+            site = stack.enter_context(serve(app))
+            stack.callback(system.close)
+            return Node(site, system, stack)
+
+        yield make
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Wait for something that only another thread's numbers tell."""
+    deadline, tick = monotonic() + DEADLINE, threading.Event()
+    while not what():
+        assert monotonic() < deadline
+        tick.wait(0.005)
+
+
+def versions(watcher: Watcher, last: int) -> list[tuple[str, int]]:
+    """Read until a version is reached, and return what brought each frame's."""
+    seen: list[tuple[str, int]] = []
+    while not seen or seen[-1][1] < last:
+        frame = watcher.next()
+        seen.append((frame["type"], frame["version"]))
+    return seen
+
+
+def test_a_socket_sees_what_another_process_commits(make_node: Callable[..., Node]) -> None:
+    """In order, and without a gap: a snapshot, then a delta for each version."""
+    here, there = make_node(), make_node()
+    watcher = here.watch("a")
+    assert watcher.next()["version"] == 0
+    for version in range(1, 51):
+        assert there.add("a") == version
+    assert versions(watcher, 50) == [("delta", version) for version in range(1, 51)]
+    assert there.backplane()["published"] >= 50
+    assert here.backplane()["received"] >= 1
+    assert there.backplane()["received"] == 0  # its own come back to nobody
+
+
+def test_two_processes_write_one_key(make_node: Callable[..., Node]) -> None:
+    """Turns cross on their way; each socket has every version once, in order, and no snapshot in between."""
+    nodes = [make_node(KEYFOLD_REDIS_PATIENCE_SECONDS=DEADLINE) for _ in range(2)]
+    watchers = [node.watch("a") for node in nodes]
+    for watcher in watchers:
+        assert watcher.next()["version"] == 0
+
+    def write(node: Node) -> None:
+        for _ in range(100):
+            node.add("a")
+
+    threads = [threading.Thread(target=write, args=(node,)) for node in nodes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for watcher in watchers:
+        assert versions(watcher, 200) == [("delta", version) for version in range(1, 201)]
+
+
+def test_a_key_that_nobody_watches_here_is_not_listened_to(
+    make_node: Callable[..., Node], redis_server: RedisServer
+) -> None:
+    here, there = make_node(), make_node()
+    watcher = here.watch("a")
+    assert watcher.next()["version"] == 0
+    there.add("b")
+    there.add("a")
+    assert versions(watcher, 1) == [("delta", 1)]
+    assert "test.totals.b" not in redis_server.ask("PUBSUB", "CHANNELS")
+    assert "keyfold:projection.test.totals.a" in redis_server.ask("PUBSUB", "CHANNELS")
+    assert here.backplane()["received"] == 1
+
+
+def test_a_rebuild_elsewhere_is_a_snapshot_here(make_node: Callable[..., Node]) -> None:
+    here, there = make_node(), make_node()
+    there.add("a")
+    watcher = here.watch("a")
+    first = watcher.next()
+    there.system.runtime("test.totals").rebuild("a", [Added("a"), Added("a")])
+    second = watcher.next()
+    assert (second["type"], second["reason"], second["state"]["total"]) == ("snapshot", "rebuild", 2)
+    assert second["epoch"] != first["epoch"]
+
+
+def test_what_was_committed_while_redis_was_away_arrives_when_it_is_back(
+    make_node: Callable[..., Node], redis_server: RedisServer
+) -> None:
+    """Stopped, and started again empty: all watched rows are compared, and the stale one gets a snapshot."""
+    here, there = make_node(), make_node()
+    stale, fresh = here.watch("a"), here.watch("b")
+    assert stale.next()["version"] == fresh.next()["version"] == 0
+    redis_server.stop()
+    until(lambda: here.backplane()["trouble"] is not None)
+    assert there.add("a") == 1  # no commit waits for Redis
+    here.add("b")
+    assert versions(fresh, 1) == [("delta", 1)]  # nor does a local socket
+    until(lambda: there.backplane()["waiting"] == 0)
+    redis_server.start()
+    healed = stale.next()
+    assert (healed["type"], healed["reason"], healed["version"]) == ("snapshot", "gap", 1)
+    until(lambda: there.backplane()["trouble"] is None)
+    there.add("a")
+    there.add("b")
+    assert versions(stale, 2) == [("delta", 2)]
+    assert versions(fresh, 2) == [("delta", 2)]  # it was at its row all the time
+
+
+def test_a_socket_that_comes_while_redis_is_away(
+    make_node: Callable[..., Node], redis_server: RedisServer
+) -> None:
+    """It gets the row, and what comes later once Redis is back."""
+    here, there = make_node(), make_node()
+    redis_server.stop()
+    there.add("a")
+    watcher = here.watch("a")
+    assert watcher.next()["version"] == 1
+    there.add("a")
+    until(lambda: there.backplane()["waiting"] == 0)
+    redis_server.start()
+    healed = watcher.next()
+    assert (healed["type"], healed["version"]) == ("snapshot", 2)
+
+
+def test_a_lost_message_heals_by_the_next_one(make_node: Callable[..., Node]) -> None:
+    """The version jump says that something is missing, and the row is read."""
+    here, there = make_node(KEYFOLD_REDIS_PATIENCE_SECONDS=0.01), make_node()
+    watcher = here.watch("a")
+    assert watcher.next()["version"] == 0
+    there.add("a")
+    assert watcher.next()["version"] == 1
+    # A process without Redis: what it commits is told to nobody.
+    silent = make_node(KEYFOLD_REDIS=None)
+    silent.add("a")
+    there.add("a")
+    healed = watcher.next()
+    assert (healed["type"], healed["reason"], healed["version"]) == ("snapshot", "gap", 3)
+    there.add("a")
+    assert versions(watcher, 4) == [("delta", 4)]
+
+
+def test_a_message_that_is_none_harms_nothing(
+    make_node: Callable[..., Node], redis_server: RedisServer
+) -> None:
+    here, there = make_node(), make_node()
+    watcher = here.watch("a")
+    assert watcher.next()["version"] == 0
+    assert redis_server.ask("PUBLISH", "keyfold:projection.test.totals.a", "garbage") == ":1\r\n"
+    there.add("a")
+    assert versions(watcher, 1) == [("delta", 1)]
+
+
+def test_a_frozen_redis_stops_nobody(make_node: Callable[..., Node], redis_server: RedisServer) -> None:
+    """It takes connections and answers nothing; commits and local sockets go on, and what waits is bounded."""
+    here = make_node()
+    watcher = here.watch("a")
+    assert watcher.next()["version"] == 0
+    redis_server.freeze()
+    try:
+        for _ in range(100):
+            here.add("a")
+        assert versions(watcher, 100) == [("delta", version) for version in range(1, 101)]
+    finally:
+        redis_server.thaw()
+
+
+def test_a_url_that_is_none_is_refused_at_the_start() -> None:
+    app = Flask("wrong")
+    app.config.update(KEYFOLD_DATABASE="sqlite://", KEYFOLD_REDIS="localhost:6379")
+    with pytest.raises(ProjectionError, match="KEYFOLD_REDIS is not a URL"):
+        Keyfold().init_app(app)

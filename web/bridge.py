@@ -1,0 +1,188 @@
+"""The hub's side of the backplane: news of other processes, and reads that wait until none can be missed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from ..actors import Committed, Loop, channel_of
+from ..store import Position
+from .backplane import Backplane, connect
+from .news import Missed, News, Turn
+from .wire import text_frame
+
+if TYPE_CHECKING:
+    from ..store import Address, Row
+    from .channel import Channel
+    from .hub import Hub
+
+_TURN, _MISSED = range(2)
+_READ_ANYWAY_SECONDS = 0.5
+_COMPARE_AFTER_SECONDS = 0.02
+_COMPARE_AT_ONCE = 500
+
+
+class Bridge:
+    """Joins one hub to the hubs of other processes. Without ``KEYFOLD_REDIS`` every method does nothing.
+
+    A row is read once the channel is surely listened to: what is committed later then comes as a message,
+    what was committed before is in the row. Whenever that certainty was lost, the rows of all watched channels
+    are compared with what was sent, in one query.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        if hub.settings.redis is not None:
+            connect(hub.settings.redis)  # a URL that is none is the app's to know at its start
+        self._hub = hub
+        self._lock = threading.Lock()
+        self._backplane: Backplane | None = None
+        self._closed = False
+        self._channels: dict[str, Channel] = {}
+        self._waiting: dict[str, Callable[[], None]] = {}
+        self._confirmed: set[str] = set()
+        self._to_compare: set[str] = set()
+
+    @property
+    def backplane(self) -> Backplane | None:
+        """The connection of this process, made at the first use; None without KEYFOLD_REDIS."""
+        settings = self._hub.settings
+        if self._backplane is None and settings.redis is not None and not self._closed:
+            with self._lock:
+                if self._backplane is None and not self._closed:
+                    self._backplane = Backplane(
+                        settings.redis,
+                        settings.redis_prefix,
+                        received=self._received,
+                        confirmed=lambda name: self._hub.reactor.call(self._confirm, name),
+                    )
+        return self._backplane
+
+    # -- to other processes, from the actors' threads
+
+    def publish(self, committed: Committed, payloads: list[bytes]) -> None:
+        """Tell them the deltas of a turn, as they go on the wire."""
+        if (backplane := self.backplane) is not None:
+            backplane.publish(committed.channel, [_TURN, committed.epoch, committed.base_version, payloads])
+
+    def invalidate(self, name: str, key: str, reason: str) -> None:
+        """Have them read the row. A new state is not sent: two of them may overtake each other on the way."""
+        if (backplane := self.backplane) is not None:
+            backplane.publish(channel_of(name, key), [_MISSED, reason])
+
+    # -- from other processes, on the backplane's thread
+
+    def _received(self, text: str, content: list[Any]) -> None:
+        channel = self._channels.get(text)
+        if channel is None:
+            return
+        news: News
+        kind, *rest = content
+        if kind == _TURN:
+            epoch, base_version, payloads = rest
+            news = Turn(epoch, base_version, [text_frame(payload) for payload in payloads])
+        else:
+            news = Missed(*rest)
+        self._hub.tell(channel, news)
+
+    # -- which channels this process is interested in, on the reactor's thread
+
+    def watch(self, channel: Channel) -> None:
+        """Listen to what other processes commit for a key."""
+        if (backplane := self.backplane) is not None and channel.name not in self._hub.sources:
+            self._channels[channel.text] = channel
+            backplane.watch(channel.text)
+
+    def unwatch(self, channel: Channel) -> None:
+        """Listen no more."""
+        if self._backplane is not None and self._channels.pop(channel.text, None) is not None:
+            self._backplane.unwatch(channel.text)
+            self._confirmed.discard(channel.text)
+
+    def before_read(self, channel: Channel, read: Callable[[], None]) -> None:
+        """Call read once nothing can be missed; after half a second in any case: Redis may be away."""
+        name = channel.text
+        if (
+            self._backplane is None
+            or name in self._confirmed
+            or name not in self._channels
+            or self._backplane.trouble
+        ):
+            read()
+            return
+        self._waiting[name] = read
+        self._hub.later(_READ_ANYWAY_SECONDS, lambda: self._read(name))
+
+    def _read(self, name: str) -> bool:
+        read = self._waiting.pop(name, None)
+        if read is not None:
+            read()
+        return read is not None
+
+    def _confirm(self, name: str) -> None:
+        if name not in self._channels:
+            return
+        self._confirmed.add(name)
+        if not self._read(name):
+            # It was read without waiting, or the connection was lost in between.
+            if not self._to_compare:
+                self._hub.later(_COMPARE_AFTER_SECONDS, self._compare)
+            self._to_compare.add(name)
+
+    def _compare(self) -> None:
+        names, self._to_compare = list(self._to_compare), set()
+        channels = [channel for name in names if (channel := self._channels.get(name)) is not None]
+        for start in range(0, len(channels), _COMPARE_AT_ONCE):
+            self._compare_some(channels[start : start + _COMPARE_AT_ONCE])
+
+    def _compare_some(self, channels: list[Channel]) -> None:
+        heads = [(channel, channel.ring and channel.ring.head) for channel in channels]
+
+        def came(future: Future[dict[Address, Row]]) -> None:
+            # A database that is away is found by the reads that this makes, and they try again.
+            rows = {} if future.exception() is not None else future.result()
+            stale = (
+                channel
+                for channel, head in heads
+                if future.exception() is not None or not _is_at(rows.get((channel.name, channel.key)), head)
+            )
+            self._read_again(stale)
+
+        self._hub.rows.read_many([(channel.name, channel.key) for channel in channels], came)
+
+    def _read_again(self, channels: Iterable[Channel]) -> None:
+        for channel in channels:
+            if channel.is_watched:
+                self._hub.tell(channel, Missed())
+
+    # -- the end, and facts
+
+    def close(self, timeout: float) -> None:
+        """Send what waits, and disconnect."""
+        with self._lock:
+            self._closed = True
+        if self._backplane is not None:
+            self._backplane.close(timeout)
+
+    def loops(self) -> list[Loop]:
+        """Return how the backplane's threads fare."""
+        return [] if self._backplane is None else self._backplane.loops()
+
+    def stats(self) -> dict[str, Any] | None:
+        """Return what the backplane counted; None without one."""
+        return None if self._backplane is None else self._backplane.stats()
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a turn may wait for the one before it, which another process committed."""
+        return 0.0 if self._backplane is None else self._hub.settings.redis_patience_seconds
+
+
+def _is_at(row: Row | None, head: Position | None) -> bool:
+    """Say whether what was published reaches the row."""
+    if head is None:
+        return False
+    if row is None:
+        return head.version == 0
+    return row.epoch == head.epoch and row.version <= head.version
