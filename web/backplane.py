@@ -143,7 +143,7 @@ class Backplane:
     def _receive_loop(self) -> None:
         backoff, first = _FIRST_BACKOFF, True
         while not self._stop.is_set():
-            pubsub = self._redis.pubsub()
+            pubsub = self._redis.pubsub()  # type: ignore[no-untyped-call]
             try:
                 pubsub.subscribe(self._control)
                 subscribed: set[str] = set()

@@ -114,17 +114,18 @@ class Bridge:
         self._waiting[name] = read
         self._hub.later(_READ_ANYWAY_SECONDS, lambda: self._read(name))
 
-    def _read(self, name: str) -> bool:
+    def _read(self, name: str) -> None:
         read = self._waiting.pop(name, None)
         if read is not None:
             read()
-        return read is not None
 
     def _confirm(self, name: str) -> None:
         if name not in self._channels:
             return
         self._confirmed.add(name)
-        if not self._read(name):
+        if name in self._waiting:
+            self._read(name)
+        else:
             # It was read without waiting, or the connection was lost in between.
             if not self._to_compare:
                 self._hub.later(_COMPARE_AFTER_SECONDS, self._compare)
@@ -137,7 +138,7 @@ class Bridge:
             self._compare_some(channels[start : start + _COMPARE_AT_ONCE])
 
     def _compare_some(self, channels: list[Channel]) -> None:
-        heads = [(channel, channel.ring and channel.ring.head) for channel in channels]
+        heads = [(channel, None if (ring := channel.ring) is None else ring.head) for channel in channels]
 
         def came(future: Future[dict[Address, Row]]) -> None:
             # A database that is away is found by the reads that this makes, and they try again.
