@@ -124,6 +124,8 @@ class Backplane:
                 backoff = _FIRST_BACKOFF
             except Exception as error:
                 self.dropped += len(batch)
+                if self._stop.is_set():
+                    return  # each of the others would take as long to fail
                 self._note_trouble(error)
                 self._busy_since[0] = None
                 self._stop.wait(backoff * random.uniform(0.5, 1.0))  # noqa: S311  # jitter

@@ -255,16 +255,24 @@ class Hub(Broadcaster):
     # -- the end, and facts
 
     def close(self, timeout: float = _CLOSE_SECONDS) -> None:
-        """Tell every connection 1001, and end the reactor once all have gone or the timeout is over."""
+        """Tell every connection 1001, and end the reactor once all have gone or the timeout is over.
+
+        Other processes are still told what is committed until the system has closed.
+        """
+        self._close_connections(timeout)
+        if self._system is None or self._system.closed:
+            self.bridge.close(min(timeout, _CLOSE_SECONDS))
+
+    def _close_connections(self, timeout: float) -> None:
         with self._lock:
             closing, self._closed = self._closed, True
             reactor, checkers = self._reactor, self._checkers
-        self.bridge.close(timeout)
         if checkers is not None:
             checkers.shutdown(wait=False, cancel_futures=True)
-        if closing or reactor is None:
-            if closing and reactor is not None:
-                self._all_told.wait(timeout)  # somebody else is at it: the process must not end before
+        if reactor is None:
+            return
+        if closing:
+            self._all_told.wait(timeout)  # somebody else is at it: the process must not end before
             return
         self.connections.close_all(reactor, GOING_AWAY, "the server is shutting down", timeout)
         self._all_told.set()

@@ -227,6 +227,34 @@ def test_a_frozen_redis_stops_nobody(make_node: Callable[..., Node], redis_serve
         redis_server.thaw()
 
 
+def test_what_a_stopping_process_still_commits_is_told(make_node: Callable[..., Node]) -> None:
+    """gunicorn's hook says 1001 to its sockets first, and closes the system behind that."""
+    here, there = make_node(), make_node()
+    own, other = there.watch("a"), here.watch("a")
+    assert own.next()["version"] == other.next()["version"] == 0
+    assert there.system.broadcaster is not None
+    there.system.broadcaster.close(DEADLINE)
+    assert own.close_code() == 1001
+    there.add("a")
+    there.system.close()
+    assert versions(other, 1) == [("delta", 1)]
+
+
+def test_a_frozen_redis_holds_no_close_up(make_node: Callable[..., Node], redis_server: RedisServer) -> None:
+    """What it does not take within three seconds is given up."""
+    here = make_node()
+    here.add("a")
+    redis_server.freeze()
+    try:
+        for _ in range(300):
+            here.add("a")
+        started = monotonic()
+        here.system.close()
+        assert monotonic() - started < DEADLINE
+    finally:
+        redis_server.thaw()
+
+
 def test_a_url_that_is_none_is_refused_at_the_start() -> None:
     app = Flask("wrong")
     app.config.update(KEYFOLD_DATABASE="sqlite://", KEYFOLD_REDIS="localhost:6379")
