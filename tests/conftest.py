@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.postgres import PostgresServer
+from support.redis_server import RedisServer
 from support.tcp_proxy import TcpProxy
 
 
@@ -64,6 +65,15 @@ def postgres_proxy(postgres_server: PostgresServer) -> Iterator[TcpProxy]:
     proxy = TcpProxy(postgres_server.port)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of the test's own, which it may stop, freeze and start again."""
+    server = RedisServer()
+    server.start()
+    yield server
+    server.remove()
 
 
 @pytest.fixture(autouse=True)

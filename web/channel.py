@@ -89,7 +89,8 @@ class Channel:
         if ring is None:
             ring = self.ring = Ring(Position(turn.epoch, turn.base_version), self._host.settings)
         elif not ring.continues(turn.epoch, turn.base_version):
-            if patient and turn.epoch == ring.epoch and self._wait_for_the_one_before(turn):
+            begun = turn.epoch == ring.epoch or ring.head == NOWHERE
+            if patient and begun and self._wait_for_the_one_before(turn):
                 return
             self._send_unsent()
             ring = self._start_over(Position(turn.epoch, turn.base_version))

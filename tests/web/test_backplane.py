@@ -44,14 +44,6 @@ class Node(NamedTuple):
 
 
 @pytest.fixture
-def redis_server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    server.start()
-    yield server
-    server.remove()
-
-
-@pytest.fixture
 def make_node(database_url: str, redis_server: RedisServer) -> Iterator[Callable[..., Node]]:
     with ExitStack() as stack:
 

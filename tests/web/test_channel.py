@@ -500,6 +500,17 @@ def test_turns_of_two_processes_that_cross_are_put_in_order() -> None:
     assert not world.desk.reads  # nothing was missing when the time was over
 
 
+def test_the_first_turns_of_a_key_may_cross_too() -> None:
+    """There is no row yet, and the second commit arrives before the one that made the row."""
+    world, client = World(patience=1.0), Client()
+    brought_up(world, client)
+    world.commit([1])
+    world.commit([2])
+    world.on_the_way.rotate(1)
+    world.publish(2)
+    assert kinds(client) == [("initial", 0), ("delta", 1), ("delta", 2)]
+
+
 def test_a_turn_that_never_comes_is_waited_for_no_longer_than_that() -> None:
     world, client = World(patience=1.0), Client()
     world.commit([1])

@@ -1,0 +1,131 @@
+"""gunicorn's workers, a real database and a real Redis: every socket sees what any worker commits."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import psutil
+import pytest
+from support.gunicorns import Gunicorn, gunicorn
+from support.redis_server import RedisServer
+from support.serving import Watcher
+
+KEYS = 4
+POSTS = 40
+
+
+def post_all(server: Gunicorn, between: Callable[[], object] = lambda: None) -> int:
+    """Post from as many threads as there are keys, to all of them; return how many were confirmed for each key."""
+    confirmed = [0] * KEYS
+    lock = threading.Lock()
+
+    def post(offset: int) -> None:
+        for number in range(POSTS):
+            key = (number + offset) % KEYS
+            server.site.post(f"/add/{key}")
+            with lock:
+                confirmed[key] += 1
+
+    threads = [threading.Thread(target=post, args=(offset,)) for offset in range(KEYS)]
+    for thread in threads:
+        thread.start()
+    between()
+    for thread in threads:
+        thread.join()
+    assert len(set(confirmed)) == 1
+    return confirmed[0]
+
+
+def last_version(watcher: Watcher, version: int) -> list[str]:
+    """Read until the version is reached, and return the kinds of the frames; the watcher checks that none is missing."""
+    kinds = []
+    while True:
+        frame = watcher.next()
+        kinds.append(frame.get("reason", frame["type"]))
+        if frame["version"] >= version:
+            assert frame["version"] == version
+            return kinds
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["plain", "preload"])
+def test_every_socket_of_four_workers_sees_every_version(
+    database_url: str, redis_server: RedisServer, tmp_path: Path, *, preload: bool
+) -> None:
+    """Four workers write the same keys; wherever a socket is, its versions are contiguous and end at the total."""
+    config = json.dumps(
+        {
+            "KEYFOLD_REDIS": redis_server.url,
+            "KEYFOLD_HEARTBEAT_SECONDS": 3600,
+            "KEYFOLD_REDIS_PATIENCE_SECONDS": 20,
+        }
+    )
+    options = ["-c", "python:keyfold.web.gunicorn", "--threads", "4", *["--preload"] * preload]
+    with (
+        gunicorn(tmp_path, *options, workers=4, DATABASE=database_url, CONFIG=config) as server,
+        ExitStack() as stack,
+    ):
+        watchers = [
+            stack.enter_context(closing(server.site.watch("test.totals", str(key))))
+            for key in range(KEYS)
+            for _ in range(4)
+        ]
+        for watcher in watchers:
+            assert watcher.next()["version"] == 0
+        total = post_all(server)
+        assert total == POSTS
+        for watcher in watchers:
+            assert set(last_version(watcher, total)) == {"delta"}
+
+
+def test_redis_goes_and_comes_back_under_load(
+    database_url: str, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """Every post is confirmed all the same, and every socket ends at its row."""
+    config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_HEARTBEAT_SECONDS": 3600})
+    with (
+        gunicorn(tmp_path, "--threads", "4", workers=2, DATABASE=database_url, CONFIG=config) as server,
+        ExitStack() as stack,
+    ):
+        watchers = [
+            stack.enter_context(closing(server.site.watch("test.totals", str(key))))
+            for key in range(KEYS)
+            for _ in range(3)
+        ]
+
+        def restart() -> None:
+            redis_server.stop()
+            server.site.post("/add/other")
+            redis_server.start()
+
+        total = post_all(server, restart)
+        for watcher in watchers:
+            last_version(watcher, total)
+
+
+def test_a_worker_is_killed(database_url: str, redis_server: RedisServer, tmp_path: Path) -> None:
+    """Sockets of the others go on as if nothing were, by what its successor commits too."""
+    config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_HEARTBEAT_SECONDS": 3600})
+    with (
+        gunicorn(tmp_path, "--threads", "4", workers=2, DATABASE=database_url, CONFIG=config) as server,
+        ExitStack() as stack,
+    ):
+        watchers = [stack.enter_context(closing(server.site.watch("test.totals", "a"))) for _ in range(8)]
+        workers = psutil.Process(server.process.pid).children()
+        assert len(workers) == 2
+        held = {
+            worker: {c.raddr.port for c in worker.net_connections("tcp") if c.raddr} for worker in workers
+        }
+        victim = min(workers, key=lambda worker: len(held[worker]))
+        survivors = [w for w in watchers if w.raw.getsockname()[1] not in held[victim]]
+        assert survivors
+        victim.send_signal(signal.SIGKILL)
+        victim.wait(20)
+        for _ in range(50):
+            server.site.post("/add/a")
+        for watcher in survivors:
+            last_version(watcher, 50)
