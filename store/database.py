@@ -23,6 +23,11 @@ _POSTGRES_DEFAULTS = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
+    # A process that is frozen in the middle of a transaction would keep its rows from all the others. What
+    # these end is tried again; what can't be told (a COMMIT that was ended) is looked up in the ledger.
+    "options": (
+        "-c idle_in_transaction_session_timeout=10000 -c lock_timeout=10000 -c statement_timeout=30000"
+    ),
 }
 
 _EXAMPLES = "for instance sqlite:///shop.db or postgresql://user:password@host/name"

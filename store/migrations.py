@@ -230,6 +230,8 @@ def _exclusively(database: peewee.Database) -> Iterator[None]:
     postgres = is_postgres(database)
     with database.atomic() if postgres else database.atomic("IMMEDIATE"):
         if postgres:
+            # A large table takes its time, and whoever comes second waits for as long.
+            database.execute_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
             database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         database.execute_sql(
             "CREATE TABLE IF NOT EXISTS projection_migrations "

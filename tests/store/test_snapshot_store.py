@@ -31,6 +31,7 @@ from keyfold.store import (
     VersionConflict,
     open_database,
 )
+from keyfold.store.migrations import _LOCK
 from support.parking import DEADLINE
 
 FIRST = Save("test", "a", None, "e1", 1, b'{"n":1}')
@@ -379,3 +380,47 @@ def test_forgotten_connections_are_not_closed(store: SnapshotStore) -> None:
     cursor.execute("SELECT 1")
     assert cursor.fetchone() == (1,)
     inherited.close()
+
+
+def test_a_frozen_writer_holds_its_rows_for_a_while_only(postgres_url: str) -> None:
+    """It stopped between its write and its COMMIT; its server ends the transaction, and the next one goes on."""
+    impatient = f"{postgres_url}?options=-c%20idle_in_transaction_session_timeout%3D200"
+    frozen, other = SnapshotStore(impatient), SnapshotStore(postgres_url)
+    assert other.commit([FIRST]) == [True]
+    frozen.database.connect()
+    frozen.database.execute_sql("BEGIN; UPDATE projection_snapshots SET version = 7")
+    newer = FIRST._replace(base=Position("e1", 1), version=2)
+    assert other.commit([newer]) == [True]
+    with pytest.raises(peewee.OperationalError):
+        frozen.database.execute_sql("COMMIT")
+    frozen.database.close()
+    assert position(other) == ("e1", 2)
+
+
+def test_connections_to_postgresql_have_guard_rails(postgres_url: str) -> None:
+    """Each bounds what a process that hangs can do to the others; a URL may say otherwise."""
+    store = SnapshotStore(postgres_url)
+    store.database.connect()
+    for name, value in (
+        ("idle_in_transaction_session_timeout", "10s"),
+        ("lock_timeout", "10s"),
+        ("statement_timeout", "30s"),
+    ):
+        assert store.database.execute_sql(f"SHOW {name}").fetchone() == (value,)
+    store.database.close()
+
+
+def test_a_migration_may_take_longer_than_a_statement(postgres_url: str) -> None:
+    """It waits for another process that migrates, however short the patience of its connection is."""
+    impatient = f"{postgres_url}?options=-c%20statement_timeout%3D100%20-c%20lock_timeout%3D100"
+    slow, waiting = SnapshotStore(postgres_url), SnapshotStore(impatient)
+    slow.database.connect()
+    slow.database.execute_sql("BEGIN; SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    with ThreadPoolExecutor(1) as pool:
+        migrated = pool.submit(waiting.ensure_tables)
+        with pytest.raises(TimeoutError):
+            migrated.result(0.5)
+        slow.database.execute_sql("COMMIT")
+        migrated.result(DEADLINE)
+    slow.database.close()
+    assert waiting.commit([FIRST]) == [True]
