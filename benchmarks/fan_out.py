@@ -7,6 +7,9 @@ All send a frame of the same length, without compression.
 The reactor is a selectors loop of our own: asyncio's transport.write, the second bare loop, costs up to a tenth
 more than send, and 1.2 kB a socket before any state of ours, which is 1.1 kB in all (tracemalloc). Neither
 would forbid it; that one call sends, and one object is the socket, decided.
+
+What is out of reach here: eight times Flask-Sock. Its loop of ``ws.send`` is within a half of the bare loop of
+``send``, so nothing can be; what it costs are its two threads a socket (``held_sockets``), which sleep here.
 """
 
 from __future__ import annotations

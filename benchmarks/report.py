@@ -34,9 +34,10 @@ def main() -> None:
     """Run each in a process of its own, keep what it printed, and write the page once all are there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("only", nargs="*", help="run these alone; the others are as they were printed last")
+    parser.add_argument("--page", action="store_true", help="run nothing: write what was printed last")
     options = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
-    for name in options.only or ALL:
+    for name in () if options.page else options.only or ALL:
         result = subprocess.run(
             [sys.executable, str(HERE / f"{name}.py")], stdout=subprocess.PIPE, text=True, check=True
         )
