@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .hub import Hub
 
+_logger = logging.getLogger("keyfold.backplane")
+
 _TURN, _MISSED = range(2)
+_LOOKS = 12
 _READ_ANYWAY_SECONDS = 0.5
 _COMPARE_AFTER_SECONDS = 0.02
 _COMPARE_AT_ONCE = 500
@@ -39,6 +43,7 @@ class Bridge:
         self._lock = threading.Lock()
         self._backplane: Backplane | None = None
         self._closed = False
+        self._looks = _LOOKS
         self._channels: dict[str, Channel] = {}
         self._waiting: dict[str, Callable[[], None]] = {}
         self._confirmed: set[str] = set()
@@ -156,6 +161,21 @@ class Bridge:
         for channel in channels:
             if channel.is_watched:
                 self._hub.tell(channel, Missed())
+
+    def look_around(self, others: Callable[[], list[dict[str, Any]]]) -> None:
+        """Warn once, in the first minute, if other processes work on the database and there is no Redis to hear them."""
+        if self._hub.settings.redis is not None or not self._looks:
+            return
+        self._looks -= 1
+        if count := len(others()):
+            self._looks = 0
+            _logger.warning(
+                "%d other process%s on this database and KEYFOLD_REDIS is not set: sockets of this process see what "
+                "others commit at their next heartbeat, up to %g s later",
+                count,
+                " works" if count == 1 else "es work",
+                self._hub.settings.heartbeat_seconds,
+            )
 
     # -- the end, and facts
 

@@ -170,6 +170,7 @@ def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: Web
     system.after_fork(health.after_fork)
     hub.sources[OVERVIEW] = overview.row
     system.reporter.hooks.append(mirror)
+    system.reporter.hooks.append(lambda _stats: hub.bridge.look_around(system.reporter.others))
     return KeyfoldState(system, hub, access, settings, overview, health, metrics)
 
 

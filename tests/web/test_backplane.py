@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -245,6 +247,35 @@ def test_a_frozen_redis_holds_no_close_up(make_node: Callable[..., Node], redis_
         assert monotonic() - started < DEADLINE
     finally:
         redis_server.thaw()
+
+
+def test_processes_that_do_not_hear_each_other_say_so_once(
+    make_node: Callable[..., Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With Redis there is nothing to say."""
+
+    def warnings() -> list[str]:
+        return [message for message in caplog.messages if "KEYFOLD_REDIS is not set" in message]
+
+    def note(reports: Counter[int], number: int, _stats: object) -> None:
+        reports[number] += 1
+
+    def reported(reports: Counter[int], number: int, node: Node) -> bool:
+        node.system.reporter.report()
+        return reports[number] > 4
+
+    for redis, expected in ((True, 0), (False, 2)):
+        config = {} if redis else {"KEYFOLD_REDIS": None}
+        nodes = [make_node(KEYFOLD_REPORT_SECONDS=0.01, **config) for _ in range(2)]
+        reports: Counter[int] = Counter()
+        for number, node in enumerate(nodes):
+            node.system.reporter.hooks.append(partial(note, reports, number))
+            node.watch("a").next()
+        for number, node in enumerate(nodes):
+            until(partial(reported, reports, number, node))
+        assert len(warnings()) == expected
+        for node in nodes:
+            node.system.close()
 
 
 def test_a_url_that_is_none_is_refused_at_the_start() -> None:
