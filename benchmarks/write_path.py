@@ -8,6 +8,10 @@ The raw statement is one UPDATE of 500 rows from VALUES, with a version check, a
 database itself allows. Against it Keyfold writes 1,000 keys in rounds, an event each, so that every event is
 a row written; all events of a round are awaited before the next. And once with the events that one key
 gathers during a commit, as they come in bulk, for which a raw loop has no counterpart.
+
+One thread that awaits each commit is the worst case: nothing shares its commit, and each event passes from the
+caller to the actor, to the writer, back to the actor and to the caller. The raw statement for one row, on the
+caller's own thread, is what of it is the database.
 """
 
 from __future__ import annotations
@@ -60,6 +64,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--projected", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--alone", type=int, default=500)
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
     print(environment("keyfold", "psycopg2-binary", "eventsourcing", "psycopg"))
@@ -71,7 +76,8 @@ def main() -> None:
         for key in keys:
             system.bus.dispatch(Added(key, 0))
         assert system.settle(60)
-        raw, sourced = RawStatement(url, len(keys)), EventSourced(url, 100)
+        # The last row of the raw table is written alone.
+        raw, sourced = RawStatement(url, len(keys) + 1), EventSourced(url, 100)
         version = itertools.count()
 
         def raw_rounds() -> int:
@@ -81,17 +87,28 @@ def main() -> None:
                 for start in range(0, len(keys), BATCH)
             )
 
+        alone = itertools.count()
+
+        def raw_alone() -> int:
+            return sum(
+                raw.write([f"key {len(keys)}"], base) for base in itertools.islice(alone, options.alone)
+            )
+
         sides: dict[str, Callable[[], int]] = {
             "bulk": in_bulk(system, options.events, 100),
             "bulk of 1,000 keys": in_bulk(system, options.events, 1_000),
             "rounds": in_rounds(system, keys, options.rounds),
             "raw": raw_rounds,
+            "raw alone": raw_alone,
+            "alone": in_rounds(system, keys[:1], options.alone),
             "store": by_the_store(store, keys, options.rounds),
             "sourced": lambda: sourced.project(options.projected),
         }
         rates = interleaved(sides, options.repetitions, prepare=lambda: sourced.store(options.projected))
         total = sum(counters.read_required(key).total for key in keys)
-        assert total == options.repetitions * (2 * options.events + options.rounds * len(keys)), total
+        assert total == options.repetitions * (
+            2 * options.events + options.rounds * len(keys) + options.alone
+        ), total
         raw.close()
         store.disconnect()
         sourced.check()
@@ -105,6 +122,9 @@ def main() -> None:
     print(compare(rates["rounds"], rates["raw"]))
     print(row("keyfold, 1,000 keys in bulk, events", rates["bulk of 1,000 keys"]))
     print(compare(rates["bulk of 1,000 keys"], rates["raw"]))
+    print(row("raw statement, one row a commit", rates["raw alone"]))
+    print(row("keyfold, one thread awaits each commit", rates["alone"]))
+    print(compare(rates["alone"], rates["raw alone"]))
 
 
 if __name__ == "__main__":

@@ -132,6 +132,7 @@ class Channel:
             subscription.connection.deliver(parcel, subscription)
         self.ahead.clear()
         self.quiet_since = self._host.clock()
+        self._beating |= self._host.bridge.patience > 0  # or has another process replaced it again already?
 
     def _start_over(self, position: Position) -> Ring:
         """Versions are missing here: another process committed them, or a publish was lost."""

@@ -511,6 +511,18 @@ def test_the_first_turns_of_a_key_may_cross_too() -> None:
     assert kinds(client) == [("initial", 0), ("delta", 1), ("delta", 2)]
 
 
+def test_a_rebuild_that_another_process_has_replaced_already_is_not_the_last_word() -> None:
+    """Its news overtook those of this process, and was of a row that had been read."""
+    world, client = World(patience=1.0), Client()
+    world.commit([1])
+    brought_up(world, client)
+    world.rebuild([2])
+    world.rebuild([3], here=False)
+    world.settle()
+    assert client.state == [3]
+    assert client.position == world.position
+
+
 def test_a_turn_that_never_comes_is_waited_for_no_longer_than_that() -> None:
     world, client = World(patience=1.0), Client()
     world.commit([1])
