@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..actors import Committed, Loop, channel_of
@@ -43,7 +44,7 @@ class Bridge:
         self._lock = threading.Lock()
         self._backplane: Backplane | None = None
         self._closed = False
-        self._looks = _LOOKS
+        self._looks, self._first_look = _LOOKS, 0.0
         self._channels: dict[str, Channel] = {}
         self._waiting: dict[str, Callable[[], None]] = {}
         self._confirmed: set[str] = set()
@@ -167,7 +168,10 @@ class Bridge:
         if self._hub.settings.redis is not None or not self._looks:
             return
         self._looks -= 1
-        if count := len(others()):
+        now = monotonic()
+        self._first_look = self._first_look or now
+        # What reported only before that may be the process which was killed, and which this one replaces.
+        if count := sum(facts["reported_ago"] < now - self._first_look for facts in others()):
             self._looks = 0
             _logger.warning(
                 "%d other process%s on this database and KEYFOLD_REDIS is not set: sockets of this process see what "

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from flask import Flask
 from keyfold.actors import ProjectionError, ProjectionSystem
+from keyfold.store.processes import Processes
 from keyfold.web import Keyfold
 from support.counting import Added, Totals
 from support.parking import DEADLINE
@@ -257,25 +258,43 @@ def test_processes_that_do_not_hear_each_other_say_so_once(
     def warnings() -> list[str]:
         return [message for message in caplog.messages if "KEYFOLD_REDIS is not set" in message]
 
-    def note(reports: Counter[int], number: int, _stats: object) -> None:
-        reports[number] += 1
-
-    def reported(reports: Counter[int], number: int, node: Node) -> bool:
-        node.system.reporter.report()
-        return reports[number] > 4
-
     for redis, expected in ((True, 0), (False, 2)):
         config = {} if redis else {"KEYFOLD_REDIS": None}
         nodes = [make_node(KEYFOLD_REPORT_SECONDS=0.01, **config) for _ in range(2)]
-        reports: Counter[int] = Counter()
-        for number, node in enumerate(nodes):
-            node.system.reporter.hooks.append(partial(note, reports, number))
-            node.watch("a").next()
-        for number, node in enumerate(nodes):
-            until(partial(reported, reports, number, node))
-        assert len(warnings()) == expected
         for node in nodes:
-            node.system.close()
+            node.watch("a").next()
+        report_in_turn([node.system for node in nodes])
+        assert len(warnings()) == expected
+
+
+def test_a_killed_process_that_this_one_replaces_is_not_another(
+    make_node: Callable[..., Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its report is still there, and recent."""
+    silent = make_node(KEYFOLD_REDIS=None, KEYFOLD_REPORT_SECONDS=0.0)
+    Processes(silent.system.store).report("killed", {"process": "killed"})
+    node = make_node(KEYFOLD_REDIS=None, KEYFOLD_REPORT_SECONDS=0.01)
+    until(lambda: node.system.reporter.others()[0]["reported_ago"] > 0.0)
+    node.watch("a").next()
+    report_in_turn([node.system])
+    assert "KEYFOLD_REDIS is not set" not in caplog.text
+
+
+def report_in_turn(systems: list[ProjectionSystem]) -> None:
+    """Let each report more often than it looks for others."""
+    reports: Counter[ProjectionSystem] = Counter()
+
+    def note(system: ProjectionSystem, _stats: object) -> None:
+        reports[system] += 1
+
+    def reported() -> bool:
+        for system in systems:
+            system.reporter.report()
+        return all(reports[system] > 15 for system in systems)
+
+    for system in systems:
+        system.reporter.hooks.append(partial(note, system))
+    until(reported)
 
 
 def test_a_url_that_is_none_is_refused_at_the_start() -> None:
