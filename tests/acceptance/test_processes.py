@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -15,53 +14,10 @@ from pathlib import Path
 import pytest
 from keyfold.actors import ProjectionSystem
 from support.counting import Totals
+from support.gunicorns import ENVIRONMENT
 from support.parking import DEADLINE
+from support.programs import output_of, python
 from support.serving import Site
-
-HELPERS = Path(__file__).parents[1] / "helpers"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HELPERS), "PYTHONWARNINGS": "ignore"}
-
-PROLOGUE = """
-import os, sys
-from keyfold.actors import ProjectionSystem
-from support.counting import Added, Totals
-system = ProjectionSystem(sys.argv[1])
-totals = system.register(Totals())
-"""
-
-
-def python(program: str, *arguments: str) -> subprocess.Popen[str]:
-    """Run a program after the prologue, in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", PROLOGUE + program, *arguments],
-        env=ENVIRONMENT, cwd="/", text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def output_of(process: subprocess.Popen[str]) -> str:
-    """Return what it printed, once it has ended well."""
-    out, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    return out
-
-
-def test_two_processes_on_the_same_keys_lose_and_double_nothing(database_url: str) -> None:
-    """Promise 2 between processes: totals exact, and every version given to exactly one event."""
-    program = """
-receipts = [system.bus.dispatch(Added(f"key {n % 10}")) for n in range(3000)]
-print(*[f"{a.key}:{a.version}" for r in receipts for a in r.result(60)], sep="\\n")
-system.close()
-"""
-    processes = [python(program, database_url) for _ in range(2)]
-    lines = [line for process in processes for line in output_of(process).split("\n") if ":" in line]
-    assert len(lines) == 6000
-    assert len(set(lines)) == 6000
-    with ProjectionSystem(database_url) as system:
-        totals = system.register(Totals())
-        for n in range(10):
-            snapshot = totals.snapshot(f"key {n}")
-            assert snapshot is not None
-            assert (snapshot.state.total, snapshot.version) == (600, 600)
 
 
 def test_a_process_killed_in_the_middle_has_lost_nothing_that_it_reported(database_url: str) -> None:

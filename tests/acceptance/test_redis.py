@@ -6,12 +6,16 @@ import json
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psutil
 import pytest
+from keyfold.store import Position
+from keyfold.web.client import Watch
 from support.gunicorns import Gunicorn, gunicorn
+from support.parking import DEADLINE
 from support.redis_server import RedisServer
 from support.serving import Watcher
 
@@ -80,6 +84,31 @@ def test_every_socket_of_four_workers_sees_every_version(
         assert total == POSTS
         for watcher in watchers:
             assert set(last_version(watcher, total)) == {"delta"}
+
+
+def follow(server: Gunicorn, key: str, version: int) -> Position | None:
+    """Watch a key, over as many connections as it takes, until it is at version. The client checks the order."""
+    with Watch(f"http://127.0.0.1:{server.site.port}", "test.totals", key) as watch:
+        while (change := watch.next(DEADLINE)) is not None and change.position.version < version:
+            pass
+        return watch.position
+
+
+def test_workers_are_recycled(database_url: str, redis_server: RedisServer, tmp_path: Path) -> None:
+    """Each worker ends after some requests: every post is answered, and every client comes back to where it was."""
+    config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_HEARTBEAT_SECONDS": 3600})
+    options = ["-c", "python:keyfold.web.gunicorn", "--threads", "4", "--max-requests", "12"]
+    with (
+        gunicorn(tmp_path, *options, workers=4, DATABASE=database_url, CONFIG=config) as server,
+        ThreadPoolExecutor(2 * KEYS) as pool,
+    ):
+        clients = [pool.submit(follow, server, str(key), POSTS) for key in range(KEYS) for _ in range(2)]
+        assert post_all(server) == POSTS
+        for client in clients:
+            position = client.result(2 * DEADLINE)
+            assert position is not None
+            assert position.version == POSTS
+        assert sum("Booting worker" in line for line in server.log) >= 8
 
 
 def test_redis_goes_and_comes_back_under_load(
