@@ -43,6 +43,17 @@ def postgres_url(_shared_postgres: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
+def file_url(request: pytest.FixtureRequest, _shared_postgres: PostgresServer) -> Iterator[str]:
+    """As ``database_url``, but reached through the file system alone, from whatever network."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite_url")
+        return
+    name = _shared_postgres.create_database()
+    yield _shared_postgres.file_url_of(name)
+    _shared_postgres.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """The URL of a fresh, empty database: each test runs on SQLite and on PostgreSQL."""
     name = "sqlite_url" if request.param == "sqlite" else "postgres_url"

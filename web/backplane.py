@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
@@ -23,6 +24,7 @@ _logger = logging.getLogger("keyfold.backplane")
 
 _MOST_MESSAGES = 10_000
 _MOST_BYTES = 32 * 1024 * 1024
+_MOST_LOST = 100_000
 _AT_ONCE = 256
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 2.0
 _TIMEOUT = 5.0
@@ -35,10 +37,10 @@ Received = Callable[[str, list[Any]], None]
 class Backplane:
     """Publishes messages on channels and receives those of other processes, on two threads of its own.
 
-    No method waits for Redis. What waits to be sent is bounded, and over the bound the oldest goes: a lost
-    message is a gap in the versions, and whoever notices reads the row. ``received`` gets the messages of
-    the channels that are watched; ``confirmed`` is told each channel from when on nothing is missed, again
-    whenever a connection was lost and is back, as messages may have been lost meanwhile.
+    No method waits for Redis. What waits to be sent is bounded, and over the bound the oldest goes; of what could
+    not be sent the channel is remembered, and an empty message on it tells those who listen that they missed
+    something. ``received`` gets the messages of the channels that are watched; ``confirmed`` is told each channel from
+    when on nothing is missed, again whenever a connection was lost and is back, as messages may have been lost meanwhile.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class Backplane:
         self._received, self._confirmed = received, confirmed
         # Redis sends a message back to who published it, if it listens: this is how it knows its own.
         self._origin = uuid4().hex[:12]
+        self._hint = msgpack.encode([self._origin])
         self._control = f"{prefix}control.{self._origin}"
         self._stop = threading.Event()
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._bytes = 0
+        self._lost: dict[str, None] = {}
         self._lock = threading.Lock()
         self._sendable = threading.Condition(self._lock)
         self._wanted: set[str] = set()
@@ -84,8 +88,9 @@ class Backplane:
             while len(self._waiting) > _MOST_MESSAGES or (
                 self._bytes > _MOST_BYTES and len(self._waiting) > 1
             ):
-                self._bytes -= len(self._waiting.popleft()[1])
-                self.dropped += 1
+                lost = self._waiting.popleft()
+                self._bytes -= len(lost[1])
+                self._lose([lost])
             self._sendable.notify()
 
     def watch(self, channel: str) -> None:
@@ -123,7 +128,8 @@ class Backplane:
                 self._note_recovery()
                 backoff = _FIRST_BACKOFF
             except Exception as error:
-                self.dropped += len(batch)
+                with self._lock:
+                    self._lose(batch)
                 if self._stop.is_set():
                     return  # each of the others would take as long to fail
                 self._note_trouble(error)
@@ -135,10 +141,21 @@ class Backplane:
     def _take(self) -> list[tuple[str, bytes]] | None:
         """Wait for messages and return them; None at the end, after the last."""
         with self._lock:
-            self._sendable.wait_for(lambda: self._waiting or self._stop.is_set())
+            self._sendable.wait_for(lambda: self._waiting or self._lost or self._stop.is_set())
             batch = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
             self._bytes -= sum(len(data) for _, data in batch)
-        return batch or None
+            # After what is newer: who has read the row for that needs no hint.
+            hints = list(itertools.islice(self._lost, _AT_ONCE - len(batch)))
+            for channel in hints:
+                del self._lost[channel]
+        return batch + [(channel, self._hint) for channel in hints] or None
+
+    def _lose(self, batch: list[tuple[str, bytes]]) -> None:
+        """Remember which channels something was lost on; over the bound their heartbeats heal it. Under the lock."""
+        for channel, data in batch:
+            self.dropped += data not in (b"", self._hint)
+            if data and len(self._lost) < _MOST_LOST:
+                self._lost[channel] = None
 
     # -- receiving
 

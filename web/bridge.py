@@ -33,8 +33,8 @@ class Bridge:
     """Joins one hub to the hubs of other processes. Without ``KEYFOLD_REDIS`` every method does nothing.
 
     A row is read once the channel is surely listened to: what is committed later then comes as a message,
-    what was committed before is in the row. Whenever that certainty was lost, the rows of all watched channels
-    are compared with what was sent, in one query.
+    what was committed before is in the row. Whenever that certainty was lost, or another process says that what
+    it published was, the rows of the channels concerned are compared with what was sent, in one query.
     """
 
     def __init__(self, hub: Hub) -> None:
@@ -82,6 +82,9 @@ class Bridge:
     def _received(self, text: str, content: list[Any]) -> None:
         channel = self._channels.get(text)
         if channel is None:
+            return
+        if not content:
+            self._hub.reactor.call(self._compare_soon, text)
             return
         news: News
         kind, *rest = content
@@ -133,9 +136,12 @@ class Bridge:
             self._read(name)
         else:
             # It was read without waiting, or the connection was lost in between.
-            if not self._to_compare:
-                self._hub.later(_COMPARE_AFTER_SECONDS, self._compare)
-            self._to_compare.add(name)
+            self._compare_soon(name)
+
+    def _compare_soon(self, name: str) -> None:
+        if not self._to_compare:
+            self._hub.later(_COMPARE_AFTER_SECONDS, self._compare)
+        self._to_compare.add(name)
 
     def _compare(self) -> None:
         names, self._to_compare = list(self._to_compare), set()

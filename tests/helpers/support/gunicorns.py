@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,11 +48,17 @@ class Gunicorn:
     """Serves a module until the end of the test; its log is kept."""
 
     def __init__(
-        self, directory: Path, *options: str, source: str = SHOP, workers: int = 1, **env: str
+        self,
+        directory: Path,
+        *options: str,
+        source: str = SHOP,
+        workers: int = 1,
+        prefix: Sequence[str] = (),
+        **env: str,
     ) -> None:
         (directory / "shop.py").write_text(source)
         command = [
-            sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", str(workers),
+            *prefix, sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", str(workers),
             "--graceful-timeout", "5", *options, "shop:app",
         ]  # fmt: skip
         self.log: list[str] = []
@@ -98,9 +104,11 @@ class Gunicorn:
 
 
 @contextmanager
-def gunicorn(directory: Path, *options: str, workers: int = 1, **env: str) -> Iterator[Gunicorn]:
-    """Run gunicorn with these options; environment variables are keywords."""
-    server = Gunicorn(directory, *options, workers=workers, **env)
+def gunicorn(
+    directory: Path, *options: str, workers: int = 1, prefix: Sequence[str] = (), **env: str
+) -> Iterator[Gunicorn]:
+    """Run gunicorn with these options, after the words of prefix; environment variables are keywords."""
+    server = Gunicorn(directory, *options, workers=workers, prefix=prefix, **env)
     try:
         yield server
     finally:

@@ -58,13 +58,17 @@ class PostgresServer:
         """The URL of a database, on another port if a proxy stands in between."""
         return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}"
 
+    def file_url_of(self, database: str) -> str:
+        """The URL of a database by a socket in the file system, which no network is part of."""
+        return f"postgresql://postgres@/{database}?host={self.directory}&port={self.port}"
+
     def start(self) -> None:
         """Start, after a kill as well, and return when it accepts connections."""
         fast = [] if self._durable else ["-c", "fsync=off"]
         self._process = subprocess.Popen(
             [
                 str(_BIN / "postgres"), "-D", str(self.data), "-p", str(self.port),
-                "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
+                "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.directory}",
                 "-c", "max_connections=200", *fast,
             ],
             stderr=subprocess.PIPE, text=True, user=self._user, cwd=self.directory,

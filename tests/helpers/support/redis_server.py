@@ -17,18 +17,24 @@ _SECONDS = 30.0
 class RedisServer:
     """One server on a free port of 127.0.0.1. It keeps nothing: each start is an empty one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *addresses: str) -> None:
+        self._addresses = addresses
         self.directory = Path(tempfile.mkdtemp(prefix="keyfold-redis-"))
         self.port = free_port()
         self._process: subprocess.Popen[str] | None = None
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return self.url_at("127.0.0.1")
+
+    def url_at(self, address: str) -> str:
+        """The URL for those who reach it by another of its addresses."""
+        return f"redis://{address}:{self.port}/0"
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        options = ["--port", str(self.port), "--save", "", "--appendonly", "no", "--protected-mode", "no"]
+        options += ["--bind", "127.0.0.1", *self._addresses]
         command = ["redis-server", *options, "--dir", str(self.directory)]
         self._process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
