@@ -18,6 +18,7 @@ from .health import Loop
 from .props import Props
 from .supervisor import Supervisor
 from .sweeper import Sweeper
+from .timer import Timer
 
 if TYPE_CHECKING:
     from ..store import SnapshotStore
@@ -54,6 +55,7 @@ class Engine:
             turn_seconds=settings.turn_seconds,
         )
         self._sweeper = Sweeper(settings, report)
+        self._timer = Timer()
         self._give_up = threading.Event()
         self._supervisors: list[Supervisor] = []
         self._writer_facts = WriterFacts()
@@ -84,6 +86,7 @@ class Engine:
             counters=Counters(),
             activity=Activity(),
             in_flight=self.in_flight,
+            later=self._timer.after,
             observers=self._observers,
             on_applied=runtime.hooks,
             schema_version=projection.schema_version,
@@ -116,6 +119,7 @@ class Engine:
             self.in_flight.wait_for_none(deadline - grace / 2)
         self._give_up.set()
         ended = self._sweeper.stop(deadline)
+        ended &= self._timer.stop(deadline)
         ended &= self._dispatcher.stop(deadline)
         writer_ended = self._writer.stop(block=False)
         try:
@@ -135,7 +139,8 @@ class Engine:
         """Return how each thread fares."""
         now = monotonic()
         writer = Loop.of(self._writer_facts.thread, self._writer_facts.busy_since, now)
-        return [*self._dispatcher.loops(now), writer._replace(name="keyfold-writer"), self._sweeper.loop(now)]
+        writer = writer._replace(name="keyfold-writer")
+        return [*self._dispatcher.loops(now), writer, self._sweeper.loop(now), *self._timer.loops(now)]
 
     @property
     def trouble(self) -> str:

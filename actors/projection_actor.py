@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,11 @@ from .announcement import announce, settle_deliveries
 from .broadcaster import Committed
 from .burial import apply_error, crash_error, fail_all, letter_of
 from .commands import Command, Park, first_command
+from .courtesy import Courtesy
 from .fold import fold
 from .observer import tell
-from .row_actor import LOADING, READY, SAVING, RowActor
+from .props import GO_ON
+from .row_actor import LOADING, PAUSED, READY, SAVING, RowActor
 
 if TYPE_CHECKING:
     from .errors import ApplyError
@@ -35,7 +38,7 @@ class ProjectionActor(RowActor):
     put the events that are not committed back in front of the mailbox, drop the state, load the row.
     """
 
-    __slots__ = ("_command", "_deliveries", "_most", "_turn", "expects_command")
+    __slots__ = ("_command", "_courtesy", "_deliveries", "_most", "_turn", "expects_command")
 
     def __init__(self, key: str, props: Props) -> None:
         super().__init__(key, props)
@@ -46,6 +49,8 @@ class ProjectionActor(RowActor):
         self._command: Command | None = None
         # How many events the next turn may fold; 0 for no such limit. Small while a guilty one is sought.
         self._most = 0
+        # While other processes write the key as well.
+        self._courtesy: Courtesy | None = None
 
     def _reload(self, pending: Sequence[Any]) -> None:
         """The one way back: keep what is not committed and load the row, which drops the state."""
@@ -60,11 +65,14 @@ class ProjectionActor(RowActor):
         return pending
 
     def on_conflict(self) -> None:
+        self._courtesy = Courtesy()
         self._reload(self._deliveries if self._command is None else self._command.conflicted(self))
 
     # -- fold and save
 
     def work(self) -> None:
+        if self._courtesy is not None and not self.actor_inbox.empty() and self._steps_back(self._courtesy):
+            return
         most = self.dispatcher.turn_limit
         batch = self.actor_inbox.take(min(most, self._most) if self._most else most)
         if not batch:
@@ -81,6 +89,14 @@ class ProjectionActor(RowActor):
             self._obey(Park(batch, self.props.in_flight))
         elif batch and self._has_state(batch):
             self._fold(batch)
+
+    def _steps_back(self, courtesy: Courtesy) -> bool:
+        """Rest suspended for a while, if that is owed: what comes meanwhile is folded in one turn."""
+        pause = courtesy.pause()
+        if pause > 0:
+            self.stage = PAUSED
+            self.props.later(pause, partial(self.actor_inbox.put_signal, GO_ON))
+        return pause > 0
 
     def _has_state(self, batch: list[Delivery]) -> bool:
         """Decode the state if that is still to be done. False: it can't be, and the batch is buried."""
@@ -146,6 +162,8 @@ class ProjectionActor(RowActor):
         settle_deliveries(deliveries, turn, failure)
         self._deliveries, self._turn = (), None
         props.in_flight.settle(len(deliveries))
+        if self._courtesy is not None and not self._courtesy.committed(seconds):
+            self._courtesy = None
 
     # -- commands
 

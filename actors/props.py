@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from .observer import Observer
 
 
+class GoOn(NamedTuple):
+    """The pause is over."""
+
+
 class Retire(NamedTuple):
     """A hint: end, if nothing is waiting and nothing is under way."""
 
 
+GO_ON = GoOn()
 RETIRE = Retire()
 
 
@@ -43,6 +48,8 @@ class Props:
     counters: Counters
     activity: Activity
     in_flight: InFlight
+    later: Callable[[float, Callable[[], object]], None]
+    """Makes a call in so many seconds."""
     observers: list[Observer]
     on_applied: list[Callable[[str, Any], object]]
     schema_version: int

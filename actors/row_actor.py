@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from ..store import Conflict, Load, Loaded, Position, Rejected, Row, Saved, StoreError
 from .burial import Burial, settle_burials, undecodable_row
 from .pooled_actor import PooledActor
-from .props import Retire
+from .props import GoOn, Retire
 
 if TYPE_CHECKING:
     from .props import Props
 
-COLD, LOADING, READY, SAVING = range(4)
+COLD, LOADING, READY, SAVING, PAUSED = range(5)
 
 
 class RowActor(PooledActor):
@@ -81,7 +81,7 @@ class RowActor(PooledActor):
             self.on_crash(error)
             raise
         self.last_turn = monotonic()
-        if mailbox.rest(suspended=self.stage in (LOADING, SAVING)):
+        if mailbox.rest(suspended=self.stage in (LOADING, SAVING, PAUSED)):
             self.dispatcher.submit(self)
 
     def _on_signal(self, signal: Any) -> None:
@@ -97,6 +97,8 @@ class RowActor(PooledActor):
                 self.on_rejected(error)
             case Retire():
                 self._retire()
+            case GoOn():
+                self.stage = READY
 
     def _retire(self) -> None:
         at_rest = self.stage in (COLD, READY) and not self._buried

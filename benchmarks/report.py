@@ -20,7 +20,7 @@ from plots import PLOTS, draw
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 ALL = (
-    "durable", "write_path", "dispatch", "growth", "live_actors", "fan_out", "held_sockets", "latency", "frozen_client",
+    "durable", "write_path", "contention", "dispatch", "growth", "live_actors", "fan_out", "held_sockets", "latency", "frozen_client",
     "convergence",
 )  # fmt: skip
 HEAD = """# Benchmarks
