@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import psycopg2
-from harness import environment, keep, postgres, row
+from harness import environment, keep, postgres, row, section
 from keyfold.actors import Projection, ProjectionSystem
 from keyfold.actors.projection_actor import ProjectionActor
 from support.counting import Added, Total

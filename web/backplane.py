@@ -31,6 +31,11 @@ _TIMEOUT = 5.0
 _IDLE_SECONDS = 1.0
 _HEALTH_SECONDS = 5
 
+NOTHING = {
+    "trouble": None, "watched": 0, "waiting": 0, "published": 0, "received": 0, "dropped": 0, "reconnects": 0,
+}  # fmt: skip
+"""What ``stats`` has before anything happened."""
+
 Received = Callable[[str, list[Any]], None]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..actors import Committed, Loop, channel_of
 from ..store import Position
-from .backplane import Backplane, connect
+from .backplane import NOTHING, Backplane, connect
 from .news import Missed, News, Turn
 from .wire import text_frame
 
@@ -201,8 +201,10 @@ class Bridge:
         return [] if self._backplane is None else self._backplane.loops()
 
     def stats(self) -> dict[str, Any] | None:
-        """Return what the backplane counted; None without one."""
-        return None if self._backplane is None else self._backplane.stats()
+        """Return what the backplane counted, zeros before its first use; None without KEYFOLD_REDIS."""
+        if self._hub.settings.redis is None:
+            return None
+        return dict(NOTHING) if self._backplane is None else self._backplane.stats()
 
     @property
     def patience(self) -> float:

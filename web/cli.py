@@ -70,12 +70,12 @@ def _status(*, as_json: bool) -> None:
         name: {"dead_letters": 0, "parked": 0, "halted": 0} | totals.get(name, {})
         for name in sorted({*system.projections, *totals})
     }
-    facts = {
+    facts: dict[str, Any] = {
         "database": system.store.describe(),
         "pending_migrations": waiting,
         "projections": projections,
         "processes": [
-            {"host": p["host"], "pid": p["pid"], "reported_ago": p["reported_ago"], "trouble": p["writer"].get("trouble")}
+            {"host": p["host"], "pid": p["pid"], "reported_ago": p["reported_ago"], "trouble": _trouble_of(p)}
             for p in processes
         ],
     }  # fmt: skip
@@ -83,7 +83,10 @@ def _status(*, as_json: bool) -> None:
         (name, "halted" if of["halted"] else "live", of["halted"], of["parked"], of["dead_letters"])
         for name, of in projections.items()
     ]
-    running = ", ".join(f"{process['host']}:{process['pid']}" for process in processes)
+    running = ", ".join(
+        f"{process['host']}:{process['pid']}" + (f" ({process['trouble']})" if process["trouble"] else "")
+        for process in facts["processes"]
+    )
     lines = [
         f"database    {facts['database']}",
         f"migrations  {', '.join(waiting) + ' pending' if waiting else 'up to date'}",
@@ -94,6 +97,13 @@ def _status(*, as_json: bool) -> None:
     show(facts, as_json=as_json, text="\n".join(lines))
     if waiting or any(of["halted"] for of in projections.values()):
         sys.exit(REFUSED)
+
+
+def _trouble_of(process: dict[str, Any]) -> str | None:
+    """Return what a process says is wrong with it: its database first, then its Redis."""
+    backplane = process["sockets"].get("backplane") or {}
+    trouble: str | None = process["writer"].get("trouble")
+    return trouble or (f"Redis: {backplane['trouble']}" if backplane.get("trouble") else None)
 
 
 # -- keys

@@ -48,6 +48,12 @@ _SOCKETS = {
     "stalled": "Connections closed for taking nothing.",
     "refused": "Connections refused by a limit.",
 }
+_BACKPLANE = {
+    "published": "Messages sent to other processes.",
+    "received": "Messages of other processes received.",
+    "dropped": "Messages that could not be sent; those who missed them read the row.",
+    "reconnects": "Times that the connection to Redis was lost and came back.",
+}
 
 
 class Metrics:
@@ -69,6 +75,13 @@ class Metrics:
         self._sockets = {
             word: self._counter(f"keyfold_sockets_{word}", text) for word, text in _SOCKETS.items()
         }
+        self._backplane = {
+            word: self._counter(f"keyfold_backplane_{word}", text) for word, text in _BACKPLANE.items()
+        }
+        self._connected = self._gauge(
+            "keyfold_backplane_connected", "1 while Redis can be reached, from all processes.", "livemin"
+        )
+        self._unsent = self._gauge("keyfold_backplane_waiting", "Messages waiting for Redis.", "livesum")
         self._open = self._gauge("keyfold_sockets_open", "Connections open.", "livesum")
         self._subscribers = self._gauge("keyfold_subscribers", "Subscriptions.", "livesum", by)
         self._resyncs = self._counter("keyfold_resyncs", "Snapshots sent because deltas would not do.", by)
@@ -95,6 +108,11 @@ class Metrics:
             sockets = stats["sockets"]
             for word, counter in self._sockets.items():
                 self._grow(counter, f"sockets {word}", "", sockets.get(word, 0))
+            if (backplane := sockets.get("backplane")) is not None:
+                for word, counter in self._backplane.items():
+                    self._grow(counter, f"backplane {word}", "", backplane[word])
+                self._connected.set(backplane["trouble"] is None)
+                self._unsent.set(backplane["waiting"])
             self._open.set(sockets.get("open", 0))
             for name, facts in sockets.get("projections", {}).items():
                 self._subscribers.labels(name).set(facts["subscribers"])

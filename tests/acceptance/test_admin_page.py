@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from keyfold.actors import Projection, ProjectionSystem
+from keyfold.store.processes import Processes
 from keyfold.web import Keyfold
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -175,8 +176,30 @@ def test_numbers_move_by_themselves(signed_in: Desk) -> None:
     wait(desk.browser, lambda: "events in each" in desk.browser.page_source)
     asked = "return performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/overview')).length"
     assert desk.browser.execute_script(asked) == 0
-    [[process, *_]] = desk.cells("processes")
+    [[process, *rest]] = desk.cells("processes")
     assert "serves this page" in process
+    assert "–" in rest  # alone, it has nobody to hear of
+
+
+def test_it_shows_how_each_process_hears_of_the_others(signed_in: Desk) -> None:
+    """No Redis, one that is there, and one that is away."""
+    desk = signed_in
+    wait(desk.browser, lambda: len(desk.cells("processes")) == 1)
+    numbers = {"published": 7, "received": 9, "dropped": 1, "reconnects": 2, "waiting": 0, "watched": 3}
+    kept = Processes(desk.system.store)
+    for name, backplane in (
+        ("none", None),
+        ("there", {"trouble": None, **numbers}),
+        ("away", {"trouble": "Connection refused", **numbers}),
+    ):
+        stats = desk.system.stats()
+        kept.report(name, {**stats, "process": name, "sockets": {**stats["sockets"], "backplane": backplane}})
+    wait(desk.browser, lambda: len(desk.cells("processes")) == 4)
+    column = [th.text for th in desk.browser.find_elements(By.CSS_SELECTOR, "#processes th")].index("Redis")
+    shown = [row[column] for row in desk.cells("processes")]
+    assert sorted(shown) == [
+        "▲ away: sockets lag", "▲ none: sockets lag", "▲ none: sockets lag", "● 7 out, 9 in",
+    ]  # fmt: skip
 
 
 def test_without_a_channel_it_asks(desk: Desk) -> None:

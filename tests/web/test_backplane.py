@@ -15,6 +15,7 @@ from flask import Flask
 from keyfold.actors import ProjectionError, ProjectionSystem
 from keyfold.store.processes import Processes
 from keyfold.web import Keyfold
+from prometheus_client.parser import text_string_to_metric_families
 from support.counting import Added, Totals
 from support.parking import DEADLINE
 from support.redis_server import RedisServer
@@ -26,6 +27,7 @@ REDIS = {"KEYFOLD_HEARTBEAT_SECONDS": 3600.0}  # nothing heals by waiting, unles
 class Node(NamedTuple):
     """What a process of a site would be."""
 
+    app: Flask
     site: Site
     system: ProjectionSystem
     stack: ExitStack
@@ -61,7 +63,7 @@ def make_node(database_url: str, redis_server: RedisServer) -> Iterator[Callable
             system = app.extensions["keyfold"].system
             site = stack.enter_context(serve(app))
             stack.callback(system.close)
-            return Node(site, system, stack)
+            return Node(app, site, system, stack)
 
         yield make
 
@@ -302,3 +304,44 @@ def test_a_url_that_is_none_is_refused_at_the_start() -> None:
     app.config.update(KEYFOLD_DATABASE="sqlite://", KEYFOLD_REDIS="localhost:6379")
     with pytest.raises(ProjectionError, match="KEYFOLD_REDIS is not a URL"):
         Keyfold().init_app(app)
+
+
+def test_operators_see_how_redis_fares(make_node: Callable[..., Node], redis_server: RedisServer) -> None:
+    """In the metrics of this process, and in ``flask keyfold status`` of another."""
+    here, there = make_node(KEYFOLD_ADMIN_TOKEN="t", KEYFOLD_REPORT_SECONDS=0.01), make_node()
+
+    def found() -> dict[str, float]:
+        status, _, text = here.site.request("/keyfold/metrics", Authorization="Bearer t")
+        assert status == 200
+        families = text_string_to_metric_families(text)
+        return {
+            sample.name.removeprefix("keyfold_backplane_"): sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name.startswith("keyfold_backplane_") and not sample.name.endswith("_created")
+        }
+
+    watcher = here.watch("a")
+    watcher.next()
+    there.add("a")
+    watcher.next()
+    here.add("a")
+    until(lambda: found()["published_total"] >= 1)
+    assert found() == {
+        "connected": 1, "waiting": 0, "published_total": found()["published_total"], "received_total": 1,
+        "dropped_total": 0, "reconnects_total": 0,
+    }  # fmt: skip
+    redis_server.stop()
+    here.add("a")
+    until(lambda: found()["connected"] == 0)
+    here.system.reporter.report()
+    result = None
+
+    def named() -> bool:
+        nonlocal result
+        result = there.app.test_cli_runner().invoke(args=["keyfold", "status"])
+        return "Redis: Error" in result.output
+
+    until(named)
+    assert result is not None
+    assert result.exit_code == 0

@@ -113,9 +113,19 @@ function drawOverview() {
     (one) => number(one.in_flight),
     (one) => cell(`${(one.writer.commit_ms_p50 ?? 0).toFixed(1)} / ${(one.writer.commit_ms_p95 ?? 0).toFixed(1)}`, "number"),
     (one) => number(one.sockets.open ?? 0, `${one.sockets.carried ?? 0} were carried by request threads`),
+    (one) => between(one),
     (one) => health(one),
     (one) => cell(one.reported_ago ? `${one.reported_ago} s ago` : "now", "number"),
   ]);
+}
+
+// How a process hears of what the others commit.
+function between(one) {
+  const redis = one.sockets.backplane;
+  if (!redis) return facts.processes.length > 1 ? cell("▲ none: sockets lag", "warn", "KEYFOLD_REDIS is not set: what other processes commit is seen at the next heartbeat") : cell("–");
+  if (redis.trouble) return cell("▲ away: sockets lag", "warn", redis.trouble);
+  const title = `messages sent and received; dropped ${redis.dropped}, reconnects ${redis.reconnects}, waiting ${redis.waiting}`;
+  return cell(`● ${redis.published.toLocaleString()} out, ${redis.received.toLocaleString()} in`, "good", title);
 }
 
 function health(one) {
@@ -152,7 +162,7 @@ function startOverview() {
     th.dataset.column = column;
     th.append(button(label, () => sortBy(column)));
   }
-  const titles = ["Process", "Up for", "Live actors", "Events/s", "In flight", "Commit ms", "Sockets", "Health", "Reported"];
+  const titles = ["Process", "Up for", "Live actors", "Events/s", "In flight", "Commit ms", "Sockets", "Redis", "Health", "Reported"];
   find("#processes thead").insertRow().append(...titles.map((title) => Object.assign(document.createElement("th"), { textContent: title, scope: "col" })));
   const { filter, process } = find("#filters").elements;
   filter.value = params().get("filter") ?? "";
