@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Puts in place what the tests need besides Python: Node.js with two clients that others wrote, Redis, Chromium, and ip for networks to cut.
+# Puts in place what the tests need besides Python: Node.js with two clients that others wrote, Redis, Chromium, nginx, and ip for networks to cut.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 missing=()
-for pair in node:nodejs npm:npm chromium:chromium chromedriver:chromium-driver redis-server:redis-server ip:iproute2; do
+for pair in node:nodejs npm:npm chromium:chromium chromedriver:chromium-driver redis-server:redis-server ip:iproute2 nginx:nginx-light; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 if [ ${#missing[@]} -gt 0 ]; then
