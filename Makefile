@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format typing build bench clean
+.PHONY: help demo demo-workers test lint format typing build bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -25,6 +25,10 @@ help:  ## list the targets
 
 demo: .venv/demo.stamp  ## serve the airport board on SQLite and print its URL
 	exec $(BIN)/python examples/airport_board/app.py
+
+demo-workers: .venv/demo.stamp .venv/servers.stamp  ## the same by gunicorn, four workers; KEYFOLD_DATABASE and KEYFOLD_REDIS name what they share
+	exec $(BIN)/gunicorn --chdir examples/airport_board --bind "127.0.0.1:$${PORT:-8000}" \
+		--workers 4 --threads 8 -c python:keyfold.web.gunicorn "app:create_app()"
 
 .venv/tools.stamp: tests/install_tools.sh .venv/pip.stamp
 	tests/install_tools.sh

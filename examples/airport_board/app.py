@@ -1,6 +1,7 @@
 """The airport board: a week of real flights on live pages.
 
-Run it: ``python examples/airport_board/app.py``. PORT and KEYFOLD_DATABASE are read from the environment.
+Run it: ``python examples/airport_board/app.py``, or several workers, by ``make demo-workers``.
+PORT, SPEED, KEYFOLD_DATABASE and KEYFOLD_REDIS are read from the environment.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ keyfold.register(AirportBoard())
 keyfold.register(AirportsOverview())
 
 
-def create_app(*, speed: int = SPEEDS[1]) -> Flask:
-    """Return the app, its replay under way."""
+def create_app() -> Flask:
+    """Return the app, its replay under way: in one process of those that have the same database."""
     app = Flask(__name__)
     app.config["KEYFOLD_DATABASE"] = os.environ.get("KEYFOLD_DATABASE", f"sqlite:///{HERE / 'board.db'}")
+    app.config["KEYFOLD_REDIS"] = os.environ.get("KEYFOLD_REDIS")
     app.config["KEYFOLD_ADMIN_TOKEN"] = os.environ.get("KEYFOLD_ADMIN_TOKEN", "let-me-see")
     keyfold.init_app(app)
     airports, carriers = read_names(DATA / "airports.csv"), read_names(DATA / "airlines.csv")
     flights = read_flights()
     busiest = [code for code, _ in Counter(flight.destination for flight in flights).most_common(40)]
     with app.app_context():
-        replay = FlightReplay(keyfold.system, flights, speed=speed)
+        replay = FlightReplay(keyfold.system, flights, speed=int(os.environ.get("SPEED", SPEEDS[1])))
     app.extensions["replay"] = replay
     replay.start()
     atexit.register(replay.stop)  # before the system's own end: what was registered last runs first
@@ -80,7 +82,7 @@ def create_app(*, speed: int = SPEEDS[1]) -> Flask:
 def main() -> None:
     """Serve until Ctrl-C, then stop in good order."""
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    app = create_app(speed=int(os.environ.get("SPEED", SPEEDS[1])))
+    app = create_app()
     server = make_server("127.0.0.1", int(os.environ.get("PORT", "8000")), app, threaded=True)
     print(
         f"Airport board: http://127.0.0.1:{server.port}   (Ctrl-C ends it; it goes on from there)", flush=True

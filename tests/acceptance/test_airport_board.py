@@ -11,16 +11,21 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import boards
 import flights
+import psutil
 import pytest
 import websocket
 from keyfold.actors import ProjectionSystem
+from lease import Lease
+from support.gunicorns import gunicorn
 from support.parking import DEADLINE
+from support.redis_server import RedisServer
+from support.serving import Watcher
 
 ROOT = Path(__file__).parents[2]
 BOARD = ROOT / "examples" / "airport_board"
@@ -161,6 +166,59 @@ def test_after_a_kill_in_the_middle_the_boards_end_equal_to_the_plain_loop(tmp_p
             for row in (*found.latest, *state.latest):
                 row.pop("sent_at", None)
             assert found == state
+
+
+def test_four_workers_and_the_one_that_replays_is_killed(
+    database_url: str, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """Another goes on; every socket sees the end of the week, wherever it is, and every board is exact."""
+    environment = {
+        "KEYFOLD_DATABASE": database_url,
+        "KEYFOLD_REDIS": redis_server.url,
+        "KEYFOLD_ADMIN_TOKEN": "t",
+        "SPEED": "60000",
+        "PYTHONPATH": str(BOARD),
+    }
+    source = "import app\nfrom app import create_app\napp = create_app()\n"
+    options = ["-c", "python:keyfold.web.gunicorn", "--threads", "8"]
+    total = len(flights.read_flights())
+    with (
+        gunicorn(tmp_path, *options, workers=4, source=source, **environment) as server,
+        ExitStack() as stack,
+        ProjectionSystem(database_url) as system,
+    ):
+        first = stack.enter_context(closing(server.site.watch("airports.overview", "all")))
+        upto = 0
+        while upto < 100:
+            upto = seen_by(first, upto)
+        lease = Lease(system.store)
+        owner = psutil.Process(int(lease.look().owner.partition(":")[0]))
+        elsewhere: list[Watcher] = []
+        while len(elsewhere) < 4:
+            watcher = stack.enter_context(closing(server.site.watch("airports.overview", "all")))
+            seen_by(watcher, 0)
+            ports = {c.raddr.port for c in owner.net_connections("tcp") if c.raddr}
+            if watcher.raw.getsockname()[1] not in ports:
+                elsewhere.append(watcher)
+        owner.kill()
+        for watcher in elsewhere:
+            upto = 0
+            while upto < total:
+                upto = seen_by(watcher, upto)
+        assert lease.look().owner.partition(":")[0] != str(owner.pid)
+        board = system.register(boards.AirportBoard())
+        for key, state in plain_loop(list(flights.read_flights())).items():
+            found = board.read_required(key)
+            for row in (*found.latest, *state.latest):
+                row.pop("sent_at", None)
+            assert found == state
+
+
+def seen_by(watcher: Watcher, upto: int) -> int:
+    """Read a frame of the overview, and return the number of the last flight in it."""
+    frame = watcher.next()
+    number: int = (frame.get("data") or frame.get("state") or {}).get("upto", upto)
+    return number
 
 
 @pytest.mark.parametrize("body", [{"speed": 7}, {"paused": "yes"}])
