@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo demo-workers test lint format typing build bench clean
+.PHONY: help demo demo-workers test lint format typing build bench soak clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -64,6 +64,9 @@ bench: .venv/bench.stamp .venv/tools.stamp  ## run all benchmarks; write docs/be
 
 bench-%: .venv/bench.stamp .venv/tools.stamp  ## run one benchmark: make bench-durable
 	$(BIN)/python benchmarks/$*.py
+
+soak: .venv/bench.stamp .venv/tools.stamp  ## ten minutes of kills and freezes: make soak MINUTES=2 SEED=7
+	$(BIN)/python benchmarks/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 clean:  ## remove what was built and installed
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -70,7 +70,10 @@ def create_app() -> Flask:
     def control() -> Any:
         asked = request.get_json()
         if asked.get("start_over"):
-            return jsonify(as_dict(replay.start_over()))
+            try:
+                return jsonify(as_dict(replay.start_over()))
+            except TimeoutError:
+                abort(503, "no process replays at the moment; it will start over when one does")
         speed, paused = asked.get("speed"), asked.get("paused")
         if speed not in (None, *SPEEDS) or paused not in (None, True, False):
             abort(400, f"speed is one of {SPEEDS}, paused is true or false")
