@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 ALL = (
     "durable", "write_path", "contention", "dispatch", "growth", "live_actors", "fan_out", "held_sockets", "latency", "frozen_client",
-    "convergence",
+    "backplane", "convergence",
 )  # fmt: skip
 HEAD = """# Benchmarks
 
