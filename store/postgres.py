@@ -12,18 +12,22 @@ from .amendments import amend
 from .database import driver_error
 from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable
 from .models import as_utc
-from .records import Address, Amendment, DeadLetter, Row, Save
+from .records import Address, Amendment, DeadLetter, Position, Row, Save
 
 if TYPE_CHECKING:
     import peewee
 
     from .ledger import Ledger
 
-_SELECT = """
-    SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state::text, s.updated_at, s.halted
+_WANTED = """
     FROM unnest(%s::text[], %s::text[]) AS wanted (name, key)
     JOIN projection_snapshots AS s ON s.projection_name = wanted.name AND s.key = wanted.key
 """
+_SELECT = (
+    "SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state::text, s.updated_at, s.halted"
+    + _WANTED
+)
+_SELECT_POSITIONS = "SELECT s.projection_name, s.key, s.epoch, s.version" + _WANTED
 
 # One statement and one round trip for everything. Its own RETURNING says what was written: a later
 # read could see somebody else's row and call it ours. What is small travels as one JSON text: as eight
@@ -79,6 +83,12 @@ class PostgresDialect:
             (name, key): Row(epoch, version, schema, state.encode(), as_utc(at), halted)
             for name, key, epoch, version, schema, state, at, halted in cursor.fetchall()
         }
+
+    def positions(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Position]:
+        """Return where the rows stand that exist among addresses."""
+        names, keys = zip(*addresses, strict=True)
+        cursor = database.execute_sql(_SELECT_POSITIONS, (list(names), list(keys)))
+        return {(name, key): Position(epoch, version) for name, key, epoch, version in cursor.fetchall()}
 
     def commit(
         self,

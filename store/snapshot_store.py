@@ -35,6 +35,9 @@ class Dialect(Protocol):
     def select(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Row]:
         """Return the rows that exist among addresses."""
 
+    def positions(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Position]:
+        """Return where the rows stand that exist among addresses."""
+
     def commit(
         self,
         database: peewee.Database,
@@ -96,14 +99,25 @@ class SnapshotStore:
 
     def rows(self, addresses: Sequence[Address]) -> dict[Address, Row]:
         """Return the committed rows that exist among addresses, tombstones included, by one SELECT."""
+        return self._ask(self._dialect.select, addresses)
+
+    def positions(self, addresses: Sequence[Address]) -> dict[Address, Position]:
+        """Return where the rows stand that exist among addresses, by one SELECT that reads no state."""
+        return self._ask(self._dialect.positions, addresses)
+
+    def _ask(
+        self,
+        select: Callable[[peewee.Database, Sequence[Address]], dict[Address, T]],
+        addresses: Sequence[Address],
+    ) -> dict[Address, T]:
         if not addresses:
             return {}
         self.ensure_tables()
         try:
-            return self.run(lambda: self._dialect.select(self.database, addresses))
+            return self.run(lambda: select(self.database, addresses))
         except StoreUnavailable:
             # A kept connection may have died since it was used: a fresh one tells whether the database has.
-            return self.run(lambda: self._dialect.select(self.database, addresses))
+            return self.run(lambda: select(self.database, addresses))
 
     def row(self, name: str, key: str) -> Row | None:
         """Return the committed row of one key, tombstones included, or None."""

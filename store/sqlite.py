@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING
 from .amendments import amend
 from .errors import StoreError, StoreRejected, StoreUnavailable
 from .models import as_utc
-from .records import Address, Amendment, DeadLetter, Row, Save
+from .records import Address, Amendment, DeadLetter, Position, Row, Save
 
 if TYPE_CHECKING:
     import peewee
 
     from .ledger import Ledger
 
-_SELECT = """
-    SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state, s.updated_at, s.halted
+_WANTED = """
     FROM json_each(?) AS wanted
     JOIN projection_snapshots AS s
       ON s.projection_name = wanted.value ->> 0 AND s.key = wanted.value ->> 1
 """
+_SELECT = (
+    "SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state, s.updated_at, s.halted"
+    + _WANTED
+)
+_SELECT_POSITIONS = "SELECT s.projection_name, s.key, s.epoch, s.version" + _WANTED
 _UPDATE = """
     UPDATE projection_snapshots SET state = ?, epoch = ?, version = ?, schema_version = ?, updated_at = ?
     WHERE projection_name = ? AND key = ? AND epoch = ? AND version = ? AND NOT halted
@@ -49,6 +53,11 @@ class SqliteDialect:
             (name, key): Row(epoch, version, schema, state.encode(), as_utc(at), bool(halted))
             for name, key, epoch, version, schema, state, at, halted in cursor.fetchall()
         }
+
+    def positions(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Position]:
+        """Return where the rows stand that exist among addresses."""
+        cursor = database.execute_sql(_SELECT_POSITIONS, (json.dumps(addresses),))
+        return {(name, key): Position(epoch, version) for name, key, epoch, version in cursor.fetchall()}
 
     def commit(
         self,

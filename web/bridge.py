@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..actors import Committed, Loop, channel_of
-from ..store import Position
 from .backplane import NOTHING, Backplane, connect
 from .news import Missed, News, Turn
 from .wire import text_frame
 
 if TYPE_CHECKING:
-    from ..store import Address, Row
     from .channel import Channel
     from .hub import Hub
 
@@ -26,7 +23,6 @@ _TURN, _MISSED = range(2)
 _LOOKS = 12
 _READ_ANYWAY_SECONDS = 0.5
 _COMPARE_AFTER_SECONDS = 0.02
-_COMPARE_AT_ONCE = 500
 
 
 class Bridge:
@@ -146,28 +142,11 @@ class Bridge:
     def _compare(self) -> None:
         names, self._to_compare = list(self._to_compare), set()
         channels = [channel for name in names if (channel := self._channels.get(name)) is not None]
-        for start in range(0, len(channels), _COMPARE_AT_ONCE):
-            self._compare_some(channels[start : start + _COMPARE_AT_ONCE])
+        self._hub.rows.compare(channels, same=lambda _channel: None, behind=self._read_again)
 
-    def _compare_some(self, channels: list[Channel]) -> None:
-        heads = [(channel, None if (ring := channel.ring) is None else ring.head) for channel in channels]
-
-        def came(future: Future[dict[Address, Row]]) -> None:
-            # A database that is away is found by the reads that this makes, and they try again.
-            rows = {} if future.exception() is not None else future.result()
-            stale = (
-                channel
-                for channel, head in heads
-                if future.exception() is not None or not _is_at(rows.get((channel.name, channel.key)), head)
-            )
-            self._read_again(stale)
-
-        self._hub.rows.read_many([(channel.name, channel.key) for channel in channels], came)
-
-    def _read_again(self, channels: Iterable[Channel]) -> None:
-        for channel in channels:
-            if channel.is_watched:
-                self._hub.tell(channel, Missed())
+    def _read_again(self, channel: Channel) -> None:
+        if channel.is_watched:
+            self._hub.tell(channel, Missed())
 
     def look_around(self, others: Callable[[], list[dict[str, Any]]]) -> None:
         """Warn once, in the first minute, if other processes work on the database and there is no Redis to hear them."""
@@ -210,12 +189,3 @@ class Bridge:
     def patience(self) -> float:
         """Seconds that a turn may wait for the one before it, which another process committed."""
         return 0.0 if self._backplane is None else self._hub.settings.redis_patience_seconds
-
-
-def _is_at(row: Row | None, head: Position | None) -> bool:
-    """Say whether what was published reaches the row."""
-    if head is None:
-        return False
-    if row is None:
-        return head.version == 0
-    return row.epoch == head.epoch and row.version <= head.version

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("keyfold.channel")
 
 _READ_AGAIN_SECONDS = 1.0
-
 LIVE, AHEAD, WAITING = "live", "ahead", "waiting"
 
 
@@ -206,11 +205,10 @@ class Channel:
         """Try again in a while: the database is away."""
         facts = {"projection": self.name, "key": self.key}
         _logger.warning("%s could not be read, and will be again: %s", self.text, error, extra=facts)
-        self.waiting = (self._asking or {}) | self.waiting
-        self._asking = None
-        if self._beating and self.ring is not None:
-            self._tell_position(self.ring.head)
-        self._beating = False
+        self.waiting, self._asking = (self._asking or {}) | self.waiting, None
+        beating, self._beating = self._beating, False
+        if beating:
+            self.tell_position()
         self._host.later(_READ_AGAIN_SECONDS, self._ask)
 
     def row_came(self, row: Row | None) -> None:
@@ -240,7 +238,7 @@ class Channel:
         else:
             self._send_row(asking, position, state, missing, then=LIVE)
         if beating:
-            self._tell_position(ring.head)
+            self.tell_position()
         return self._ask()
 
     def _is_news(self, position: Position) -> bool:
@@ -293,8 +291,10 @@ class Channel:
             return self.ring.since(since)
         return [] if then == AHEAD and since == position else None
 
-    def _tell_position(self, head: Position) -> None:
-        parcel = Parcel.heartbeat(self.text, head)
-        for subscription in tuple(self.live):
-            subscription.connection.deliver(parcel, subscription)
+    def tell_position(self) -> None:
+        """Tell those who are live where they should stand by now."""
+        if self.ring is not None:
+            parcel = Parcel.heartbeat(self.text, self.ring.head)
+            for subscription in tuple(self.live):
+                subscription.connection.deliver(parcel, subscription)
         self.quiet_since = self._host.clock()

@@ -34,6 +34,7 @@ class Channels:
         """Let quiet channels beat, and forget those whose deltas nobody can need any more."""
         now, settings = self._host.clock(), self._host.settings
         idle: list[Channel] = []
+        quiet: list[Channel] = []
         held = 0
         for channel in list(self._channels.values()):
             ring = channel.ring
@@ -43,7 +44,9 @@ class Channels:
             if not channel.is_watched:
                 idle.append(channel)
             elif now - channel.quiet_since >= settings.heartbeat_seconds:
-                channel.beat()
+                channel.quiet_since = now
+                quiet.append(channel)
+        self._host.rows.compare(quiet, same=Channel.tell_position, behind=Channel.beat)
         idle.sort(key=lambda channel: channel.quiet_since)
         too_many = len(idle) - settings.idle_channels
         for place, channel in enumerate(idle):

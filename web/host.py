@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .connection import Connection
     from .reactor import Reactor
+    from .rows import Rows
     from .settings import WebSettings
 
 
@@ -19,6 +20,7 @@ class Host(Protocol):
 
     settings: WebSettings
     bridge: Bridge
+    rows: Rows
     counts: Counter[str]
 
     @property

@@ -16,7 +16,7 @@ from flask import Flask
 from keyfold.actors import BroadcastError, Committed, ProjectionSystem
 from keyfold.web.admission import TooManyConnections
 from keyfold.web.hub import Hub
-from support.counting import Added
+from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking
 from support.serving import Site, Watcher, serve
 
@@ -210,6 +210,38 @@ def test_pings_in_the_middle_of_a_flood_corrupt_no_frame(site: Site, system: Pro
         flooding.result(DEADLINE)
     assert pongs
     watcher.close()
+
+
+def test_a_heartbeat_reads_no_state_where_nothing_has_changed(
+    make_app: Callable[..., Flask], sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks for positions, of all quiet keys at once; a row that another process has changed is read."""
+    app = make_app(KEYFOLD_HEARTBEAT_SECONDS=0.1)
+    system = app.extensions["keyfold"].system
+    with serve(app) as site:
+        watchers = {key: site.watch("test.totals", key) for key in "abc"}
+        for watcher in watchers.values():
+            watcher.next()
+        read: list[str] = []
+        rows = system.store.rows
+
+        def noted(addresses: list[Any]) -> Any:
+            read.extend(key for _, key in addresses)
+            return rows(addresses)
+
+        monkeypatch.setattr(system.store, "rows", noted)
+        for watcher in watchers.values():
+            assert [watcher.next()["type"] for _ in range(3)] == ["heartbeat"] * 3
+        assert read == []
+        with ProjectionSystem(sqlite_url) as another:
+            another.register(Totals()).apply_event(Added("b"), DEADLINE)
+        while (frame := watchers["b"].next())["type"] == "heartbeat":
+            continue
+        assert (frame["reason"], frame["state"]["total"]) == ("gap", 1)
+        assert set(read) == {"b"}
+        for watcher in watchers.values():
+            watcher.close()
+        system.close()
 
 
 def test_silence_brings_a_heartbeat_with_the_position(make_app: Callable[..., Flask]) -> None:
