@@ -16,6 +16,7 @@ from keyfold.store import Position
 from keyfold.web.client import Watch
 from support.gunicorns import Gunicorn, gunicorn
 from support.parking import DEADLINE
+from support.postgres import PostgresServer
 from support.redis_server import RedisServer
 from support.serving import Watcher
 
@@ -158,3 +159,34 @@ def test_a_worker_is_killed(database_url: str, redis_server: RedisServer, tmp_pa
             server.site.post("/add/a")
         for watcher in survivors:
             last_version(watcher, 50)
+
+
+def test_postgresql_is_killed_and_a_worker_frozen_under_load(
+    postgres_server: PostgresServer, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """Every post is confirmed all the same, the frozen one's when it goes on; every socket ends at its row."""
+    config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_HEARTBEAT_SECONDS": 3600})
+    with (
+        gunicorn(
+            tmp_path, "--threads", "4", workers=4, DATABASE=postgres_server.url, CONFIG=config
+        ) as server,
+        ExitStack() as stack,
+    ):
+        watchers = [
+            stack.enter_context(closing(server.site.watch("test.totals", str(key))))
+            for key in range(KEYS)
+            for _ in range(4)
+        ]
+
+        def disturb() -> None:
+            server.site.post("/add/other")
+            frozen = psutil.Process(server.process.pid).children()[0]
+            frozen.suspend()
+            postgres_server.kill()
+            postgres_server.start()
+            frozen.resume()
+
+        total = post_all(server, disturb)
+        assert total == POSTS
+        for watcher in watchers:
+            last_version(watcher, total)

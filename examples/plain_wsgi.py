@@ -1,0 +1,78 @@
+"""Without Flask: a WSGI function of one's own beside Keyfold's routes.
+
+Run it: ``gunicorn --threads 8 -c python:keyfold.web.gunicorn --chdir examples plain_wsgi:app``. POST /sold/pen counts; then
+``/ws/projection/shop.sales/pen`` and ``/projection/shop.sales/pen`` show it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keyfold.actors import InvalidKey, MailboxFull, Projection, ProjectionSystem
+from keyfold.web import create_app
+
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
+
+
+@dataclass
+class Sold:
+    """One piece of an article left the shop."""
+
+    article: str
+
+
+@dataclass
+class Sales:
+    """How many did."""
+
+    pieces: int = 0
+
+
+class SalesOfArticle(Projection[Sold, Sales]):
+    """A key an article."""
+
+    name = "shop.sales"
+    public = True
+
+    def key(self, event: Sold) -> str:
+        """The article."""
+        return event.article
+
+    def apply(self, state: Sales, event: Sold) -> dict[str, int]:  # noqa: ARG002
+        """Count."""
+        state.pieces += 1
+        return {"pieces": state.pieces}
+
+
+system = ProjectionSystem(
+    os.environ.get("KEYFOLD_DATABASE", f"sqlite:///{Path(__file__).parent / 'plain_wsgi.db'}")
+)
+system.register(SalesOfArticle())
+live = create_app(system)
+
+
+def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    """Take what is ours; all the rest is Keyfold's."""
+    path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
+    if not path.startswith("/sold/"):
+        return live(environ, start_response)  # type: ignore[arg-type]
+    status, text = "405 Method Not Allowed", "POST to this\n"
+    if environ["REQUEST_METHOD"] == "POST":
+        status, text = sell(path.removeprefix("/sold/"))
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+    return [text.encode()]
+
+
+def sell(article: str) -> tuple[str, str]:
+    """Dispatch, wait for the commit, and return status and text."""
+    try:
+        [applied] = system.bus.dispatch(Sold(article)).result(timeout=5)
+    except InvalidKey as error:
+        return "400 Bad Request", f"{error}\n"
+    except MailboxFull:
+        return "503 Service Unavailable", "too much at once; try again\n"
+    return "200 OK", f"{applied.delta['pieces']}\n"

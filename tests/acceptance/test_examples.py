@@ -1,0 +1,145 @@
+"""The examples besides the board: each started as its docstring says, and driven over real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver.common.by import By
+from support.browsing import Browser, wait
+from support.parking import DEADLINE
+from support.serving import Site
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@contextmanager
+def serving(directory: Path, module: str, **env: str) -> Iterator[Site]:
+    """Run an example by gunicorn, with its databases in directory."""
+    command = [
+        sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--threads", "8",
+        "-c", "python:keyfold.web.gunicorn", "--chdir", str(EXAMPLES), f"{module}:app",
+    ]  # fmt: skip
+    environment = {**os.environ, "KEYFOLD_DATABASE": f"sqlite:///{directory}/live.db", **env}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    log: list[str] = []
+    listening = threading.Event()
+
+    def follow() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            log.append(line)
+            if "Listening at" in line:
+                listening.set()
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    try:
+        assert listening.wait(DEADLINE), log
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", "".join(log))
+        assert found
+        yield Site(int(found[1]))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0, log
+    finally:
+        if process.poll() is None:
+            process.kill()
+        reader.join(DEADLINE)
+        assert process.stderr is not None
+        process.stderr.close()
+        process.wait(DEADLINE)
+
+
+def post(site: Site, path: str, body: Any = None) -> tuple[int, str]:
+    """Return status and text."""
+    request = urllib.request.Request(f"http://127.0.0.1:{site.port}{path}", method="POST")
+    if body is not None:
+        request.data = json.dumps(body).encode()
+        request.add_header("Content-Type", "application/json")
+    try:
+        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_one_file_counts_on_every_page(tmp_path: Path, browser: Browser) -> None:
+    """The button of a real browser, and what the page shows then."""
+    with serving(tmp_path, "one_file") as site:
+        browser.get(f"http://127.0.0.1:{site.port}/")
+        wait(browser, lambda: browser.find_element(By.ID, "count").text == "0")
+        browser.find_element(By.TAG_NAME, "button").click()
+        wait(browser, lambda: browser.find_element(By.ID, "count").text == "1")
+        assert site.post("/press") == '{"version":2}\n'
+        wait(browser, lambda: browser.find_element(By.ID, "count").text == "2")
+        browser.get("about:blank")
+
+
+def test_a_plain_wsgi_function_beside_the_routes(tmp_path: Path) -> None:
+    """Its own paths are its own, the others Keyfold's; bad input has a clear answer."""
+    with serving(tmp_path, "plain_wsgi") as site:
+        watcher = site.watch("shop.sales", "pen")
+        assert watcher.next()["state"] is None
+        assert post(site, "/sold/pen") == (200, "1\n")
+        assert watcher.next()["data"] == {"pieces": 1}
+        watcher.close()
+        assert site.request("/sold/pen")[0] == 405
+        status, text = post(site, "/sold/a%07b")
+        assert status == 400
+        assert "key" in text
+        assert site.request("/nowhere")[0] == 404
+
+
+def test_events_wait_for_the_app_s_own_commit(tmp_path: Path) -> None:
+    """What is rolled back is never seen; what is committed is seen at once."""
+    with serving(tmp_path, "sqlalchemy_orders", DATABASE=f"sqlite:///{tmp_path}/orders.db") as site:
+        number = json.loads(post(site, "/orders")[1])["order"]
+        watcher = site.watch("orders.board", str(number))
+        assert watcher.next()["version"] == 0
+        assert post(site, f"/orders/{number}/lines", {"article": "pen", "pieces": 0})[0] == 400
+        assert post(site, f"/orders/{number}/lines", {"article": "pen", "pieces": 3})[0] == 200
+        frame = watcher.next()
+        assert (frame["version"], frame["data"]["total"]) == (1, 3)
+        assert post(site, "/orders/99/lines", {"article": "pen", "pieces": 1})[0] == 404
+        watcher.close()
+
+
+@pytest.mark.parametrize("module", ["one_file"])
+def test_it_runs_by_itself(tmp_path: Path, module: str) -> None:
+    """``python examples/one_file.py``, and Ctrl-C."""
+    environment = {**os.environ, "PORT": "0", "KEYFOLD_DATABASE": f"sqlite:///{tmp_path}/live.db"}
+    program = f"import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_path({str(EXAMPLES / module)!r} + '.py', run_name='__main__')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        port = None
+        while port is None:
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", process.stderr.readline())
+            port = found and int(found[1])
+        assert "Press" in Site(port).request("/")[2]
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
