@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo demo-workers test lint format typing build bench soak clean
+.PHONY: help demo demo-workers test lint format typing build release docs bench soak clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -58,6 +58,13 @@ build: .venv/build.stamp  ## make wheel and sdist, and install each into an empt
 		build/empty/bin/pip install --quiet "$$made" && \
 		(cd build && empty/bin/python -c "import keyfold.actors, keyfold.store, keyfold.web") || exit 1; \
 	done
+
+release: build  ## check what make build has made, and try it on every Python of this machine
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/python tests/packaging/release.py dist/*
+
+docs: .venv/docs.stamp  ## build the site in build/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/bench.stamp .venv/tools.stamp  ## run all benchmarks; write docs/benchmarks.md, its plots, the README's table
 	$(BIN)/python benchmarks/report.py

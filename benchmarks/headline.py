@@ -101,6 +101,12 @@ def _lines() -> Iterator[str]:
         f"p50 {late['keyfold p50']:.1f} ms, p99 {late['keyfold p99']:.1f} ms",
         f"one thread that commits and sends: {late['bare p50']:.2f} and {late['bare p99']:.2f} ms",
     )
+    across = _kept("backplane")
+    yield _line(
+        "the same on a socket of another process, PostgreSQL and Redis (`make bench-backplane`)",
+        f"p50 {across['keyfold p50']:.1f} ms, p99 {across['keyfold p99']:.1f} ms",
+        f"commit, publish, receive, send, by hand: {across['bare p50']:.1f} and {across['bare p99']:.1f} ms",
+    )
     yield _line(
         "dispatch to resolved Receipt, no database (`make bench-dispatch`)",
         f"{_rate(loop['keyfold, dispatch to resolved Receipt, no database'])}/s",

@@ -9,12 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium.webdriver.common.by import By
@@ -62,20 +59,6 @@ def serving(directory: Path, module: str, **env: str) -> Iterator[Site]:
         process.wait(DEADLINE)
 
 
-def post(site: Site, path: str, body: Any = None) -> tuple[int, str]:
-    """Return status and text."""
-    request = urllib.request.Request(f"http://127.0.0.1:{site.port}{path}", method="POST")
-    if body is not None:
-        request.data = json.dumps(body).encode()
-        request.add_header("Content-Type", "application/json")
-    try:
-        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-
-
 def test_one_file_counts_on_every_page(tmp_path: Path, browser: Browser) -> None:
     """The button of a real browser, and what the page shows then."""
     with serving(tmp_path, "one_file") as site:
@@ -93,11 +76,11 @@ def test_a_plain_wsgi_function_beside_the_routes(tmp_path: Path) -> None:
     with serving(tmp_path, "plain_wsgi") as site:
         watcher = site.watch("shop.sales", "pen")
         assert watcher.next()["state"] is None
-        assert post(site, "/sold/pen") == (200, "1\n")
+        assert site.send("/sold/pen") == (200, "1\n")
         assert watcher.next()["data"] == {"pieces": 1}
         watcher.close()
         assert site.request("/sold/pen")[0] == 405
-        status, text = post(site, "/sold/a%07b")
+        status, text = site.send("/sold/a%07b")
         assert status == 400
         assert "key" in text
         assert site.request("/nowhere")[0] == 404
@@ -106,14 +89,14 @@ def test_a_plain_wsgi_function_beside_the_routes(tmp_path: Path) -> None:
 def test_events_wait_for_the_app_s_own_commit(tmp_path: Path) -> None:
     """What is rolled back is never seen; what is committed is seen at once."""
     with serving(tmp_path, "sqlalchemy_orders", DATABASE=f"sqlite:///{tmp_path}/orders.db") as site:
-        number = json.loads(post(site, "/orders")[1])["order"]
+        number = json.loads(site.send("/orders")[1])["order"]
         watcher = site.watch("orders.board", str(number))
         assert watcher.next()["version"] == 0
-        assert post(site, f"/orders/{number}/lines", {"article": "pen", "pieces": 0})[0] == 400
-        assert post(site, f"/orders/{number}/lines", {"article": "pen", "pieces": 3})[0] == 200
+        assert site.send(f"/orders/{number}/lines", {"article": "pen", "pieces": 0})[0] == 400
+        assert site.send(f"/orders/{number}/lines", {"article": "pen", "pieces": 3})[0] == 200
         frame = watcher.next()
         assert (frame["version"], frame["data"]["total"]) == (1, 3)
-        assert post(site, "/orders/99/lines", {"article": "pen", "pieces": 1})[0] == 404
+        assert site.send("/orders/99/lines", {"article": "pen", "pieces": 1})[0] == 404
         watcher.close()
 
 

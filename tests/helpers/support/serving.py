@@ -40,6 +40,19 @@ class Site:
             text: str = answer.read().decode()
             return text
 
+    def send(self, path: str, body: Any = None) -> tuple[int, str]:
+        """Return status and text of a POST of JSON."""
+        request = urllib.request.Request(self._url("http", path), method="POST")
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        try:
+            with urllib.request.urlopen(request, timeout=DEADLINE, context=self.context) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
     def _url(self, scheme: str, path: str) -> str:
         return f"{scheme}{'s' if self.context else ''}://127.0.0.1:{self.port}{path}"
 
