@@ -63,7 +63,8 @@ release: build  ## check what make build has made, and try it on every Python of
 	$(BIN)/check-wheel-contents dist/*.whl
 	$(BIN)/python tests/packaging/release.py dist/*
 
-docs: .venv/docs.stamp  ## build the site in build/site; a link that leads nowhere is an error
+docs: .venv/docs.stamp .venv/test.stamp  ## build the site in build/site; a broken link, or a public name without a word, is an error
+	$(BIN)/pytest --quiet tests/docs/test_reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/bench.stamp .venv/tools.stamp  ## run all benchmarks; write docs/benchmarks.md, its plots, the README's table

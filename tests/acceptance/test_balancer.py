@@ -4,56 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
-from threading import Event
-from time import monotonic
 
 from support.gunicorns import gunicorn
-from support.parking import DEADLINE
+from support.nginx import answer, nginx
 from support.postgres import free_port
 from support.serving import Site
 
 PAGE = Path(__file__).parents[2] / "docs" / "many_processes.md"
-AROUND = """
-daemon off; pid {here}/nginx.pid; error_log stderr; worker_processes 1;
-events {{ worker_connections 256; }}
-http {{
-access_log off; client_body_temp_path {here}/body; proxy_temp_path {here}/proxy; fastcgi_temp_path {here}/fastcgi;
-uwsgi_temp_path {here}/uwsgi; scgi_temp_path {here}/scgi;
-{inner}
-}}
-"""
-
-
-@contextmanager
-def nginx(directory: Path, inner: str) -> Iterator[None]:
-    """Run a real nginx with this inside of its http block."""
-    here = directory / "nginx"
-    here.mkdir()
-    (here / "nginx.conf").write_text(AROUND.format(here=here, inner=inner))
-    command = ["nginx", "-p", str(here), "-c", str(here / "nginx.conf"), "-e", "stderr"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.communicate(timeout=DEADLINE)
-
-
-def answer(site: Site) -> None:
-    """Wait until the site answers."""
-    deadline, tick = monotonic() + DEADLINE, Event()
-    while monotonic() < deadline:
-        try:
-            site.request("/facts")
-        except OSError:
-            tick.wait(0.02)
-        else:
-            return
-    raise AssertionError
 
 
 def test_each_key_has_one_process_and_its_sockets_are_there(database_url: str, tmp_path: Path) -> None:
