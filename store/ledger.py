@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import secrets
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import peewee
 
-_REGISTER = "INSERT INTO projection_writers (writer, turn, at) VALUES (%s, 0, now()) ON CONFLICT DO NOTHING"
+_REGISTER = """
+    INSERT INTO projection_writers (writer, turn, at) VALUES (%s, 0, now())
+    ON CONFLICT (writer) DO UPDATE SET at = excluded.at
+"""
 _FORGET_OLD = "DELETE FROM projection_writers WHERE at < now() - interval '7 days'"
 _LAST_TURN = "SELECT turn FROM projection_writers WHERE writer = %s FOR UPDATE"
+_A_DAY = 86_400.0
 _SIGN_OFF = "DELETE FROM projection_writers WHERE writer = %s"
 
 
@@ -26,13 +31,19 @@ class Ledger:
         self.writer = secrets.token_hex(16)
         self._turn = 0
         self._registered = False
+        self._stamped_at = 0.0
 
     def next_turn(self, database: peewee.Database) -> int:
-        """Return the number to stamp on the next commit; the first call makes the row."""
-        if not self._registered:
+        """Return the number to stamp on the next commit. The first call makes the row.
+
+        So does the first after a day without: another writer may have forgotten this one meanwhile, and a commit
+        without a row would leave no stamp.
+        """
+        if not self._registered or monotonic() - self._stamped_at > _A_DAY:
             database.execute_sql(_FORGET_OLD)
             database.execute_sql(_REGISTER, (self.writer,))
             self._registered = True
+        self._stamped_at = monotonic()
         self._turn += 1
         return self._turn
 
