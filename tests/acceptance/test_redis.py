@@ -164,7 +164,10 @@ def test_a_worker_is_killed(database_url: str, redis_server: RedisServer, tmp_pa
 def test_postgresql_is_killed_and_a_worker_frozen_under_load(
     postgres_server: PostgresServer, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """Every post is confirmed all the same, the frozen one's when it goes on; every socket ends at its row."""
+    """Every post is confirmed all the same, the frozen one's when it goes on; every socket ends at its row.
+
+    All workers have worked before: one that has yet to start refuses its first event while there is no database.
+    """
     config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_HEARTBEAT_SECONDS": 3600})
     with (
         gunicorn(
@@ -177,6 +180,10 @@ def test_postgresql_is_killed_and_a_worker_frozen_under_load(
             for key in range(KEYS)
             for _ in range(4)
         ]
+
+        pids = set[int]()
+        while len(pids) < 4:
+            pids.add(json.loads(server.site.post("/add/warm"))["pid"])
 
         def disturb() -> None:
             server.site.post("/add/other")

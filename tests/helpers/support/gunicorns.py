@@ -35,7 +35,7 @@ if os.environ.get("EAGER"):
         keyfold.bus.dispatch(Added("a", 0)).result(60)
 @app.post("/add/<key>")
 def add(key):
-    [applied] = keyfold.bus.dispatch(Added(key)).result(timeout=10)
+    [applied] = keyfold.bus.dispatch(Added(key)).result(timeout=18)
     return {"version": applied.version, "pid": os.getpid()}
 @app.get("/facts")
 def facts():
