@@ -45,7 +45,6 @@ class Reactor:
         self._asleep = False
         self._running = True
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self.turns = 0
         """How often it has gone round."""
         self._busy_since: float | None = None
 
@@ -108,7 +107,6 @@ class Reactor:
 
     def _run(self) -> None:
         while self._running:
-            self.turns += 1
             self._asleep = True
             # Looked at after the flag is set: a caller that saw the flag unset has put its call in before.
             ready = self._selector.select(0 if self._calls else self._until_next_timer())

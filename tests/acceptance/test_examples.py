@@ -8,60 +8,32 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from selenium.webdriver.common.by import By
 from support.browsing import Browser, wait
+from support.gunicorns import Gunicorn, gunicorn
 from support.parking import DEADLINE
 from support.serving import Site
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@contextmanager
-def serving(directory: Path, module: str, **env: str) -> Iterator[Site]:
+def serving(directory: Path, module: str, database: str = "") -> AbstractContextManager[Gunicorn]:
     """Run an example by gunicorn, with its databases in directory."""
-    command = [
-        sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--threads", "8",
-        "-c", "python:keyfold.web.gunicorn", "--chdir", str(EXAMPLES), f"{module}:app",
-    ]  # fmt: skip
-    environment = {**os.environ, "KEYFOLD_DATABASE": f"sqlite:///{directory}/live.db", **env}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    log: list[str] = []
-    listening = threading.Event()
-
-    def follow() -> None:
-        assert process.stderr is not None
-        for line in process.stderr:
-            log.append(line)
-            if "Listening at" in line:
-                listening.set()
-
-    reader = threading.Thread(target=follow)
-    reader.start()
-    try:
-        assert listening.wait(DEADLINE), log
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", "".join(log))
-        assert found
-        yield Site(int(found[1]))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(DEADLINE) == 0, log
-    finally:
-        if process.poll() is None:
-            process.kill()
-        reader.join(DEADLINE)
-        assert process.stderr is not None
-        process.stderr.close()
-        process.wait(DEADLINE)
+    return gunicorn(
+        directory, "--threads", "8", "-c", "python:keyfold.web.gunicorn", "--pythonpath", str(EXAMPLES),
+        source=f"from {module} import app\n__all__ = ['app']\n",
+        KEYFOLD_DATABASE=f"sqlite:///{directory}/live.db", DATABASE=database,
+    )  # fmt: skip
 
 
 def test_one_file_counts_on_every_page(tmp_path: Path, browser: Browser) -> None:
     """The button of a real browser, and what the page shows then."""
-    with serving(tmp_path, "one_file") as site:
+    with serving(tmp_path, "one_file") as server:
+        site = server.site
         browser.get(f"http://127.0.0.1:{site.port}/")
         wait(browser, lambda: browser.find_element(By.ID, "count").text == "0")
         browser.find_element(By.TAG_NAME, "button").click()
@@ -73,7 +45,8 @@ def test_one_file_counts_on_every_page(tmp_path: Path, browser: Browser) -> None
 
 def test_a_plain_wsgi_function_beside_the_routes(tmp_path: Path) -> None:
     """Its own paths are its own, the others Keyfold's; bad input has a clear answer."""
-    with serving(tmp_path, "plain_wsgi") as site:
+    with serving(tmp_path, "plain_wsgi") as server:
+        site = server.site
         watcher = site.watch("shop.sales", "pen")
         assert watcher.next()["state"] is None
         assert site.send("/sold/pen") == (200, "1\n")
@@ -88,7 +61,8 @@ def test_a_plain_wsgi_function_beside_the_routes(tmp_path: Path) -> None:
 
 def test_events_wait_for_the_app_s_own_commit(tmp_path: Path) -> None:
     """What is rolled back is never seen; what is committed is seen at once."""
-    with serving(tmp_path, "sqlalchemy_orders", DATABASE=f"sqlite:///{tmp_path}/orders.db") as site:
+    with serving(tmp_path, "sqlalchemy_orders", f"sqlite:///{tmp_path}/orders.db") as server:
+        site = server.site
         number = json.loads(site.send("/orders")[1])["order"]
         watcher = site.watch("orders.board", str(number))
         assert watcher.next()["version"] == 0

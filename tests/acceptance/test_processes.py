@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import signal
-import subprocess
-import sys
-import threading
-import urllib.request
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from keyfold.actors import ProjectionSystem
 from support.counting import Totals
-from support.gunicorns import ENVIRONMENT
-from support.parking import DEADLINE
+from support.gunicorns import gunicorn
 from support.programs import output_of, python
-from support.serving import Site
 
 
 def test_a_process_killed_in_the_middle_has_lost_nothing_that_it_reported(database_url: str) -> None:
@@ -71,82 +64,22 @@ system.close()
     assert output_of(python(program, database_url)).split() == ["0", "0", "0", "201", "201"]
 
 
-APP = """
-import os
-from flask import Flask
-from keyfold.web import Keyfold
-from support.counting import Added, Totals
-keyfold = Keyfold()
-keyfold.register(Totals())
-app = Flask(__name__)
-app.config["KEYFOLD_DATABASE"] = os.environ["DATABASE"]
-keyfold.init_app(app)
-if os.environ.get("EAGER"):
-    with app.app_context():
-        keyfold.bus.dispatch(Added("a", 0)).result(60)
-@app.post("/add")
-def add():
-    [applied] = keyfold.bus.dispatch(Added("a")).result(timeout=10)
-    return {"version": applied.version, "pid": os.getpid()}
-"""
-
-
 @pytest.mark.parametrize("preload", [False, True], ids=["plain", "preload"])
 def test_gunicorn_workers_share_one_database(database_url: str, tmp_path: Path, *, preload: bool) -> None:
     """gthread, two workers, with and without --preload (where the master had used the system): exact totals,
     a socket that gets its snapshot, and an end in good order."""
-    (tmp_path / "shop.py").write_text(APP)
-    command = [
-        sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "2", "--threads", "4",
-        "--worker-class", "gthread", "--graceful-timeout", "5", *(["--preload"] if preload else []), "shop:app",
-    ]  # fmt: skip
-    environment = {**ENVIRONMENT, "DATABASE": database_url, **({"EAGER": "1"} if preload else {})}
-    server = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    log: list[str] = []
-    listening, booted = threading.Event(), threading.Semaphore(0)
-
-    def follow() -> None:
-        assert server.stderr is not None
-        for line in server.stderr:
-            log.append(line)
-            if "Listening at" in line:
-                listening.set()
-            if "Booting worker" in line:
-                booted.release()
-
-    reader = threading.Thread(target=follow, daemon=True)
-    reader.start()
-    try:
-        assert listening.wait(DEADLINE), log
-        assert booted.acquire(timeout=DEADLINE)
-        assert booted.acquire(timeout=DEADLINE)
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", "".join(log))
-        assert found
-        site = Site(int(found[1]))
-
-        def add(_number: int) -> str:
-            request = urllib.request.Request(f"http://127.0.0.1:{site.port}/add", method="POST")
-            with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
-                text: str = answer.read().decode()
-                return text
-
+    options = ["--threads", "4", "--worker-class", "gthread", *["--preload"] * preload]
+    eager = {"EAGER": "1"} if preload else {}
+    with gunicorn(tmp_path, *options, workers=2, DATABASE=database_url, **eager) as server:
         with ThreadPoolExecutor(4) as pool:
-            answers = list(pool.map(add, range(200)))
-        versions = sorted(int(re.findall(r'"version":(\d+)', answer)[0]) for answer in answers)
+            answers = list(pool.map(lambda _: server.site.post("/add/a"), range(200)))
+        versions = sorted(json.loads(answer)["version"] for answer in answers)
         first = 2 if preload else 1
         assert versions == list(range(first, first + 200))
-        watcher = site.watch("test.totals", "a")
+        watcher = server.site.watch("test.totals", "a")
         assert watcher.next()["state"]["total"] == 200
         watcher.close()
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(DEADLINE) == 0, log
-    finally:
-        if server.poll() is None:
-            server.kill()
-            server.wait(DEADLINE)
-        reader.join(DEADLINE)
-        server.stderr.close()
+        assert server.stop() == 0, server.log
 
 
 def test_a_full_disk_is_named_and_what_was_accepted_is_written_when_there_is_room(sqlite_url: str) -> None:

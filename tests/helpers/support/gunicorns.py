@@ -105,10 +105,15 @@ class Gunicorn:
 
 @contextmanager
 def gunicorn(
-    directory: Path, *options: str, workers: int = 1, prefix: Sequence[str] = (), **env: str
+    directory: Path,
+    *options: str,
+    source: str = SHOP,
+    workers: int = 1,
+    prefix: Sequence[str] = (),
+    **env: str,
 ) -> Iterator[Gunicorn]:
     """Run gunicorn with these options, after the words of prefix; environment variables are keywords."""
-    server = Gunicorn(directory, *options, workers=workers, prefix=prefix, **env)
+    server = Gunicorn(directory, *options, source=source, workers=workers, prefix=prefix, **env)
     try:
         yield server
     finally:
