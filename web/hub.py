@@ -57,7 +57,7 @@ class Hub(Broadcaster):
 
     Actors call ``publish`` and the like, request threads ``adopt``; neither ever waits for a socket.
     Everything else happens on the reactor's thread, which starts with the first connection. A frame is
-    built once whatever the number of subscribers, and not at all for a key that nobody watches.
+    built once whatever the number of subscribers, and without a Redis not at all for a key that nobody watches.
     """
 
     def __init__(self, settings: WebSettings, *, clock: Callable[[], float] = monotonic) -> None:
