@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import weakref
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,12 +154,16 @@ def create_app(
 
 def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: WebSettings) -> KeyfoldState:
     """Put together what is kept for one app."""
+    made: list[Metrics] = []
+    making = threading.Lock()
 
-    @cache
     def metrics() -> Metrics:
         from .metrics import Metrics  # noqa: PLC0415  # an extra
 
-        return Metrics()
+        with making:  # a report and a scrape may come at once: two of them would count everything twice
+            if not made:
+                made.append(Metrics())
+        return made[0]
 
     def mirror(stats: dict[str, Any]) -> None:
         # A scrape may reach any worker: each keeps its own file of metrics up to date.

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from flask import Flask
 from keyfold.actors import KeyHalted, ProjectionKey, ProjectionSystem
 from keyfold.actors.tracing import TracingObserver
 from keyfold.web import Keyfold
+from keyfold.web import metrics as metrics_module
 from keyfold.web.signals import projection_applied, projection_failed, subscriber_connected
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -514,6 +516,39 @@ def test_the_metrics_are_those_of_the_stats(operated: Operated) -> None:
         assert found["keyfold_writer_commits_total", None] >= 3
         assert all(name.startswith("keyfold_") for name, _ in found)
     watcher.close()
+
+
+def test_stats_that_overtake_each_other_count_once(operated: Operated) -> None:
+    """A report takes its stats, a scrape takes newer ones and is first, the report comes behind."""
+    metrics = metrics_module.Metrics()
+    totals = operated.system.runtime("test.totals")
+    seen = []
+    for _ in range(2):
+        totals.apply_event(Added("a"), DEADLINE)
+        seen.append(operated.system.stats())
+    for stats in (seen[1], seen[0], seen[1]):
+        metrics.mirror(stats)
+    assert 'keyfold_events_total{projection="test.totals"} 2.0' in metrics.text().decode()
+
+
+def test_there_is_one_set_of_metrics_however_many_ask_at_once(
+    operated: Operated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of them would each add what grew, and count it twice where processes share files."""
+    parking = Parking()
+
+    class Slow:
+        def __init__(self) -> None:
+            parking.park()
+
+    monkeypatch.setattr(metrics_module, "Metrics", Slow)
+    metrics = operated.app.extensions["keyfold"].metrics
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(metrics) for _ in range(2)]
+        parking.wait_for_arrival()
+        parking.release()
+        first, second = (future.result(DEADLINE) for future in asked)
+    assert first is second
 
 
 def test_signals_are_sent_by_the_app(operated: Operated) -> None:
