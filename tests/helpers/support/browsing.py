@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -47,8 +47,18 @@ def found(program: str) -> str:
 
 def wait(browser: Browser, what: Callable[[], Any]) -> Any:
     """Return what it says as soon as that is true; an element that was replaced meanwhile is looked for again."""
+
+    def ask(_browser: object) -> Any:
+        try:
+            return what()
+        except WebDriverException as error:
+            # What ChromeDriver says of an element when the page is replaced between finding it and reading it.
+            if "does not belong to the document" in str(error):
+                return None
+            raise
+
     patience = WebDriverWait(browser, DEADLINE, 0.05, ignored_exceptions=[StaleElementReferenceException])
-    return patience.until(lambda _: what())
+    return patience.until(ask)
 
 
 def text_of(browser: Browser, element: str) -> str:
