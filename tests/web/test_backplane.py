@@ -15,6 +15,7 @@ from flask import Flask
 from keyfold.actors import ProjectionError, ProjectionSystem
 from keyfold.store.processes import Processes
 from keyfold.web import Keyfold
+from keyfold.web.backplane import Backplane
 from prometheus_client.parser import text_string_to_metric_families
 from support.counting import Added, Totals
 from support.parking import DEADLINE
@@ -345,3 +346,36 @@ def test_operators_see_how_redis_fares(make_node: Callable[..., Node], redis_ser
     until(named)
     assert result is not None
     assert result.exit_code == 0
+
+
+def test_what_waits_for_redis_is_bounded(redis_server: RedisServer) -> None:
+    """In messages and in bytes: the oldest goes, and is counted."""
+    redis_server.freeze()
+    backplane = Backplane(redis_server.url, "p:", received=lambda *_: None, confirmed=lambda _: None)
+    try:
+        for number in range(10_500):
+            backplane.publish(f"c{number}", [0])
+        assert backplane.stats()["waiting"] <= 10_000
+        assert backplane.stats()["dropped"] > 0
+        for number in range(40):
+            backplane.publish(f"c{number}", ["x" * 1024 * 1024])
+        assert backplane.stats()["waiting"] <= 33
+    finally:
+        redis_server.thaw()
+        backplane.close(DEADLINE)
+
+
+def test_what_nobody_watches_any_more_is_not_listened_to(redis_server: RedisServer) -> None:
+    """Redis itself says who listens."""
+    confirmed = threading.Event()
+    backplane = Backplane(
+        redis_server.url, "p:", received=lambda *_: None, confirmed=lambda _: confirmed.set()
+    )
+    try:
+        backplane.watch("a")
+        assert confirmed.wait(DEADLINE)
+        assert ":1" in redis_server.ask("PUBSUB", "NUMSUB", "p:a")
+        backplane.unwatch("a")
+        until(lambda: ":0" in redis_server.ask("PUBSUB", "NUMSUB", "p:a"))
+    finally:
+        backplane.close(DEADLINE)
