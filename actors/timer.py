@@ -22,15 +22,16 @@ class Timer:
         self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._number = itertools.count()
         self._changed = threading.Condition()
-        self._stopping = False
+        self._stopping = self._ended = False
         self._busy_since: float | None = None
         self._thread: threading.Thread | None = None
 
     def after(self, seconds: float, call: Callable[[], object]) -> None:
-        """Make a call in so many seconds. It has to be short, and may not wait."""
+        """Make a call in so many seconds, after ``stop`` at once. It has to be short, and may not wait."""
         with self._changed:
             heapq.heappush(self._due, (monotonic() + seconds, next(self._number), call))
-            if self._thread is None:
+            if self._thread is None or self._ended:
+                self._ended = False
                 self._thread = threading.Thread(target=self._run, name="keyfold-timer", daemon=True)
                 self._thread.start()
             elif self._due[0][2] is call:
@@ -69,5 +70,6 @@ class Timer:
                     self._busy_since = monotonic()
                     return heapq.heappop(self._due)[2]
                 if self._stopping:
+                    self._ended = True  # under the lock: a call that comes now starts another thread
                     return None
                 self._changed.wait(wait)

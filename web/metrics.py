@@ -120,9 +120,8 @@ class Metrics:
 
     def _grow(self, counter: Any, word: str, name: str, value: float) -> None:
         grown = value - self._seen.get((word, name), 0)
-        if (
-            grown > 0
-        ):  # stats of a report may come behind newer ones of a scrape: they bring nothing, and forget nothing
+        # Stats of a report may come behind newer ones of a scrape: they bring nothing, and forget nothing.
+        if grown > 0:
             counter.inc(grown)
             self._seen[word, name] = value
 

@@ -45,7 +45,6 @@ class Reactor:
         self._asleep = False
         self._running = True
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        """How often it has gone round."""
         self._busy_since: float | None = None
 
     # -- from any thread

@@ -135,6 +135,10 @@ def test_calls_are_made_in_their_order_and_at_the_end_at_once() -> None:
     assert [loop.alive for loop in timer.loops(monotonic())] == [True]
     assert timer.stop(monotonic() + DEADLINE)
     assert made == ["soon", "late"]
+    ended = threading.Event()
+    timer.after(3600.0, ended.set)  # nobody who pauses at the very end is left there
+    assert ended.wait(DEADLINE)
+    assert timer.stop(monotonic() + DEADLINE)
 
 
 def test_what_waits_for_a_pause_is_committed_by_a_close(make_system: Callable[..., ProjectionSystem]) -> None:
