@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import enum
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
+
+from .describe import describe
 
 EncodeHook = Callable[[Any], Any]
 DecodeHook = Callable[[type[Any], Any], Any]
 
 _DEPTH = 50
 
+MAX_NESTING = 200
+"""How deep lists, dicts and objects may stand in each other. The decoder of msgspec calls itself for each level,
+and what is written by a nearly empty stack has to be read by a request handler that stands deep in middleware:
+of the 1,000 levels that Python allows by default, this many are the data's."""
+
+# Each level takes an opening and a closing bracket.
+_SHALLOW = 2 * MAX_NESTING
+
+_SAY_WHAT_IT_IS = "annotate it as what it is, or keep what JSON has: dicts with str keys, lists, str, int, float, bool, None"
+
 
 class EncodeError(ValueError):
     """An object has a part that JSON has no form for; the message names the field."""
+
+
+class ReadBackError(EncodeError):
+    """An object has a form in JSON that does not read back as the object; the message names the field."""
 
 
 class DecodeError(ValueError):
@@ -23,13 +44,12 @@ class DecodeError(ValueError):
 
 
 class Codec:
-    """Encodes objects as JSON and decodes them as one type.
+    """Encodes objects as JSON, decodes them as one type, and tells whether they come back as they were.
 
     Knows what msgspec knows: dataclasses, Structs, dicts, lists, sets, datetime, UUID, Decimal, enums.
-    ``encode_hook(object) -> plain`` and ``decode_hook(type, plain) -> object`` add others.
-
-    A float that is NaN or infinite has no form in JSON and is written as null, as msgspec does it:
-    looking for one would cost more than the encoding itself.
+    ``encode_hook(object) -> plain`` and ``decode_hook(type, plain) -> object`` add others. A hook may raise
+    whatever it likes: it is an EncodeError or a DecodeError, with the hook's exception as its cause. Only
+    KeyboardInterrupt, which comes from outside, passes.
     """
 
     def __init__(
@@ -39,51 +59,381 @@ class Codec:
         encode_hook: EncodeHook | None = None,
         decode_hook: DecodeHook | None = None,
     ) -> None:
+        self._hook = encode_hook
         self._encoder = msgspec.json.Encoder(enc_hook=encode_hook)
+        self._packer = msgspec.msgpack.Encoder(enc_hook=encode_hook)
         self._decoder = msgspec.json.Decoder(type_, dec_hook=decode_hook)
+        self._many = msgspec.json.Decoder(list[type_], dec_hook=decode_hook)
+        info = _type_info(type_)
+        # The length from which the nesting has to be looked at.
+        self._shallow = _SHALLOW if _can_nest(info, ()) else sys.maxsize
+        self._opening = _opening(info)
 
     def encode(self, value: Any) -> bytes:
-        """Return value as JSON. Raises EncodeError that names the field which can't be encoded."""
+        """Return value as JSON.
+
+        Args:
+            value: An object of the type. Whether it is one is for ``verify`` to say.
+
+        Raises:
+            EncodeError: It has no form in JSON; as a ReadBackError: it holds a float that is not finite, which
+                would be written as null, or is nested deeper than MAX_NESTING. The message names the field.
+        """
         try:
-            return self._encoder.encode(value)
-        except Exception as error:
+            encoded = self._encoder.encode(value)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise self._explain(value, error) from error
+        if b"null" in encoded or len(encoded) > self._shallow:
+            self._check(value, encoded)
+        return encoded
 
     def decode(self, data: bytes | str) -> Any:
-        """Return data as an object of the type. Raises DecodeError that names the field that doesn't fit."""
+        """Return data as an object of the type.
+
+        Raises:
+            DecodeError: The data does not fit the type; the message names the field.
+        """
         try:
             return self._decoder.decode(data)
-        except Exception as error:
-            msg = f"{error}"
-            raise DecodeError(msg) from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise DecodeError(_text(error)) from error
 
-    def _explain(self, value: Any, error: Exception) -> EncodeError:
+    def verify(self, value: Any, encoded: bytes) -> None:
+        """Make sure that what was encoded reads back as what it was.
+
+        Costs a decoding and a comparison, both in C, unless they differ. Objects whose class says nothing about
+        equality (``dataclass(eq=False)``) are compared field by field, in Python.
+
+        Args:
+            value: The object.
+            encoded: What ``encode`` has returned for it.
+
+        Raises:
+            EncodeError: A ReadBackError, if ``encoded`` does not decode as the type, or as an object that does
+                not equal ``value``. The message names the field.
+        """
+        try:
+            decoded = self._decoder.decode(encoded)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            msg = f"{self._refusal(encoded, error)}: it could not be read back"
+            raise ReadBackError(msg) from error
+        if not _equal(value, decoded):
+            difference = self._difference("", value, decoded)
+            if difference is not None:
+                path, why = difference
+                msg = f"{_where(path)}{why}"
+                raise ReadBackError(msg)
+
+    def decodes(self, encoded: Sequence[bytes]) -> tuple[int, DecodeError] | None:
+        """Tell whether all of these decode as the type.
+
+        Args:
+            encoded: What ``encode`` has returned, once for each of some objects.
+
+        Returns:
+            None if all decode; else the index of the first one that does not, and why.
+        """
+        opening = self._opening
+        if opening is not None:
+            if not opening or {data[0] for data in encoded} <= opening:
+                return None
+        else:
+            try:
+                self._many.decode(b"[" + b",".join(encoded) + b"]")
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: S110  # said below, with its index
+                pass
+            else:
+                return None
+        for index, data in enumerate(encoded):
+            try:
+                self.decode(data)
+            except DecodeError as error:
+                return index, error
+        return None
+
+    # -- what encodes and would not come back
+
+    def _check(self, value: Any, encoded: bytes) -> None:
+        if len(encoded) > self._shallow and _nested_too_deep(encoded):
+            path = self._too_deep(value)
+            msg = f"{_where(path)}nested deeper than {MAX_NESTING} levels, which a reader may not be able to decode"
+            raise ReadBackError(msg)
+        if b"null" in encoded and self._may_hold_non_finite(value):
+            found = self._non_finite(value)
+            if found is not None:
+                path, number = found
+                msg = f"{_where(path)}{number!r} is no number in JSON, and would come back as null: use None, or leave it out"
+                raise ReadBackError(msg)
+
+    def _may_hold_non_finite(self, value: Any) -> bool:
+        """Look for a NaN or an infinity by means of C: as MessagePack a float is 0xCB and its eight bytes.
+
+        All that are not finite begin with 0x7F or 0xFF, and then a byte from 0xF0 on. Text has no such bytes
+        in a row; bytes, times and integers may, so that this errs on one side.
+        """
+        try:
+            return _NON_FINITE.search(self._packer.encode(value)) is not None
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            return True  # an integer of more than 64 bits, for one
+
+    def _non_finite(self, value: Any) -> tuple[str, float] | None:
+        for path, part, _ in self._walk(value):
+            if isinstance(part, float) and not math.isfinite(part):
+                return path, part
+        return None
+
+    def _too_deep(self, value: Any) -> str:
+        for path, _, depth in self._walk(value):
+            if depth >= MAX_NESTING and not isinstance(part, _LEAVES):
+                return path[:100] + "…" if len(path) > 100 else path  # noqa: PLR2004
+        return ""
+
+    def _walk(self, value: Any) -> Iterator[tuple[str, Any, int]]:
+        """Yield the parts of value, in no special order, each with its path and how deep it stands."""
+        waiting = [("", value, 0)]
+        while waiting:
+            path, part, depth = waiting.pop()
+            yield path, part, depth
+            if depth <= MAX_NESTING:
+                waiting += [(path + step, inner, depth + 1) for step, inner in self._parts(part)]
+
+    def _parts(self, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, _LEAVES):
+            return
+        parts = _parts(value)
+        if parts is not None:
+            yield from parts
+        elif self._hook is not None:
+            yield "", self._hook(value)
+
+    # -- what comes back as something else
+
+    def _difference(self, path: str, value: Any, decoded: Any) -> tuple[str, str] | None:
+        """Return where the two differ, and how; None if equality alone can't tell them to be the same."""
+        if _equal(value, decoded):
+            return None
+        if isinstance(value, dict) and isinstance(decoded, dict):
+            return self._dicts_differ(path, value, decoded)
+        if type(value) is not type(decoded):
+            return path, f"a {_kind(value)} comes back as a {_kind(decoded)}: {_SAY_WHAT_IT_IS}"
+        if isinstance(value, (list, tuple)):
+            pairs = [(f"[{index}]", *pair) for index, pair in enumerate(zip(value, decoded, strict=False))]
+            found = self._first(path, pairs)
+            if found is None and len(value) != len(decoded):
+                return path, f"{len(value)} elements come back as {len(decoded)}"
+            return found
+        names = _field_names(value)
+        if names is not None:
+            lost = object()
+            return self._first(
+                path,
+                [(f".{name}", getattr(value, name, lost), getattr(decoded, name, lost)) for name in names],
+            )
+        return self._leaves_differ(path, value, decoded)
+
+    def _first(self, path: str, pairs: list[tuple[str, Any, Any]]) -> tuple[str, str] | None:
+        differences = (self._difference(path + step, value, decoded) for step, value, decoded in pairs)
+        return next((difference for difference in differences if difference is not None), None)
+
+    def _dicts_differ(
+        self, path: str, value: dict[Any, Any], decoded: dict[Any, Any]
+    ) -> tuple[str, str] | None:
+        for key in value:
+            if key not in decoded:
+                return f"{path}[{key!r}]", (
+                    f"{_kind(key)} keys don't come back as {_kind(key)}: use str keys, or annotate them"
+                )
+        if len(value) != len(decoded):
+            return path, f"{len(value)} keys come back as {len(decoded)}"
+        return self._first(path, [(f"[{key!r}]", part, decoded[key]) for key, part in value.items()])
+
+    def _leaves_differ(self, path: str, value: Any, decoded: Any) -> tuple[str, str] | None:
+        """Compare what has no parts: by its encoding, unless its class knows better what is equal."""
+        if isinstance(value, _LEAVES) or _without_equality(value, decoded):
+            try:
+                if self._forms(value) == self._forms(decoded):
+                    return None
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: S110  # then they differ
+                pass
+        return path, f"{value!r} comes back as {decoded!r}"
+
+    def _forms(self, value: Any) -> list[bytes]:
+        parts = value if isinstance(value, (set, frozenset)) else (value,)
+        return sorted(type(part).__qualname__.encode() + self._encoder.encode(part) for part in parts)
+
+    # -- words
+
+    def _refusal(self, encoded: bytes, error: BaseException) -> str:  # noqa: ARG002
+        return name_field(_text(error))
+
+    def _explain(self, value: Any, error: BaseException) -> EncodeError:
         path, guilty = self._find("", value, _DEPTH)
-        kind = type(guilty).__qualname__
-        where = f"field {path.lstrip('.')!r}: " if path else ""
-        return EncodeError(f"{where}a {kind} can't be encoded as JSON: {error}")
+        return EncodeError(
+            f"{_where(path)}a {_kind(guilty)} can't be encoded as JSON: {_text(error, plain=TypeError)}"
+        )
 
     def _find(self, path: str, value: Any, depth: int) -> tuple[str, Any]:
         """Descend to the deepest part of value that can't be encoded by itself."""
         if depth:
-            for step, part in _parts(value):
+            for step, part in _parts(value) or ():
                 try:
                     self._encoder.encode(part)
-                except Exception:
+                except KeyboardInterrupt:
+                    raise
+                except BaseException:
                     return self._find(path + step, part, depth - 1)
         return path, value
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+_NO_EQUALITY: Any = object.__eq__
+_NON_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
+_LEAVES = (str, int, float, bytes, bytearray, type(None))
+_PATH = re.compile(r"(?s)(.*) - at `(?:key in )?\$(.*)`")
+
+
+def name_field(message: str) -> str:
+    """Return msgspec's message about data that does not fit with the field in front of it."""
+    match = _PATH.fullmatch(message)
+    return f"{_where(match[2])}{match[1]}" if match else message
+
+
+def _where(path: str) -> str:
+    return f"field {path.lstrip('.')!r}: " if path else ""
+
+
+def _kind(value: Any) -> str:
+    return type(value).__qualname__
+
+
+def _text(error: BaseException, *, plain: type[Exception] = msgspec.MsgspecError) -> str:
+    """Return what the error says; of msgspec's own ones without the class, which tells nothing."""
+    words = describe(error)
+    return words.partition(": ")[2] or words if isinstance(error, (plain, msgspec.MsgspecError)) else words
+
+
+def _equal(value: Any, decoded: Any) -> bool:
+    try:
+        return bool(value == decoded)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return False  # a signalling Decimal, an array: it can't tell
+
+
+def _without_equality(value: Any, decoded: Any) -> bool:
+    """Tell whether the class of the two leaves open what is equal, or can't answer."""
+    if type(value).__eq__ is _NO_EQUALITY:
+        return True
+    try:
+        bool(value == decoded)
+    except Exception:
+        return True
+    return False
+
+
+def _field_names(value: Any) -> Sequence[str] | None:
+    """Return the names of the fields of an object, or None if it has none that are known."""
+    if isinstance(value, msgspec.Struct):
+        return value.__struct_fields__
+    if dataclasses.is_dataclass(value):
+        return [field.name for field in dataclasses.fields(value)]
+    attributes = getattr(type(value), "__attrs_attrs__", None)
+    return None if attributes is None else [attribute.name for attribute in attributes]
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
+    """Return the parts of value, each with the step that leads to it; None if it has none that are known."""
     if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield f"[{key!r}]", part
-    elif isinstance(value, (list, tuple)):
-        for index, part in enumerate(value):
-            yield f"[{index}]", part
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield f".{field.name}", getattr(value, field.name, None)
-    elif isinstance(value, msgspec.Struct):
-        for name in value.__struct_fields__:
-            yield f".{name}", getattr(value, name, None)
+        return ((f"[{key!r}]", part) for key, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return ((f"[{index}]", part) for index, part in enumerate(value))
+    if isinstance(value, (set, frozenset)):
+        return (("", part) for part in value)
+    if isinstance(value, enum.Enum):
+        return iter((("", value.value),))
+    names = _field_names(value)
+    return None if names is None else ((f".{name}", getattr(value, name, None)) for name in names)
+
+
+def _nested_too_deep(encoded: bytes) -> bool:
+    """Tell whether brackets stand in each other deeper than MAX_NESTING: by a few passes in C.
+
+    Brackets within strings don't count. What remains are the brackets; each pass takes out the innermost
+    pairs, so that the number of passes is the depth.
+    """
+    if encoded.count(b"[") + encoded.count(b"{") <= MAX_NESTING:
+        return False
+    if b"\\" in encoded:
+        encoded = encoded.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = encoded.translate(_AS_BRACKETS, _NO_BRACKETS)
+    if b'"' in brackets:
+        brackets = _STRINGS.sub(b"", brackets.replace(b'""', b""))
+    for _ in range(MAX_NESTING):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
+
+
+_AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
+_STRINGS = re.compile(rb'"[^"]*"')
+
+
+# -- types
+
+
+def _type_info(type_: Any) -> Any:
+    try:
+        return msgspec.inspect.type_info(type_)
+    except Exception:
+        return None
+
+
+def _can_nest(info: Any, outer: tuple[Any, ...]) -> bool:
+    """Tell whether objects of the type may be nested without a bound: untyped parts, hooks, recursion."""
+    if info is None or isinstance(info, _UNBOUNDED) or any(info is other for other in outer):
+        return True
+    inner = partial(_can_nest, outer=(*outer, info))
+    return any(map(inner, _inner_types(info)))
+
+
+_UNBOUNDED = (msgspec.inspect.AnyType, msgspec.inspect.RawType, msgspec.inspect.CustomType)
+
+
+def _inner_types(info: Any) -> Iterator[Any]:
+    for name in info.__struct_fields__:
+        part = getattr(info, name)
+        for inner in part if isinstance(part, tuple) else (part,):
+            if isinstance(inner, msgspec.inspect.Field):
+                yield inner.type
+            elif isinstance(inner, msgspec.inspect.Type):
+                yield inner
+
+
+def _opening(info: Any) -> frozenset[int] | None:
+    """Return the first bytes of JSON that decodes as the type for certain; empty: all; None: it can't be told.
+
+    So it is with untyped dicts and lists, whose parts may be anything.
+    """
+    any_type = msgspec.inspect.AnyType()
+    if info == any_type:
+        return frozenset()
+    keys = (any_type, msgspec.inspect.StrType())
+    if info in [msgspec.inspect.DictType(key, any_type) for key in keys]:
+        return frozenset(b"{")
+    if info == msgspec.inspect.ListType(any_type):
+        return frozenset(b"[")
+    return None
