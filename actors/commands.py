@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,12 +17,13 @@ from .burial import apply_error, fail_all, letter_of, settle_burials
 from .errors import LetterNotFound, key_halted
 from .fold import fold
 from .observer import tell
-from .receipt import Applied
+from .receipt import applied_of
 
 if TYPE_CHECKING:
     from .burial import Burial
     from .counters import InFlight
     from .projection_actor import ProjectionActor
+    from .receipt import Applied
 
 
 class Command(ABC):
@@ -71,6 +73,10 @@ class Command(ABC):
         return Amend(amendment, actor.actor_inbox.put_signal)
 
 
+TOMBSTONE = b"null"
+"""The state of a wiped key."""
+
+
 class Replacement(Command):
     """Put this state in place of whatever the key holds, under a new epoch: a rebuild or a wipe."""
 
@@ -79,8 +85,11 @@ class Replacement(Command):
         self.state = state
         self.done: Future[Position] = Future()
 
-    def begin(self, actor: ProjectionActor) -> Write | Amend:
-        """Write over the row, and over no newer one."""
+    def begin(self, actor: ProjectionActor) -> Write | Amend | None:
+        """Write over the row, and over no newer one: neither of a later version nor of a newer release."""
+        if self.state != TOMBSTONE and (newer := actor.newer_schema()) is not None:
+            self.fail(newer)
+            return None
         if actor.halted:  # it stays so for as long as events are parked: nobody has decided about them
             return self._write(actor, self.position, self.state)
         props = actor.props
@@ -92,7 +101,7 @@ class Replacement(Command):
         announce_replacement(actor.props, actor.key, self)
 
     def fail(self, error: Exception) -> None:
-        self.done.set_exception(error)
+        fail_future(self.done, error)
 
 
 class Recalled(NamedTuple):
@@ -103,10 +112,15 @@ class Recalled(NamedTuple):
 
 
 class Retried(NamedTuple):
-    """What became of a Retry: the changes, and what the event after them raised."""
+    """The outcome of a Retry: the committed changes, and the error of the event after them."""
 
-    applied: tuple[Applied, ...]
+    turn: Committed
     error: Exception | None = None
+
+    @property
+    def applied(self) -> tuple[Applied, ...]:
+        """The changes; their deltas are decoded here, on the thread that asks."""
+        return tuple(applied_of(self.turn, index) for index in range(len(self.turn.deltas)))
 
 
 class Retry(Command):
@@ -139,6 +153,8 @@ class Retry(Command):
             return None
         deltas, cause = fold(props.apply, props.encode_delta, state, self.letters, inf)
         encoded = b""
+        if cause is None and (bad := props.check_deltas(deltas)) is not None:
+            deltas, cause = deltas[: bad[0]], bad[1]
         if cause is None:
             try:
                 encoded = props.encode_state(state)
@@ -170,16 +186,10 @@ class Retry(Command):
         props.counters.add(events=len(turn.deltas), retried=len(turn.deltas))
         tell(props.observers, lambda observer: observer.applied(turn, monotonic() - actor.last_turn))
         actor.forget()  # whether it is still halted, the row says
-        applied = tuple(
-            Applied(
-                turn.projection, turn.key, turn.epoch, turn.base_version + number, props.decode_delta(delta)
-            )
-            for number, delta in enumerate(turn.deltas, 1)
-        )
-        self.done.set_result(Retried(applied, self._error or failure))
+        self.done.set_result(Retried(turn, self._error or failure))
 
     def fail(self, error: Exception) -> None:
-        self.done.set_exception(error)
+        fail_future(self.done, error)
 
     def rejected(self, error: StoreError) -> Sequence[Any]:
         """Try with half of the letters, down to the one that makes a state which can't be stored."""
@@ -244,6 +254,12 @@ class Park(Command):
     def conflicted(self, actor: ProjectionActor) -> Sequence[Any]:  # noqa: ARG002
         """Put the events back: on the newer row they may be good, or the key no longer halted."""
         return self.deliveries
+
+
+def fail_future(done: Future[Any], error: Exception) -> None:
+    """End a future with an error, unless it has an outcome already."""
+    with suppress(InvalidStateError):
+        done.set_exception(error)
 
 
 def first_command(batch: Sequence[Any]) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..store import Amend, Load, Row, Write
+from ..store import Amend, Load, Row, StoreError, Write
 
 if TYPE_CHECKING:
     from .activity import Activity
@@ -37,9 +37,12 @@ class Props:
     apply: Callable[[Any, Any], Any]
     new_state: Callable[[], Any]
     encode_state: Callable[[Any], bytes]
+    """Raises unless the bytes can be read back as the state."""
     decode_state: Callable[[bytes], Any]
     encode_delta: Callable[[Any], bytes]
     decode_delta: Callable[[bytes], Any]
+    check_deltas: Callable[[Sequence[bytes]], tuple[int, Exception] | None]
+    """Returns the place of the first delta that does not decode, and the error."""
     encode_event: Callable[[Any], bytes]
     tell_writer: Callable[[Load | Write | Amend], None]
     broadcaster: Broadcaster | None
@@ -58,6 +61,9 @@ class Props:
     halts: bool
     """An event that can't be folded parks its key, and what follows it."""
     retired: Callable[[Any], None] = field(init=False)  # the Supervisor's own
+
+    given_up: StoreError | None = field(init=False, default=None)
+    """Set when a close runs out of time: what every event raises that is not committed yet."""
 
     def state_of(self, row: Row | None) -> Any:
         """Return the state that a row holds, or a new one if there is none."""

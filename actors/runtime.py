@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from msgspec import json as _json
 
 from ..store import Codec, Position, ProjectionError, Row, Snapshot, StoreError, check_key, new_epoch
-from .burial import apply_error, undecodable_row
-from .commands import Replacement
+from ..store.describe import describe
+from .burial import apply_error, newer_row, undecodable_row
+from .commands import TOMBSTONE, Replacement
 from .dead_letters import DeadLetters
 from .dispatcher import on_dispatcher_thread
 from .errors import InvalidEvent, StateNotFound, WouldDeadlock
@@ -19,9 +20,6 @@ from .receipt import Applied, Delivery, JointReceipt, Receipt
 if TYPE_CHECKING:
     from .supervisor import Supervisor
     from .system import ProjectionSystem
-
-TOMBSTONE = b"null"
-
 
 class ProjectionRuntime(Generic[EventT, StateT]):
     """One projection in one system. Made by ``ProjectionSystem.register``; safe from any thread.
@@ -36,6 +34,9 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         encode, decode = projection.encode_hook, projection.decode_hook
         self.state_codec = Codec(projection.state_type, encode_hook=encode, decode_hook=decode)
         self.delta_codec = Codec(delta_type(projection), encode_hook=encode, decode_hook=decode)
+        # Off: for states too large to be decoded after each turn, of an app that knows them to come back.
+        self.verifies = projection.verify
+        self.check_deltas = self.delta_codec.decodes if self.verifies else _trust
         self.hooks: list[Callable[[str, Any], object]] = []
         self.dead_letters = DeadLetters(self, system)
         self._system = system
@@ -92,18 +93,19 @@ class ProjectionRuntime(Generic[EventT, StateT]):
 
     def _keys_of(self, event: EventT) -> Iterable[str]:
         try:
+            keys = self._keys(event)
+            if isinstance(keys, str):
+                msg = f"keys() returned the str {keys!r}: return a list or tuple of keys, or define key(event)"
+                raise TypeError(msg)
             # Each once, and all checked before the first takes the event.
-            keys = dict.fromkeys(self._keys(event))
+            return dict.fromkeys([check_key(key, projection=self.name) for key in keys])
         except Exception as cause:
             self._no_key(event, cause)
-        for key in keys:
-            check_key(key, projection=self.name)
-        return keys
 
     def _no_key(self, event: EventT, cause: Exception) -> NoReturn:
         if isinstance(cause, ProjectionError):
             raise cause
-        msg = f"{self.name}: key() raised for {type(event).__qualname__}: {type(cause).__qualname__}: {cause}"
+        msg = f"{self.name}: key() raised for {type(event).__qualname__}: {describe(cause)}"
         raise InvalidEvent(msg, event=event, projection=self.name) from cause
 
     def running(self) -> Supervisor:
@@ -122,12 +124,11 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             msg = f"{self.name}: say which event this is, one of {names}"
             raise InvalidEvent(msg, event=data, projection=self.name)
         for cls in known:
-            full = f"{cls.__module__}.{cls.__qualname__}"
-            if event_type in (None, full, cls.__qualname__):
+            if event_type is None or _is_named(cls, event_type):
                 try:
                     event: EventT = Codec(cls, decode_hook=self.projection.decode_hook).decode(data)
                 except ValueError as cause:
-                    msg = f"{self.name}: this {cls.__qualname__} does not decode: {cause}"
+                    msg = f"{self.name}: this {cls.__qualname__} does not decode: {describe(cause)}"
                     raise InvalidEvent(msg, event=data, projection=self.name) from cause
                 return event
         msg = f"{self.name}: {event_type} is no event of it"
@@ -188,13 +189,16 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         if row.schema_version == known or row.is_tombstone:
             return row
         if row.schema_version > known:
-            msg = (
-                f"{self.name}: the row has schema {row.schema_version}, this process knows {known} at most: a newer "
-                "release has written it. The row is untouched; run the newer release"
-            )
-            raise StoreError(msg, projection=self.name)
+            raise newer_row(self.name, None, row.schema_version, known)
         upgraded = self.projection.upgrade(_json.decode(row.state), row.schema_version)
         return row._replace(state=self.state_codec.encode(upgraded), schema_version=known)
+
+    def encode_state(self, state: StateT) -> bytes:
+        """Return a state as JSON that reads back as the same state. Raises EncodeError that names the field."""
+        encoded = self.state_codec.encode(state)
+        if self.verifies:
+            self.state_codec.verify(state, encoded)
+        return encoded
 
     # -- replacing
 
@@ -209,7 +213,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         """
         check_key(key, projection=self.name)
         state: StateT = self.projection.state_type()
-        version = 0
+        version, event = 0, None
         for version, event in enumerate(events, 1):
             if key not in self._keys_of(event):
                 msg = f"{self.name}: event {version} of the rebuild, {event!r}, is not for key {key!r}"
@@ -218,7 +222,11 @@ class ProjectionRuntime(Generic[EventT, StateT]):
                 self.projection.apply(state, event)
             except Exception as cause:
                 raise apply_error(self.name, key, version, event, cause, kept=False) from cause
-        self._replace(key, version, self.state_codec.encode(state) if version else TOMBSTONE)
+        try:
+            encoded = self.encode_state(state) if version else TOMBSTONE
+        except Exception as cause:
+            raise apply_error(self.name, key, version, event, cause, kept=False) from cause
+        self._replace(key, version, encoded)
         return state
 
     def wipe(self, key: str) -> None:
@@ -243,6 +251,18 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         """
         self.hooks.append(hook)
         return hook
+
+
+def _trust(_deltas: Sequence[bytes]) -> None:
+    """Check nothing."""
+
+
+def _is_named(cls: type[Any], name: str) -> bool:
+    """Return whether a letter's name means this class: a script's __main__ is imported by another name elsewhere."""
+    module = name.removesuffix(cls.__qualname__)
+    if module == name or not (module == "" or module.endswith(".")):
+        return False
+    return module in ("", f"{cls.__module__}.", "__main__.") or cls.__module__ == "__main__"
 
 
 def _with_subclasses(classes: tuple[type[Any], ...]) -> list[type[Any]]:
