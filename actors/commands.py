@@ -151,10 +151,8 @@ class Retry(Command):
         except Exception as error:
             self.fail(error)
             return None
-        deltas, cause = fold(props.apply, props.encode_delta, state, self.letters, inf)
+        deltas, cause = fold(props, state, self.letters, inf)
         encoded = b""
-        if cause is None and (bad := props.check_deltas(deltas)) is not None:
-            deltas, cause = deltas[: bad[0]], bad[1]
         if cause is None:
             try:
                 encoded = props.encode_state(state)

@@ -118,12 +118,9 @@ class ProjectionActor(RowActor):
     def _fold(self, batch: list[Delivery]) -> None:
         props, state = self.props, self.state
         turn_ends = monotonic() + self.dispatcher.turn_seconds
-        deltas, error = fold(props.apply, props.encode_delta, state, batch, turn_ends)
+        deltas, error = fold(props, state, batch, turn_ends)
         if error is not None:
             self._poisoned(batch, len(deltas), error)
-            return
-        if (bad := props.check_deltas(deltas)) is not None:
-            self._poisoned(batch, *bad)
             return
         if len(deltas) < len(batch):
             self.actor_inbox.put_back(batch[len(deltas) :])

@@ -41,6 +41,8 @@ class Props:
     decode_state: Callable[[bytes], Any]
     encode_delta: Callable[[Any], bytes]
     decode_delta: Callable[[bytes], Any]
+    explain_delta: Callable[[Any, BaseException], BaseException]
+    """Says of a delta that ``encode_delta`` refused which field is to blame."""
     check_deltas: Callable[[Sequence[bytes]], tuple[int, Exception] | None]
     """Returns the place of the first delta that does not decode, and the error."""
     encode_event: Callable[[Any], bytes]

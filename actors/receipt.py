@@ -154,6 +154,11 @@ class Delivery(Receipt, eq=False, kw_only=True):
     def done(self) -> bool:
         return self._settled is not None
 
+    def result(self, timeout: float | None = None) -> tuple[Applied, ...]:
+        if self._settled is None:
+            self._wait(timeout)
+        return self._outcome()
+
     @staticmethod
     def commit(deliveries: Sequence[Delivery], committed: Committed) -> None:
         """Resolve all: each event became the delta of the committed turn at its own place.
