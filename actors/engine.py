@@ -130,8 +130,8 @@ class Engine:
         self._give_up.set()
         for supervisor in self._supervisors:
             supervisor.give_up(error, wake=not in_time)
-        if not in_time:
-            # Turns under way end with what the writer says of them.
+        # Turns under way end with what the writer says of them; a database that does not answer is cut off.
+        if not in_time and not self.in_flight.wait_for_none(deadline - grace * 3 / 4):
             self._store.interrupt()
             self.in_flight.wait_for_none(deadline - grace / 2)
         ended = self._sweeper.stop(deadline)

@@ -57,22 +57,28 @@ class Mailbox:
 
     def put(self, message: Any) -> None:
         """Queue message. Raises MailboxSealed if the actor has ended, BlockingIOError at the limit."""
+        if not self.offer(message):
+            raise MailboxSealed if self._phase == _SEALED else BlockingIOError
+
+    def offer(self, message: Any) -> bool:
+        """Queue message. False: the actor has ended, or there is no room."""
         with self._lock:
             if self._phase == _SEALED:
-                raise MailboxSealed
+                return False
             messages = self._messages
             if messages is None:
                 self._messages = [message]
                 self._since = monotonic()
             elif len(messages) >= self.limit:
-                raise BlockingIOError
+                return False
             else:
                 messages.append(message)
             if self._phase != _IDLE or self._suspended:
-                return
+                return True
             self._phase = _SCHEDULED
             actor = self._actor
         actor.dispatcher.submit(actor)  # type: ignore[union-attr]  # only a sealed mailbox has none
+        return True
 
     def put_signal(self, signal: Any) -> None:
         """Queue a message of the runtime, ahead of all others. Raises MailboxSealed."""

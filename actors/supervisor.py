@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..store import check_key
 from .dispatcher import on_dispatcher_thread
-from .errors import Closed, MailboxFull, MailboxSealed
+from .errors import Closed, MailboxFull
 from .projection_actor import ProjectionActor
 from .receipt import Delivery
 
@@ -59,9 +59,8 @@ class Supervisor:
             # Looked at after that: a close sets it first and then ends all that were accepted.
             if self._closed or len(accepted) > self._limit:
                 self._wait_to_be_accepted(delivery, key)
-            try:
-                self.actors[key].actor_inbox.put(delivery)
-            except (KeyError, MailboxSealed, BlockingIOError):
+            actor = self.actors.get(key)
+            if actor is None or not actor.actor_inbox.offer(delivery):
                 # No actor yet, one that has just retired, or no room.
                 self._put(key, delivery)
         except BaseException:
@@ -111,16 +110,13 @@ class Supervisor:
             if prepare is not None:
                 prepare(actor)
             mailbox = actor.actor_inbox
-            try:
-                mailbox.put(message)
-            except MailboxSealed:
-                self._unmap(actor)
-            except BlockingIOError:
-                limit = mailbox.limit
-                if on_dispatcher_thread() or not mailbox.wait_for_room(deadline):
-                    self._refuse(f"the mailbox of key {key!r} holds {limit} events", key, limit)
-            else:
+            if mailbox.offer(message):
                 return
+            if mailbox.sealed:
+                self._unmap(actor)
+            elif on_dispatcher_thread() or not mailbox.wait_for_room(deadline):
+                limit = mailbox.limit
+                self._refuse(f"the mailbox of key {key!r} holds {limit} events", key, limit)
 
     def _withdraw(self, key: str, message: Any) -> None:
         """Take a message back that somebody was interrupted in putting, if no actor has it yet."""

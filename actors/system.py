@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..store import Row, SnapshotStore
@@ -342,7 +342,7 @@ class ProjectionSystem:
 
 def _interrupts_keyfold() -> bool:
     """Return whether this thread was interrupted within Keyfold, where it may hold a lock: by a signal handler."""
-    frame = sys._getframe(2)  # noqa: SLF001  # the caller of close()
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # close() itself, which is no interruption
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module in _WITH_LOCKS and frame.f_code not in _CLOSING:
