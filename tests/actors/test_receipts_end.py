@@ -41,7 +41,8 @@ _SOURCES = Path(keyfold.actors.__file__).parent
 
 def outcomes(receipts: list[Receipt]) -> list[str]:
     """What became of each; a TimeoutError if one has not ended."""
-    return [type(receipt.exception(0)).__name__ for receipt in receipts]
+    errors = [receipt.exception(0) for receipt in receipts]
+    return ["StoreError" if isinstance(error, StoreError) else type(error).__name__ for error in errors]
 
 
 # -- close
