@@ -7,7 +7,7 @@ import enum
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,8 @@ EncodeHook = Callable[[Any], Any]
 DecodeHook = Callable[[type[Any], Any], Any]
 
 _DEPTH = 50
+_LONGEST_SHOWN = 100
+_Difference = tuple[str, str]
 
 MAX_NESTING = 200
 """How deep lists, dicts and objects may stand in each other. The decoder of msgspec calls itself for each level,
@@ -87,12 +89,12 @@ class Codec:
         """
         try:
             encoded = self._encoder.encode(value)
-        except KeyboardInterrupt:
+            if b"null" in encoded or len(encoded) > self._shallow:
+                self._check(value, encoded)
+        except (KeyboardInterrupt, ReadBackError):
             raise
         except BaseException as error:
             raise self._explain(value, error) from error
-        if b"null" in encoded or len(encoded) > self._shallow:
-            self._check(value, encoded)
         return encoded
 
     def decode(self, data: bytes | str) -> Any:
@@ -130,11 +132,7 @@ class Codec:
             msg = f"{self._refusal(encoded, error)}: it could not be read back"
             raise ReadBackError(msg) from error
         if not _equal(value, decoded):
-            difference = self._difference("", value, decoded)
-            if difference is not None:
-                path, why = difference
-                msg = f"{_where(path)}{why}"
-                raise ReadBackError(msg)
+            self._compare(value, decoded)
 
     def decodes(self, encoded: Sequence[bytes]) -> tuple[int, DecodeError] | None:
         """Tell whether all of these decode as the type.
@@ -199,9 +197,9 @@ class Codec:
         return None
 
     def _too_deep(self, value: Any) -> str:
-        for path, _, depth in self._walk(value):
+        for path, part, depth in self._walk(value):
             if depth >= MAX_NESTING and not isinstance(part, _LEAVES):
-                return path[:100] + "…" if len(path) > 100 else path  # noqa: PLR2004
+                return path if len(path) <= _LONGEST_SHOWN else f"{path[:_LONGEST_SHOWN]}…"
         return ""
 
     def _walk(self, value: Any) -> Iterator[tuple[str, Any, int]]:
@@ -219,13 +217,27 @@ class Codec:
         parts = _parts(value)
         if parts is not None:
             yield from parts
-        elif self._hook is not None:
+        elif self._hook is not None and _is_foreign(value):
             yield "", self._hook(value)
 
     # -- what comes back as something else
 
-    def _difference(self, path: str, value: Any, decoded: Any) -> tuple[str, str] | None:
-        """Return where the two differ, and how; None if equality alone can't tell them to be the same."""
+    def _compare(self, value: Any, decoded: Any) -> None:
+        """Raise ReadBackError unless the two differ only where equality can't tell."""
+        try:
+            difference = self._difference("", value, decoded)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            msg = f"it does not come back equal, and looking for the field raised {describe(error)}"
+            raise ReadBackError(msg) from error
+        if difference is not None:
+            path, why = difference
+            msg = f"{_where(path)}{why}"
+            raise ReadBackError(msg)
+
+    def _difference(self, path: str, value: Any, decoded: Any) -> _Difference | None:
+        """Return where the two differ, and how; None if it is only that equality can't tell."""
         if _equal(value, decoded):
             return None
         if isinstance(value, dict) and isinstance(decoded, dict):
@@ -233,37 +245,47 @@ class Codec:
         if type(value) is not type(decoded):
             return path, f"a {_kind(value)} comes back as a {_kind(decoded)}: {_SAY_WHAT_IT_IS}"
         if isinstance(value, (list, tuple)):
-            pairs = [(f"[{index}]", *pair) for index, pair in enumerate(zip(value, decoded, strict=False))]
-            found = self._first(path, pairs)
-            if found is None and len(value) != len(decoded):
-                return path, f"{len(value)} elements come back as {len(decoded)}"
-            return found
+            return self._lists_differ(path, value, decoded)
         names = _field_names(value)
-        if names is not None:
-            lost = object()
-            return self._first(
-                path,
-                [(f".{name}", getattr(value, name, lost), getattr(decoded, name, lost)) for name in names],
-            )
-        return self._leaves_differ(path, value, decoded)
+        if names is None:
+            return self._leaves_differ(path, value, decoded)
+        lost = object()
+        return self._first(
+            path,
+            [f".{name}" for name in names],
+            [getattr(value, name, lost) for name in names],
+            [getattr(decoded, name, lost) for name in names],
+        )
 
-    def _first(self, path: str, pairs: list[tuple[str, Any, Any]]) -> tuple[str, str] | None:
-        differences = (self._difference(path + step, value, decoded) for step, value, decoded in pairs)
-        return next((difference for difference in differences if difference is not None), None)
+    def _first(
+        self, path: str, steps: Iterable[str], values: Iterable[Any], decoded: Iterable[Any]
+    ) -> _Difference | None:
+        for step, value, other in zip(steps, values, decoded, strict=True):
+            difference = self._difference(path + step, value, other)
+            if difference is not None:
+                return difference
+        return None
 
-    def _dicts_differ(
-        self, path: str, value: dict[Any, Any], decoded: dict[Any, Any]
-    ) -> tuple[str, str] | None:
+    def _lists_differ(self, path: str, value: Sequence[Any], decoded: Sequence[Any]) -> _Difference | None:
+        if len(value) != len(decoded):
+            return path, f"{len(value)} elements come back as {len(decoded)}"
+        return self._first(path, (f"[{index}]" for index in range(len(value))), value, decoded)
+
+    def _dicts_differ(self, path: str, value: dict[Any, Any], decoded: dict[Any, Any]) -> _Difference | None:
         for key in value:
             if key not in decoded:
-                return f"{path}[{key!r}]", (
-                    f"{_kind(key)} keys don't come back as {_kind(key)}: use str keys, or annotate them"
+                kind = _kind(key)
+                return (
+                    f"{path}[{key!r}]",
+                    f"{kind} keys don't come back as {kind}: use str keys, or annotate them",
                 )
         if len(value) != len(decoded):
             return path, f"{len(value)} keys come back as {len(decoded)}"
-        return self._first(path, [(f"[{key!r}]", part, decoded[key]) for key, part in value.items()])
+        return self._first(
+            path, (f"[{key!r}]" for key in value), value.values(), (decoded[key] for key in value)
+        )
 
-    def _leaves_differ(self, path: str, value: Any, decoded: Any) -> tuple[str, str] | None:
+    def _leaves_differ(self, path: str, value: Any, decoded: Any) -> _Difference | None:
         """Compare what has no parts: by its encoding, unless its class knows better what is equal."""
         if isinstance(value, _LEAVES) or _without_equality(value, decoded):
             try:
@@ -273,7 +295,7 @@ class Codec:
                 raise
             except BaseException:  # noqa: S110  # then they differ
                 pass
-        return path, f"{value!r} comes back as {decoded!r}"
+        return path, f"{_shown(value)} comes back as {_shown(decoded)}"
 
     def _forms(self, value: Any) -> list[bytes]:
         parts = value if isinstance(value, (set, frozenset)) else (value,)
@@ -289,8 +311,55 @@ class Codec:
         explained.__cause__ = error
         return explained
 
-    def _refusal(self, encoded: bytes, error: BaseException) -> str:  # noqa: ARG002
-        return name_field(_text(error))
+    def _refusal(self, encoded: bytes, error: BaseException) -> str:
+        """Return the decoder's message with the field in front, and with the keys where msgspec says ``[...]``."""
+        message = _text(error)
+        match = _PATH.fullmatch(message)
+        if match is None:
+            return message
+        what, path = match.groups()
+        return f"{_where(self._exact_path(encoded, message, path))}{what}"
+
+    def _exact_path(self, encoded: bytes, message: str, path: str) -> str:
+        """Return the path with the keys of the parts that don't decode, or as it is if they are not found."""
+        exact = ""
+        try:
+            node = plain = msgspec.json.decode(encoded)
+            for step in _STEPS.findall(path):
+                if step != "[...]":
+                    exact += step
+                    node = node[int(step[1:-1])] if step[0] == "[" else node[step[1:]]
+                elif isinstance(node, dict):
+                    key, node = self._bisect(plain, node, message)
+                    exact += f"[{key!r}]"
+                else:
+                    return path
+        except (LookupError, ValueError, TypeError):
+            return path
+        return exact
+
+    def _bisect(self, plain: Any, node: dict[str, Any], message: str) -> tuple[str, Any]:
+        """Leave but one item in a dict that is a part of plain: the first that the decoder complains of."""
+        items = list(node.items())
+        while len(items) > 1:
+            middle = len(items) // 2
+            node.clear()
+            node.update(items[:middle])
+            items = items[:middle] if self._complaint(plain) == message else items[middle:]
+        node.clear()
+        node.update(items)
+        if self._complaint(plain) != message:
+            raise LookupError
+        return items[0]
+
+    def _complaint(self, plain: Any) -> str | None:
+        try:
+            self._decoder.decode(msgspec.json.encode(plain))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            return _text(error)
+        return None
 
     def _explain(self, value: Any, error: BaseException) -> EncodeError:
         path, guilty = self._find("", value, _DEPTH)
@@ -314,6 +383,7 @@ class Codec:
 _NO_EQUALITY: Any = object.__eq__
 _NON_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
 _LEAVES = (str, int, float, bytes, bytearray, type(None))
+_STEPS = re.compile(r"\[\.\.\.\]|\[\d+\]|\.[^.\[]+")
 _PATH = re.compile(r"(?s)(.*) - at `(?:key in )?\$(.*)`")
 
 
@@ -327,6 +397,11 @@ def _where(path: str) -> str:
     return f"field {path.lstrip('.')!r}: " if path else ""
 
 
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}…"
+
+
 def _kind(value: Any) -> str:
     return type(value).__qualname__
 
@@ -335,6 +410,15 @@ def _text(error: BaseException, *, plain: type[Exception] = msgspec.MsgspecError
     """Return what the error says; of msgspec's own ones without the class, which tells nothing."""
     words = describe(error)
     return words.partition(": ")[2] or words if isinstance(error, (plain, msgspec.MsgspecError)) else words
+
+
+def _is_foreign(value: Any) -> bool:
+    """Tell whether msgspec asks the hook for a form of value."""
+    try:
+        msgspec.json.encode(value)
+    except TypeError:
+        return True
+    return False
 
 
 def _equal(value: Any, decoded: Any) -> bool:
@@ -369,7 +453,7 @@ def _field_names(value: Any) -> Sequence[str] | None:
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
     """Return the parts of value, each with the step that leads to it; None if it has none that are known."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return ((f"[{key!r}]", part) for key, part in value.items())
     if isinstance(value, (list, tuple)):
         return ((f"[{index}]", part) for index, part in enumerate(value))
