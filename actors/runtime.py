@@ -14,6 +14,8 @@ from .commands import TOMBSTONE, Replacement
 from .dead_letters import DeadLetters
 from .dispatcher import on_dispatcher_thread
 from .errors import InvalidEvent, StateNotFound, WouldDeadlock
+from .event_bus import MAX_CLASSES
+from .event_check import EventCheck, make_event_check
 from .projection import EventT, Projection, StateT, delta_type, event_types, overrides_keys
 from .receipt import Applied, Delivery, JointReceipt, Receipt
 
@@ -40,6 +42,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         self.hooks: list[Callable[[str, Any], object]] = []
         self.dead_letters = DeadLetters(self, system)
         self._system = system
+        self._checks: dict[type[Any], EventCheck] = {}
         self._key = projection.key
         self._keys = projection.keys
         self._fans_out = overrides_keys(projection)
@@ -67,6 +70,11 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             self._no_key(event, cause)
         if key is None:
             return JointReceipt(parts=())
+        if type(key) is not str:
+            key = check_key(key, projection=self.name)
+        reason = (self._checks.get(type(event)) or self._make_check(type(event)))(event)
+        if reason is not None:
+            self._refuse(event, reason)
         return (self.supervisor or self._start()).deliver(key, event)
 
     def _accept_many(self, event: EventT) -> Receipt:
@@ -81,8 +89,13 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         since somebody has the event already.
         """
         try:
+            keys = self._keys_of(event)
+            if keys:
+                reason = (self._checks.get(type(event)) or self._make_check(type(event)))(event)
+                if reason is not None:
+                    self._refuse(event, reason)
             supervisor = self.supervisor or self._start()
-            for key in self._keys_of(event):
+            for key in keys:
                 parts.append(supervisor.deliver(key, event))  # noqa: PERF401  # the ones before a refusal count
         except ProjectionError as refusal:
             if not parts:
@@ -91,7 +104,26 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             refused.fail(refusal)
             parts.append(refused)
 
-    def _keys_of(self, event: EventT) -> Iterable[str]:
+    def _make_check(self, event_class: type[Any]) -> EventCheck:
+        """Return what tells whether an event of this class can be kept, and read back to be folded later."""
+        projection = self.projection
+        try:
+            codec = Codec(event_class, encode_hook=projection.encode_hook, decode_hook=projection.decode_hook)
+        except Exception:
+            codec = None  # msgspec knows nothing of the class
+        check = make_event_check(
+            event_class, codec, self._system.settings.event_bytes, required=projection.on_error == "halt"
+        )
+        if len(self._checks) >= MAX_CLASSES:
+            self._checks = {}  # an app that makes classes as it goes must not have all of them kept
+        self._checks[event_class] = check
+        return check
+
+    def _refuse(self, event: EventT, reason: str) -> NoReturn:
+        msg = f"{self.name}: {type(event).__qualname__} can't be accepted: {reason}"
+        raise InvalidEvent(msg, event=event, projection=self.name)
+
+    def _keys_of(self, event: EventT) -> dict[str, None]:
         try:
             keys = self._keys(event)
             if isinstance(keys, str):

@@ -45,15 +45,13 @@ class Supervisor:
         self._closed = False
 
     def deliver(self, key: str, event: Any) -> Delivery:
-        """Put event into the mailbox of the key's actor, and return its Receipt.
+        """Put event into the mailbox of the key's actor, and return its Receipt. ``key`` is a plain str.
 
         Raises InvalidKey, Closed, or MailboxFull once the dispatch timeout has passed without room. Whatever
         else is raised in between (a signal handler may raise at any line), the event is then not under way.
         """
         delivery = Delivery(event=event)
         try:
-            if key.__class__ is not str:
-                key = check_key(key, projection=self.props.projection)
             accepted = self._accepted
             accepted.add(delivery)
             # Looked at after that: a close sets it first and then ends all that were accepted.
