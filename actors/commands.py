@@ -89,10 +89,27 @@ class Replacement(Command):
 
     def saved(self, actor: ProjectionActor) -> None:
         actor.forget()
+        actor.props.degraded.clear(actor.key)
         announce_replacement(actor.props, actor.key, self)
 
     def fail(self, error: Exception) -> None:
         self.done.set_exception(error)
+
+
+class Repair(Replacement):
+    """Put a state given by an operator in place of a broken one, under a new epoch.
+
+    The version stays, as it counts the events that the row stands for. The row is not decoded.
+    """
+
+    def __init__(self, state: bytes) -> None:
+        super().__init__(Position(new_epoch(), 1), state)
+
+    def begin(self, actor: ProjectionActor) -> Write | Amend:
+        """Write over the row at its version; 1 stands where there is no row, or a tombstone."""
+        version = actor.base.version if actor.base is not None else 0
+        self.position = self.position._replace(version=max(1, version))
+        return super().begin(actor)
 
 
 class Recalled(NamedTuple):

@@ -13,7 +13,8 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..store import Row, SnapshotStore
+from ..store import Row, SnapshotStore, StoreUnavailable
+from .degraded import Degraded
 from .engine import Engine
 from .errors import AlreadyRegistered, Closed, UnknownProjection
 from .event_bus import EventBus
@@ -36,6 +37,9 @@ _logger = logging.getLogger("keyfold.system")
 
 _FAREWELL_SECONDS = 0.5
 """What subscribers get for their goodbye though the database has used up the timeout."""
+
+_KEYS_A_LOOK = 20
+"""Keys of a projection that are read again at each report, while their rows are known not to load."""
 
 _systems: weakref.WeakSet[ProjectionSystem] = weakref.WeakSet()
 
@@ -62,6 +66,7 @@ class ProjectionSystem:
         self.projections: dict[str, ProjectionRuntime[Any, Any]] = {}
         self._fresh()
         self.reporter = Reporter(self)
+        self.reporter.hooks.append(self._look_again)
         self._fork_hooks: list[Callable[[], None]] = []
         self._observers: list[Observer] = []
         self.closed = False
@@ -191,7 +196,7 @@ class ProjectionSystem:
 
     def read_row(self, name: str, key: str) -> Row | None:
         """Return the committed row of a key, tombstones included, or None. Raises StoreError."""
-        return self.submit_read(name, key).result()
+        return self._within(self.submit_read(name, key), None)
 
     def submit_read(self, name: str, key: str) -> Future[Row | None]:
         """Read the committed row of a key on a reader's thread, its state in today's shape."""
@@ -203,7 +208,28 @@ class ProjectionSystem:
 
         return self.submit(read)
 
-    def submit(self, ask: Callable[[], T]) -> Future[T]:
+    def ask(self, ask: Callable[[], T], *, seconds: float | None = None) -> T:
+        """Ask the database on a reader's thread, and wait for the answer.
+
+        Args:
+            ask: What to call there.
+            seconds: How long the answer may take; None for the setting ``read_timeout``.
+
+        Raises:
+            StoreUnavailable: There was no answer in time.
+            Closed: The system is closed.
+        """
+        return self._within(self.submit(ask, seconds=seconds), seconds)
+
+    def _within(self, future: Future[T], seconds: float | None) -> T:
+        limit = self.settings.read_timeout if seconds is None else seconds
+        try:
+            return future.result(limit)
+        except TimeoutError:
+            msg = f"the database {self.store.describe()} has not answered within {limit:g} s"
+            raise StoreUnavailable(msg) from None
+
+    def submit(self, ask: Callable[[], T], *, seconds: float | None = None) -> Future[T]:  # noqa: ARG002
         """Ask the database on one of the readers' threads, which alone hold connections. Raises Closed."""
         with self._lock:
             self._check_open()
@@ -211,6 +237,15 @@ class ProjectionSystem:
                 self._readers = Readers(self.store)
                 self._close_at_exit()
             return self._readers.submit(ask)
+
+    def _look_again(self, _stats: object) -> None:
+        """Read some of the keys again that did not load: another process may have repaired them."""
+        for runtime in self.projections.values():
+            if runtime.degraded:
+                addresses = [(runtime.name, key) for key in runtime.degraded.oldest(_KEYS_A_LOOK)]
+                rows = self.store.rows(addresses)
+                for address in addresses:
+                    runtime.examine(address[1], rows.get(address))
 
     # -- facts
 
@@ -265,6 +300,7 @@ class ProjectionSystem:
             forked()
         for runtime in self.projections.values():
             runtime.supervisor = None
+            runtime.degraded = Degraded()
 
 
 def all_systems() -> list[ProjectionSystem]:
