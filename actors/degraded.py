@@ -15,11 +15,11 @@ _MAX_CHARACTERS = 500
 
 
 class Degraded:
-    """The broken keys of one projection in one process, each with the error of its last load or read.
+    """The degraded keys of one projection in one process, each with the error of its last load or read.
 
-    A key is noted when its row is found broken, and removed when the row is found whole, so it may be out
-    of date for as long as nobody loads or reads the key. ``ProjectionSystem`` looks again at every report.
-    Safe from any thread. False in a boolean context if no key is known to be broken.
+    A key is noted when its row does not load, and removed when it does. So the facts may be out of date for as
+    long as nobody loads or reads the key; ``ProjectionSystem`` looks again at every report. Safe from any
+    thread. False in a boolean context if no such key is known.
     """
 
     def __init__(self) -> None:

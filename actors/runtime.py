@@ -244,7 +244,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         return state
 
     def repair(self, key: str, data: str | bytes) -> StateT:
-        """Put a state given as JSON in place of whatever key holds, however broken that is.
+        """Put a state given as JSON in place of whatever key holds, also if that does not load.
 
         The key gets a new epoch; the version stays that of the row, as it counts the events folded into it
         (1 if there is no row). Subscribers get one snapshot. Events committed since the row was looked at

@@ -70,12 +70,12 @@ def _status(*, as_json: bool) -> None:
     totals: dict[str, Any] = {} if waiting else ask(lambda queries: queries.totals(), scans=True)
     processes = [] if waiting else system.ask(system.reporter.others)
     # A process that has just begun has met no key: what the others report is what counts.
-    broken = degraded_in([*processes, system.stats()])
+    degraded = degraded_in([*processes, system.stats()])
     projections: dict[str, dict[str, Any]] = {
         name: {"dead_letters": 0, "parked": 0, "halted": 0}
         | totals.get(name, {})
-        | broken.get(name, NOTHING_DEGRADED)
-        for name in sorted({*system.projections, *totals, *broken})
+        | degraded.get(name, NOTHING_DEGRADED)
+        for name in sorted({*system.projections, *totals, *degraded})
     }
     facts: dict[str, Any] = {
         "database": system.store.describe(),
@@ -99,7 +99,7 @@ def _status(*, as_json: bool) -> None:
         f"migrations  {', '.join(waiting) + ' pending' if waiting else 'up to date'}",
         f"processes   {running or 'none has reported'}",
         "",
-        table(rows, "PROJECTION", "STATE", "HALTED KEYS", "BROKEN KEYS", "PARKED", "DEAD LETTERS"),
+        table(rows, "PROJECTION", "STATE", "HALTED KEYS", "DEGRADED KEYS", "PARKED", "DEAD LETTERS"),
     ]
     show(facts, as_json=as_json, text="\n".join(lines))
     if waiting or any(of["halted"] or of["degraded"] for of in projections.values()):
@@ -255,7 +255,7 @@ def _read_events(runtime: ProjectionRuntime[Any, Any], lines: IO[bytes]) -> Iter
 @yes_option
 @as_json_option
 def _repair(name: str, key: str, *, file: str, yes: bool, as_json: bool) -> None:
-    """Put a state given as JSON in place of what a key holds, however broken that is.
+    """Put a state given as JSON in place of what a key holds, also if that does not load.
 
     The key keeps its version and gets a new epoch. The state it has now: flask keyfold show NAME KEY --raw.
     """

@@ -68,12 +68,12 @@ class Overview:
         busiest = [] if supervisor is None else supervisor.props.activity.busiest(_MOST)
         name = runtime.name
         processes = [self._system.stats(), *self._system.reporter.others()]
-        broken = degraded_in(processes).get(name, NOTHING_DEGRADED)
+        degraded = degraded_in(processes).get(name, NOTHING_DEGRADED)
         facts: dict[str, Any] = {
             "name": name,
             "verified": processes[0]["projections"][name]["verified"],
-            "degraded": broken["degraded"],
-            "broken": [{"key": at, "error": error} for at, error in broken["degraded_keys"].items()],
+            "degraded": degraded["degraded"],
+            "degraded_keys": [{"key": at, "error": error} for at, error in degraded["degraded_keys"].items()],
             "on_error": runtime.projection.on_error,
             "schema_version": runtime.projection.schema_version,
             "busiest": [{"key": busy, "events": events} for busy, events in busiest],

@@ -17,7 +17,7 @@ class NoMetrics(HTTPException):
 
 
 def add_probes(blueprint: Blueprint) -> None:
-    """Add the URLs. The probes are open, and say nothing but which part fails, and which projection has broken keys."""
+    """Add the URLs. The probes are open, and say nothing but which part fails, and which projection is degraded."""
     rule = blueprint.add_url_rule
     rule("/keyfold/healthz", "healthz", _healthz, methods=["GET"])
     rule("/keyfold/readyz", "readyz", _readyz, methods=["GET"])

@@ -82,7 +82,7 @@ def make_blueprint(settings: WebSettings) -> Blueprint:
     blueprint.register_error_handler(HTTPException, _as_json)
     blueprint.register_error_handler(StoreUnavailable, _try_again)
     blueprint.register_error_handler(Closed, _try_again)
-    blueprint.register_error_handler(StoreError, _broken)
+    blueprint.register_error_handler(StoreError, _refused)
     return blueprint
 
 
@@ -248,7 +248,7 @@ def _try_again(error: Exception) -> Response:
     return _as_json(ServiceUnavailable(str(error), retry_after=_RETRY_SECONDS))
 
 
-def _broken(error: StoreError) -> Response:
+def _refused(error: StoreError) -> Response:
     """A row does not load, or the database refuses what is asked: no request will change that by itself."""
     _logger.error("%s", error, extra=error.facts)
     return _as_json(InternalServerError(str(error)))
