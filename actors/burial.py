@@ -96,7 +96,7 @@ def undecodable_row(projection: str, key: str, position: Position | None, cause:
     """Say which row does not decode into the state type, and why."""
     error = StoreError(
         f"{projection}: the row of key {key!r} at {position} does not decode into the state type: "
-        f"{cause}. The row is untouched; mend it, or rebuild the key",
+        f"{cause}. The row is untouched; repair or rebuild the key",
         projection=projection,
         key=key,
     )

@@ -123,8 +123,9 @@ class RowActor(PooledActor):
         self.props.counters.add(loads=1, dead_letters=len(self._buried))
         if self._buried:
             self.settle_buried()
-        if self.actor_inbox.empty():
-            # It was read for the letters alone. By the next event somebody may have mended it elsewhere.
+        if self.props.degraded and self.actor_inbox.empty():
+            # It was read for the letters alone, and may not load. By the next event another process may have
+            # repaired it.
             self.forget()
 
     def load_state(self) -> Any:

@@ -120,7 +120,12 @@ class Desk:
 
     def edit(self, path: str, change: Callable[[str], str] = lambda text: text, *, agree: bool = True) -> str:
         """Press a button that opens the editor, change its text, agree or not. Return the text of before."""
-        wait(self.browser, lambda: self.browser.find_element(By.XPATH, path).click() or True)
+
+        def click() -> bool:
+            self.browser.find_element(By.XPATH, path).click()
+            return True
+
+        wait(self.browser, click)
         editor = self.browser.find_element(By.ID, "editor")
         wait(self.browser, lambda: editor.get_attribute("open") is not None)
         field = self.browser.find_element(By.ID, "editor-text")

@@ -630,7 +630,7 @@ def test_reads_that_are_not_answered_are_503(operate: Callable[..., Operated]) -
     operated, parking = operate(KEYFOLD_READ_TIMEOUT=0.05), Parking()
     operated.system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
     hang(operated.system, parking)
-    client = operated.app.test_client()
+    client: Any = operated.app.test_client()
     try:
         for path in ("/projection/test.totals/a", "/admin/projections/of/test.totals/raw?key=a"):
             answer = client.get(path, headers=BEARER)
@@ -648,7 +648,7 @@ def test_the_overview_does_not_wait_for_a_database_that_hangs(
     operated.system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
     monkeypatch.setattr("keyfold.web.admin.SCAN_SECONDS", 0.05)
     hang(operated.system, parking)
-    client = operated.app.test_client()
+    client: Any = operated.app.test_client()
     try:
         facts = client.get("/admin/projections/overview", headers=BEARER).json
         assert facts["trouble"] == "the database can't be asked"
@@ -666,7 +666,7 @@ def test_a_row_that_cannot_be_shown_is_500_and_not_503(
     totals = operated.system.runtime("test.totals")
     totals.apply_event(Added("a"), DEADLINE)
     damage(operated.system, "a", schema=2)
-    answer = operated.app.test_client().get("/projection/test.totals/a")
+    answer: Any = operated.app.test_client().get("/projection/test.totals/a")
     assert (answer.status_code, "Retry-After" in answer.headers) == (500, False)
     assert "newer release" in answer.json["error"]["message"]
     assert [record.name for record in caplog.records if record.levelname == "ERROR"] == ["keyfold.routes"]
