@@ -16,9 +16,11 @@ from flask import Flask
 from keyfold.actors import Projection, ProjectionSystem, StoreError
 from keyfold.store import Processes
 from keyfold.web import Keyfold
-from support.damage import damage, hang
-from support.parking import DEADLINE, Parking
+from support.damage import damage
+from support.parking import DEADLINE
+from support.postgres import PostgresServer
 from support.serving import serve
+from support.tcp_proxy import TcpProxy
 
 
 @dataclass
@@ -419,28 +421,26 @@ def test_a_database_that_is_away_is_exit_code_three(tmp_path: Path) -> None:
     terminal.system.close()
 
 
-def test_a_database_that_does_not_answer_is_exit_code_three(database_url: str) -> None:
+def test_a_database_that_does_not_answer_is_exit_code_three(
+    postgres_server: PostgresServer, postgres_proxy: TcpProxy
+) -> None:
     """Within the setting; no command that only asks waits for ever."""
-    terminal, parking = Terminal(database_url, KEYFOLD_READ_TIMEOUT=0.05), Parking()
-    terminal.run("migrate")
+    url = postgres_server.url_of("postgres", postgres_proxy.port)
+    terminal = Terminal(url, KEYFOLD_READ_TIMEOUT=0.3)
     terminal.sell(1)
-    hang(terminal.system, parking)
-    try:
-        for arguments in (
-            ("status",),
-            ("migrate", "--check"),
-            ("show", "shop.sales", "pen"),
-            ("show", "shop.sales", "pen", "--raw"),
-            ("dead-letters", "list"),
-            ("tail", "shop.sales", "pen"),
-        ):
-            result = terminal.run(*arguments)
-            assert (result.exit_code, "has not answered within 0.05 s" in result.stderr) == (3, True), (
-                arguments
-            )
-    finally:
-        parking.release()
-        terminal.system.close()
+    postgres_proxy.freeze()
+    for arguments in (
+        ("status",),
+        ("migrate", "--check"),
+        ("show", "shop.sales", "pen"),
+        ("show", "shop.sales", "pen", "--raw"),
+        ("dead-letters", "list", "--name", "shop.sales"),
+        ("tail", "shop.sales", "pen"),
+    ):
+        result = terminal.run(*arguments)
+        assert (result.exit_code, "has not answered within 0.3 s" in result.stderr) == (3, True), arguments
+    postgres_proxy.thaw()
+    terminal.system.close()
 
 
 def test_tail_follows_a_key(terminal: Terminal) -> None:

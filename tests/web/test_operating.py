@@ -27,9 +27,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 from support.counting import Added, Totals, park_in, poison
-from support.damage import BROKEN, damage, hang
+from support.damage import BROKEN, damage
 from support.parking import DEADLINE, Parking
+from support.postgres import PostgresServer
 from support.serving import Site, serve
+from support.tcp_proxy import TcpProxy
 
 TOKEN = "let-me-see"  # not a secret
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -625,38 +627,33 @@ def test_a_state_of_a_megabyte_is_repaired_and_one_above_the_bound_refused(opera
 # -- a database that does not answer
 
 
-def test_reads_that_are_not_answered_are_503(operate: Callable[..., Operated]) -> None:
-    """Within the setting, with a body that says so, and when to come back; the overview shows what is known."""
-    operated, parking = operate(KEYFOLD_READ_TIMEOUT=0.05), Parking()
-    operated.system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
-    hang(operated.system, parking)
-    client: Any = operated.app.test_client()
-    try:
-        for path in ("/projection/test.totals/a", "/admin/projections/of/test.totals/raw?key=a"):
-            answer = client.get(path, headers=BEARER)
-            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2"), path
-            assert "has not answered within 0.05 s" in answer.json["error"]["message"]
-    finally:
-        parking.release()
-
-
-def test_the_overview_does_not_wait_for_a_database_that_hangs(
-    operate: Callable[..., Operated], monkeypatch: pytest.MonkeyPatch
+def test_reads_that_are_not_answered_are_503(
+    make_app: Callable[..., Flask],
+    postgres_server: PostgresServer,
+    postgres_proxy: TcpProxy,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An operator needs the page most then: it shows this process."""
-    operated, parking = operate(), Parking()
-    operated.system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
-    monkeypatch.setattr("keyfold.web.admin.SCAN_SECONDS", 0.05)
-    hang(operated.system, parking)
-    client: Any = operated.app.test_client()
-    try:
-        facts = client.get("/admin/projections/overview", headers=BEARER).json
-        assert facts["trouble"] == "the database can't be asked"
-        assert facts["processes"][0]["projections"]["test.totals"]["events"] == 1
-        answer = client.get("/admin/projections/of/test.totals/facts", headers=BEARER)
-        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
-    finally:
-        parking.release()
+    """In time, with a body that says so, and when to come back; the overview shows this process at least."""
+    url = postgres_server.url_of("postgres", postgres_proxy.port)
+    app = make_app(KEYFOLD_DATABASE=url, KEYFOLD_ADMIN_TOKEN=TOKEN, KEYFOLD_READ_TIMEOUT=0.3)
+    system: ProjectionSystem = app.extensions["keyfold"].system
+    system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
+    monkeypatch.setattr("keyfold.web.admin.SCAN_SECONDS", 0.3)
+    client: Any = app.test_client()
+    postgres_proxy.freeze()
+    for path in (
+        "/projection/test.totals/a",
+        "/admin/projections/of/test.totals/facts?key=a",
+        "/admin/projections/of/test.totals/raw?key=a",
+    ):
+        answer = client.get(path, headers=BEARER)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2"), path
+        assert "has not answered within 0.3 s" in answer.json["error"]["message"]
+    facts = client.get("/admin/projections/overview", headers=BEARER).json
+    assert facts["trouble"] == "the database can't be asked"
+    assert facts["processes"][0]["projections"]["test.totals"]["events"] == 1
+    postgres_proxy.thaw()
+    system.close()
 
 
 def test_a_row_that_cannot_be_shown_is_500_and_not_503(

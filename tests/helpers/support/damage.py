@@ -1,13 +1,8 @@
-"""Rows that do not load, as another release, a migration or a person would make them; a database that hangs."""
+"""Rows that do not load, as another release, a migration or a person would make them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from keyfold.actors import ProjectionSystem
-
-from .parking import Parking
 
 BROKEN = '{"total": "many", "amounts": []}'
 """JSON, but no state of Totals."""
@@ -24,15 +19,3 @@ def damage(
     )
     changed = system.store.run(lambda: database.execute_sql(sql, (state, schema, name, key)).rowcount)
     assert changed == 1, f"{name} has no row of {key}"
-
-
-def hang(system: ProjectionSystem, parking: Parking) -> None:
-    """Let every question to the database hang until the parking is released, as a frozen server does."""
-    store = system.store
-    run: Callable[..., Any] = store.run
-
-    def hanging(operation: Callable[[], Any]) -> Any:
-        parking.park()
-        return run(operation)
-
-    store.run = hanging  # type: ignore[method-assign]
