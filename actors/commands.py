@@ -97,7 +97,7 @@ class Replacement(Command):
 
 
 class Repair(Replacement):
-    """Put a state given by an operator in place of what the key holds, under a new epoch.
+    """Put a state given by an operator in place of the present one, under a new epoch.
 
     The version stays, as it counts the events that the row stands for. The row is not decoded.
     """

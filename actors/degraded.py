@@ -17,8 +17,8 @@ _MAX_CHARACTERS = 500
 class Degraded:
     """The degraded keys of one projection in one process, each with the error of its last load or read.
 
-    A key is noted when its row does not load, and removed when it does. So the facts may be out of date for as
-    long as nobody loads or reads the key; ``ProjectionSystem`` looks again at every report. Safe from any
+    A key is noted when its row does not load, and removed when it does. So the facts may be out of date for
+    as long as nobody loads or reads the key; ``ProjectionSystem`` looks again at every report. Safe from any
     thread. False in a boolean context if no such key is known.
     """
 
@@ -42,7 +42,7 @@ class Degraded:
 
     def clear(self, key: str) -> None:
         """Forget key: its row loads, or there is none any more."""
-        if self._errors:  # what nearly every load pays
+        if self._errors:  # nearly every load pays for this test alone
             with self._lock:
                 self._errors.pop(key, None)
 

@@ -244,12 +244,12 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         return state
 
     def repair(self, key: str, data: str | bytes) -> StateT:
-        """Put a state given as JSON in place of whatever key holds, also if that does not load.
+        """Put a state given as JSON in place of the present state of key, also if its row does not load.
 
         The key gets a new epoch; the version stays that of the row, as it counts the events folded into it
         (1 if there is no row). Subscribers get one snapshot. Events committed since the row was looked at
-        are overwritten, later ones fold on top. A halted key stays halted, with what is parked, until that
-        is retried or skipped.
+        are overwritten, later ones fold on top. A halted key stays halted, with its parked events, until
+        they are retried or skipped.
 
         Args:
             key: The key to repair. Its row need not decode.

@@ -212,7 +212,7 @@ class ProjectionSystem:
         """Ask the database on a reader's thread, and wait for the answer.
 
         Args:
-            ask: What to call there.
+            ask: The function to call there, without arguments.
             seconds: How long the answer may take; None for the setting ``read_timeout``.
 
         Raises:

@@ -188,7 +188,7 @@ def _runtime(name: str) -> ProjectionRuntime[Any, Any]:
 
 
 def _act(name: str) -> Response:
-    """Do what an operator asks: one of ACTIONS. Each is logged, with who asked."""
+    """Do one of ACTIONS. Each is logged, with the name and address of the operator."""
     kept = current_state()
     kept.access.check_admin(request)
     _check_csrf(_MOST_STATE_BYTES)

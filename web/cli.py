@@ -53,7 +53,7 @@ def make_cli() -> AppGroup:
 def _migrate(*, check: bool, as_json: bool) -> None:
     """Bring Keyfold's tables up to date."""
     store = current_state().system.store
-    steps = _pending() if check else store.run(lambda: migrate(store.database))  # takes what it takes
+    steps = _pending() if check else store.run(lambda: migrate(store.database))  # without a limit
     word = "pending" if check else "done"
     show({word: steps}, as_json=as_json, text="\n".join(f"{step}: {word}" for step in steps) or "up to date")
     if check and steps:
@@ -69,7 +69,7 @@ def _status(*, as_json: bool) -> None:
     waiting = _pending()
     totals: dict[str, Any] = {} if waiting else ask(lambda queries: queries.totals(), scans=True)
     processes = [] if waiting else system.ask(system.reporter.others)
-    # A process that has just begun has met no key: what the others report is what counts.
+    # A process that has just begun has met no key: the reports of the others count.
     degraded = degraded_in([*processes, system.stats()])
     projections: dict[str, dict[str, Any]] = {
         name: {"dead_letters": 0, "parked": 0, "halted": 0}
@@ -118,7 +118,7 @@ def _state_of(projection: dict[str, Any]) -> str:
 
 
 def _trouble_of(process: dict[str, Any]) -> str | None:
-    """Return what a process says is wrong with it: its database first, rows that wait, then its Redis."""
+    """Return the trouble that a process reports: its database first, rows that wait, then its Redis."""
     writer, backplane = process["writer"], process["sockets"].get("backplane") or {}
     trouble: str | None = writer.get("trouble")
     if not trouble and writer.get("waiting"):
@@ -145,10 +145,9 @@ def _show(name: str, key: str, *, raw: bool, as_json: bool) -> None:
     except StoreUnavailable:
         raise
     except StoreError as error:
-        end(
-            f"{error}. See {_command('show', name, key, '--raw')} and {_command('repair', name, key, '--from-json', 'FILE')}",
-            REFUSED,
-        )
+        raw = _command("show", name, key, "--raw")
+        repair = _command("repair", name, key, "--from-json", "FILE")
+        end(f"{error}. See {raw} and {repair}", REFUSED)
     if snapshot is None:
         end(f"key {key!r} of {name} has no state", REFUSED)
     facts: dict[str, Any] = {
@@ -255,7 +254,7 @@ def _read_events(runtime: ProjectionRuntime[Any, Any], lines: IO[bytes]) -> Iter
 @yes_option
 @as_json_option
 def _repair(name: str, key: str, *, file: str, yes: bool, as_json: bool) -> None:
-    """Put a state given as JSON in place of what a key holds, also if that does not load.
+    """Put a state given as JSON in place of a key's present one, also if that does not load.
 
     The key keeps its version and gets a new epoch. The state it has now: flask keyfold show NAME KEY --raw.
     """

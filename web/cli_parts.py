@@ -77,7 +77,7 @@ def runtime_of(name: str) -> ProjectionRuntime[Any, Any]:
 
 
 def ask(question: Callable[[Queries], Any], *, scans: bool = False) -> Any:
-    """Return what a query returns.
+    """Return the answer of a query.
 
     Args:
         question: The query. It runs on a reader's thread.

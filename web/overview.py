@@ -99,7 +99,7 @@ class Overview:
         return None if head is None else head.id
 
     def raw(self, runtime: ProjectionRuntime[Any, Any], key: str) -> dict[str, Any]:
-        """Return the state of a key as the text of its row, decodable or not. Raises StoreError, InvalidKey."""
+        """Return the text of a key's row, decodable or not. Raises StoreError, InvalidKey."""
         row = self._system.store.row(runtime.name, check_key(key, projection=runtime.name))
         if row is None or row.is_tombstone:
             return {"position": None, "raw": None}
@@ -146,7 +146,7 @@ def degraded_in(processes: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]
 
 
 def _is_json(text: bytes) -> bool:
-    """Say whether it can stand in an answer as it is: SQLite keeps whatever a person has written there."""
+    """Say whether it can stand in an answer as it is: SQLite keeps any text."""
     try:
         msgspec.json.decode(text)
     except (ValueError, RecursionError):

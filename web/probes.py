@@ -17,7 +17,7 @@ class NoMetrics(HTTPException):
 
 
 def add_probes(blueprint: Blueprint) -> None:
-    """Add the URLs. The probes are open, and say nothing but which part fails, and which projection is degraded."""
+    """Add the URLs. The probes are open: they name failing parts and degraded projections, no more."""
     rule = blueprint.add_url_rule
     rule("/keyfold/healthz", "healthz", _healthz, methods=["GET"])
     rule("/keyfold/readyz", "readyz", _readyz, methods=["GET"])

@@ -249,6 +249,6 @@ def _try_again(error: Exception) -> Response:
 
 
 def _refused(error: StoreError) -> Response:
-    """A row does not load, or the database refuses what is asked: no request will change that by itself."""
+    """A row does not load, or the database refuses the question: no request will change that by itself."""
     _logger.error("%s", error, extra=error.facts)
     return _as_json(InternalServerError(str(error)))

@@ -40,7 +40,7 @@ def facts(system: ProjectionSystem, name: str = "test.totals") -> dict[str, str]
 
 
 def retire(runtime: Runtime) -> None:
-    """Let the actors forget what they know of their rows."""
+    """Let the actors forget their rows."""
     runtime._system._engine.sweep(float("inf"))  # type: ignore[union-attr]
     supervisor = runtime.supervisor
     assert supervisor is not None
@@ -134,7 +134,7 @@ def test_what_another_process_mends_takes_the_next_event_here(
 
 
 def test_a_forked_child_knows_of_no_broken_key(system: ProjectionSystem, totals: Runtime) -> None:
-    """What the parent has met is the parent's, and so is its lock."""
+    """The keys that the parent has met are the parent's, and so is the lock."""
     break_row(system, totals)
     with pytest.raises(StoreError):
         totals.read("a")
@@ -144,7 +144,7 @@ def test_a_forked_child_knows_of_no_broken_key(system: ProjectionSystem, totals:
         try:
             os.write(writing, b"some" if totals.degraded else b"none")
         finally:
-            os._exit(0)  # whatever is raised: this is no second run of the tests
+            os._exit(0)  # also after an error: this is no second run of the tests
     os.waitpid(child, 0)
     assert os.read(reading, 9) == b"none"
     os.close(reading)
@@ -247,7 +247,7 @@ def test_a_key_without_a_row_is_repaired_at_version_1(
 
 
 def test_a_halted_key_stays_halted_when_it_is_repaired(system: ProjectionSystem) -> None:
-    """Nobody has decided about what is parked; resumed, it is folded on the repaired state."""
+    """Nobody has decided about the parked events; resumed, they are folded on the repaired state."""
     audited = system.register(Audited())
     break_row(system, audited)
     assert isinstance(audited.accept(Added("a", 5)).exception(DEADLINE), StoreError)
@@ -287,7 +287,7 @@ def test_what_is_no_state_is_refused(system: ProjectionSystem, totals: Runtime, 
 
 
 def test_a_state_that_the_hooks_cannot_read_back_is_refused(system: ProjectionSystem) -> None:
-    """What decodes once and is written in another shape would break the key again."""
+    """A state that decodes once and is written in another shape would break the key again."""
 
     class Celsius:
         def __init__(self, degrees: float) -> None:
@@ -350,7 +350,7 @@ def test_a_poisoned_event_does_not_degrade_its_key(system: ProjectionSystem, tot
 def test_a_question_that_is_not_answered_in_time_is_unavailable(
     make_system: Callable[..., ProjectionSystem],
 ) -> None:
-    """By the setting, or by what is said with the question; the database's name is in the message."""
+    """By the setting, or by the seconds given with the question; the database's name is in the message."""
     system, parking = make_system(read_timeout=0.05), Parking()
     try:
         with pytest.raises(StoreUnavailable, match=r"within 0\.05 s"):

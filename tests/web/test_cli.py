@@ -171,7 +171,7 @@ UNLOADABLE = '{"count": "many", "steps": [1]}'
 def degrade(terminal: Terminal, state: str = UNLOADABLE, schema: int = 1, key: str = "pen") -> None:
     """Fold two events into a key, and put a state in its row that does not load."""
     terminal.sell(1, 2, article=key)
-    terminal.system.close()  # what follows is another process, which knows nothing of the key
+    terminal.system.close()  # the rest is done by another process, which knows nothing of the key
     terminal.start()
     damage(terminal.system, key, state, name="shop.sales", schema=schema)
 
@@ -230,7 +230,7 @@ def test_show_of_a_row_that_does_not_load_names_the_way_back(terminal: Terminal)
 
 
 def test_a_row_that_is_no_json_is_shown_and_repaired(sqlite_terminal: Terminal) -> None:
-    """SQLite keeps whatever a person has written."""
+    """SQLite keeps any text that a person has written."""
     terminal = sqlite_terminal
     degrade(terminal, "{'count': 3")
     assert terminal.run("show", "shop.sales", "pen", "--raw").stdout == "{'count': 3\n"
@@ -246,7 +246,7 @@ def test_a_row_that_is_no_json_is_shown_and_repaired(sqlite_terminal: Terminal) 
 
 @pytest.mark.parametrize("schema", [1, 2], ids=["of another type", "of a newer schema"])
 def test_a_key_is_repaired_from_a_file(terminal: Terminal, tmp_path: Path, schema: int) -> None:
-    """What --raw prints, edited. It asks first, keeps the version, and events go on from there."""
+    """The output of --raw, edited. It asks first, keeps the version, and events go on from there."""
     degrade(terminal, schema=schema)
     assert terminal.run("show", "shop.sales", "pen").exit_code == 1
     raw = terminal.run("show", "shop.sales", "pen", "--raw").stdout

@@ -540,7 +540,7 @@ def test_degraded_keys_and_waiting_rows_are_metrics(operated: Operated) -> None:
 def test_an_operator_sees_and_repairs_a_key_that_does_not_load(
     operated: Operated, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The error by key; the row as it stands; a repair that is refused names the field, one that is good is logged."""
+    """The error by key; the row as it stands; a repair names the bad field, or is logged."""
     caplog.set_level(logging.WARNING, "keyfold.admin")
     degrade(operated)
     facts = operated.get("/admin/projections/of/test.totals/facts?key=a", **BEARER)[1]
@@ -579,7 +579,7 @@ def test_a_look_at_a_key_finds_out_that_it_does_not_load(operated: Operated) -> 
 def test_a_row_that_is_no_json_does_not_break_the_page(
     operate: Callable[..., Operated], sqlite_url: str
 ) -> None:
-    """SQLite keeps whatever a person has written; what is sent is JSON all the same."""
+    """SQLite keeps any text that a person has written; the answer is JSON all the same."""
     operated = operate(KEYFOLD_DATABASE=sqlite_url)
     degrade(operated, state="{'total'")
     facts = operated.get("/admin/projections/of/test.totals/facts?key=a", **BEARER)[1]

@@ -259,21 +259,26 @@ async function run(wish, question, label, evidence = "") {
 }
 
 async function carryOut(wish) {
-  const outcome = await act(`${base}/actions`, wish);
-  find("#outcome").textContent = outcome;
-  await refresh();
+  try {
+    find("#outcome").textContent = await act(`${base}/actions`, wish);
+    await refresh();
+  } catch (error) {
+    find("#outcome").textContent = `Not done, or not known: ${error.message}`;
+  }
 }
 
 // The row's own text: a number that is too long for JavaScript comes back as it was.
 async function repair(key) {
+  let raw;
   try {
-    const { raw } = await ask(`${base}/raw?key=${encodeURIComponent(key)}`);
-    const question = `Replace the state of ${key} by this one? Events committed meanwhile are overwritten.`;
-    const state = await edit(question, "Repair", raw ?? "");
-    if (state !== null) await carryOut({ action: "repair", key, state });
+    ({ raw } = await ask(`${base}/raw?key=${encodeURIComponent(key)}`));
   } catch (error) {
-    find("#outcome").textContent = `Not repaired: ${error.message}`;
+    find("#outcome").textContent = `The row can't be read: ${error.message}`;
+    return;
   }
+  const question = `Replace the state of ${key} by this one? Events committed meanwhile are overwritten.`;
+  const state = await edit(question, "Repair", raw ?? "");
+  if (state !== null) await carryOut({ action: "repair", key, state });
 }
 
 function lookUp(key) {
