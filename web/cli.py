@@ -145,9 +145,9 @@ def _show(name: str, key: str, *, raw: bool, as_json: bool) -> None:
     except StoreUnavailable:
         raise
     except StoreError as error:
-        raw = _command("show", name, key, "--raw")
+        look = _command("show", name, key, "--raw")
         repair = _command("repair", name, key, "--from-json", "FILE")
-        end(f"{error}. See {raw} and {repair}", REFUSED)
+        end(f"{error}. See {look} and {repair}", REFUSED)
     if snapshot is None:
         end(f"key {key!r} of {name} has no state", REFUSED)
     facts: dict[str, Any] = {
