@@ -80,6 +80,9 @@ TOMBSTONE = b"null"
 class Replacement(Command):
     """Put this state in place of whatever the key holds, under a new epoch: a rebuild or a wipe."""
 
+    over_newer = False
+    """Whether it may go over the row of a newer release."""
+
     def __init__(self, position: Position, state: bytes) -> None:
         self.position = position
         self.state = state
@@ -87,7 +90,8 @@ class Replacement(Command):
 
     def begin(self, actor: ProjectionActor) -> Write | Amend | None:
         """Write over the row, and over no newer one: neither of a later version nor of a newer release."""
-        if self.state != TOMBSTONE and (newer := actor.newer_schema()) is not None:
+        newer = None if self.over_newer or self.state == TOMBSTONE else actor.newer_schema()
+        if newer is not None:
             self.fail(newer)
             return None
         if actor.halted:  # it stays so for as long as events are parked: nobody has decided about them
@@ -98,10 +102,30 @@ class Replacement(Command):
 
     def saved(self, actor: ProjectionActor) -> None:
         actor.forget()
+        actor.props.degraded.clear(actor.key)
         announce_replacement(actor.props, actor.key, self)
 
     def fail(self, error: Exception) -> None:
         fail_future(self.done, error)
+
+
+class Repair(Replacement):
+    """Put a state given by an operator in place of the present one, under a new epoch.
+
+    The version stays, as it counts the events that the row stands for. The row is not decoded. That of a newer
+    release is no exception: it is the way back where that release was taken back.
+    """
+
+    over_newer = True
+
+    def __init__(self, state: bytes) -> None:
+        super().__init__(Position(new_epoch(), 1), state)
+
+    def begin(self, actor: ProjectionActor) -> Write | Amend | None:
+        """Write over the row at its version; 1 stands where there is no row, or a tombstone."""
+        version = actor.base.version if actor.base is not None else 0
+        self.position = self.position._replace(version=max(1, version))
+        return super().begin(actor)
 
 
 class Recalled(NamedTuple):

@@ -92,6 +92,7 @@ class Engine:
             mailbox_limit=self._settings.mailbox_limit,
             counters=Counters(),
             activity=Activity(),
+            degraded=runtime.degraded,
             in_flight=self.in_flight,
             later=self._timer.after,
             observers=self._observers,
@@ -182,6 +183,7 @@ class Engine:
     def facts_of(runtime: ProjectionRuntime[Any, Any]) -> dict[str, Any]:
         """Return what one projection's actors counted in this process; zeros before the first event."""
         supervisor = runtime.supervisor
+        rows = {**runtime.degraded.facts(), "verified": runtime.verifies}
         if supervisor is None:
             nothing = {
                 "live": 0,
@@ -189,7 +191,7 @@ class Engine:
                 "oldest_seconds": 0.0,
                 **dict.fromkeys(Counters.NAMES, 0),
             }
-            return nothing | Activity().facts()
+            return nothing | Activity().facts() | rows
         depths = [len(actor.actor_inbox) for actor in list(supervisor.actors.values())]
         return {
             "live": len(depths),
@@ -197,6 +199,7 @@ class Engine:
             "oldest_seconds": round(Engine.lag_of(runtime), 3),
             **supervisor.props.counters.totals(),
             **supervisor.props.activity.facts(),
+            **rows,
         }
 
     @staticmethod

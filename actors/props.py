@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .activity import Activity
     from .broadcaster import Broadcaster
     from .counters import Counters, InFlight
+    from .degraded import Degraded
     from .dispatcher import Dispatcher
     from .observer import Observer
 
@@ -52,6 +53,7 @@ class Props:
     mailbox_limit: int
     counters: Counters
     activity: Activity
+    degraded: Degraded
     in_flight: InFlight
     later: Callable[[float, Callable[[], object]], None]
     """Makes a call in so many seconds."""

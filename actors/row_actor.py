@@ -139,17 +139,27 @@ class RowActor(PooledActor):
         self.props.counters.add(loads=1, dead_letters=len(self._buried))
         if self._buried:
             self.settle_buried()
+        if self.props.degraded and self.actor_inbox.empty():
+            # It was read for the letters alone, and may not load. By the next event another process may have
+            # repaired it.
+            self.forget()
 
     def load_state(self) -> Any:
         """Return the state, decoded by now. Raises StoreError if the row does not decode."""
         if self.state is None:
+            props = self.props
             try:
-                self.state = self.props.state_of(self._row)
-            except StoreError:
+                self.state = props.state_of(self._row)
+            except StoreError as error:
+                props.degraded.note(self.key, error)
                 raise
             except Exception as cause:
-                raise undecodable_row(self.props.projection, self.key, self.base, cause) from cause
+                # No local name for the error: it would be in a cycle with its own traceback.
+                raise props.degraded.note(
+                    self.key, undecodable_row(props.projection, self.key, self.base, cause)
+                ) from cause
             self._row = None
+            props.degraded.clear(self.key)
         return self.state
 
     def newer_schema(self) -> StoreError | None:

@@ -10,10 +10,11 @@ from msgspec import json as _json
 from ..store import Codec, Position, ProjectionError, Row, Snapshot, StoreError, check_key, new_epoch
 from ..store.describe import describe
 from .burial import apply_error, newer_row, undecodable_row
-from .commands import TOMBSTONE, Replacement
+from .commands import TOMBSTONE, Repair, Replacement
 from .dead_letters import DeadLetters
+from .degraded import Degraded
 from .dispatcher import on_dispatcher_thread
-from .errors import InvalidEvent, StateNotFound, WouldDeadlock
+from .errors import InvalidEvent, InvalidState, StateNotFound, WouldDeadlock
 from .event_bus import MAX_CLASSES
 from .event_check import EventCheck, make_event_check
 from .projection import EventT, Projection, StateT, delta_type, event_types, overrides_keys
@@ -41,6 +42,8 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         self.check_deltas = self.delta_codec.decodes if self.verifies else _trust
         self.hooks: list[Callable[[str, Any], object]] = []
         self.dead_letters = DeadLetters(self, system)
+        self.degraded = Degraded()
+        """The keys whose rows do not load, as far as this process has met them."""
         self._system = system
         self._checks: dict[type[Any], EventCheck] = {}
         self._key = projection.key
@@ -193,6 +196,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         """Return the newest committed state of key with its epoch, version and time, or None."""
         row = self._system.read_row(self.name, check_key(key, projection=self.name))
         if row is None or row.is_tombstone:
+            self.degraded.clear(key)
             return None
         return Snapshot(self._decode(key, row), row.epoch, row.version, row.updated_at)
 
@@ -200,17 +204,35 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         try:
             state: StateT = self.state_codec.decode(row.state)
         except Exception as cause:
-            raise undecodable_row(self.name, key, row.position, cause) from cause
+            raise self.degraded.note(key, undecodable_row(self.name, key, row.position, cause)) from cause
+        self.degraded.clear(key)
         return state
 
     def upgraded(self, key: str, row: Row) -> Row:
         """Return the row with its state in today's shape. Raises StoreError that names it if that can't be."""
         try:
             return self.current(row)
-        except StoreError:
+        except StoreError as error:
+            self.degraded.note(key, error)
             raise
         except Exception as cause:
-            raise undecodable_row(self.name, key, row.position, cause) from cause
+            raise self.degraded.note(key, undecodable_row(self.name, key, row.position, cause)) from cause
+
+    def examine(self, key: str, row: Row | None) -> str | None:
+        """Return why the row of key does not load; None if it does. ``degraded`` is brought up to date.
+
+        Args:
+            key: A key of this projection.
+            row: The row as it was read just now; None if there is none.
+        """
+        if row is None or row.is_tombstone:
+            self.degraded.clear(key)
+            return None
+        try:
+            self._decode(key, self.upgraded(key, row))
+        except StoreError as error:
+            return str(error)
+        return None
 
     def current(self, row: Row) -> Row:
         """Return the row with its state in today's shape. Raises StoreError for one of a newer schema.
@@ -243,7 +265,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         Raises InvalidEvent if an event is not for this key, ApplyError if one can't be folded (nothing
         is written then), and StoreError.
         """
-        check_key(key, projection=self.name)
+        key = check_key(key, projection=self.name)
         state: StateT = self.projection.state_type()
         version, event = 0, None
         for version, event in enumerate(events, 1):
@@ -261,15 +283,49 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         self._replace(key, version, encoded)
         return state
 
+    def repair(self, key: str, data: str | bytes) -> StateT:
+        """Put a state given as JSON in place of the present state of key, also if its row does not load.
+
+        The key gets a new epoch; the version stays that of the row, as it counts the events folded into it
+        (1 if there is no row). Subscribers get one snapshot. Events committed since the row was looked at
+        are overwritten, later ones fold on top. A halted key stays halted, with its parked events, until
+        they are retried or skipped.
+
+        Args:
+            key: The key to repair. Its row need not decode.
+            data: The state as JSON, in the shape of this release's state type.
+
+        Returns:
+            The state, decoded.
+
+        Raises:
+            InvalidKey: The key is none.
+            InvalidState: ``data`` does not decode as the state type, or could not be read back once it is
+                written. Nothing was written.
+            BroadcastError: The state is committed, but could not be shown.
+            StoreError: The database refuses the state, or the system was closed before it came back.
+        """
+        key = check_key(key, projection=self.name)
+        try:
+            state: StateT = self.state_codec.decode(data)
+            encoded = self.encode_state(state)
+        except Exception as cause:
+            msg = f"{self.name}: this is no state for key {key!r}: {describe(cause)}"
+            raise InvalidState(msg, data=data, projection=self.name, key=key) from cause
+        self._put_in_place(key, Repair(encoded))
+        return state
+
     def wipe(self, key: str) -> None:
         """Forget the state of key. The row stays as a tombstone: version 0 and a new epoch."""
         self._replace(check_key(key, projection=self.name), 0, TOMBSTONE)
 
     def _replace(self, key: str, version: int, state: bytes) -> None:
+        self._put_in_place(key, Replacement(Position(new_epoch(), version), state))
+
+    def _put_in_place(self, key: str, replacement: Replacement) -> None:
         if on_dispatcher_thread():
-            what = "rebuilding or wiping a key"
+            what = "rebuilding, repairing or wiping a key"
             raise WouldDeadlock(what, projection=self.name, key=key)
-        replacement = Replacement(Position(new_epoch(), version), state)
         self.running().command(key, replacement)
         replacement.done.result()
 

@@ -38,6 +38,8 @@ class Settings:
     """Seconds after which a turn ends early."""
     commit_limit: int = 512
     """Rows written in one transaction."""
+    read_timeout: float = 10.0
+    """Seconds after which a read that the database has not answered raises StoreUnavailable."""
     close_timeout: float = 10.0
     """Seconds that close() and the end of the process give to what is not committed yet."""
     report_seconds: float = 5.0

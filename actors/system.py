@@ -15,6 +15,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..store import Row, SnapshotStore
+from .degraded import Degraded
 from .engine import Engine
 from .dispatcher import on_dispatcher_thread, on_own_thread
 from .errors import AlreadyRegistered, Closed, UnknownProjection, WouldDeadlock
@@ -42,6 +43,9 @@ _FAREWELL_SECONDS = 0.5
 _ABORT_SECONDS = 5.0
 """What the threads get to end that were started before another one could not be."""
 
+_KEYS_A_LOOK = 20
+"""Keys of a projection that are read again at each report, while their rows are known not to load."""
+
 _systems: weakref.WeakSet[ProjectionSystem] = weakref.WeakSet()
 
 
@@ -67,6 +71,7 @@ class ProjectionSystem:
         self.projections: dict[str, ProjectionRuntime[Any, Any]] = {}
         self._fresh()
         self.reporter = Reporter(self)
+        self.reporter.hooks.append(self._look_again)
         self._fork_hooks: list[Callable[[], None]] = []
         self._observers: list[Observer] = []
         self.closed = False
@@ -284,6 +289,15 @@ class ProjectionSystem:
             return ask()
         return self.submit(ask, seconds=seconds).result()
 
+    def _look_again(self, _stats: object) -> None:
+        """Read some of the keys again that did not load: another process may have repaired them."""
+        for runtime in self.projections.values():
+            if runtime.degraded:
+                addresses = [(runtime.name, key) for key in runtime.degraded.oldest(_KEYS_A_LOOK)]
+                rows = self.store.rows(addresses)
+                for address in addresses:
+                    runtime.examine(address[1], rows.get(address))
+
     # -- facts
 
     def stats(self) -> dict[str, Any]:
@@ -338,6 +352,7 @@ class ProjectionSystem:
             forked()
         for runtime in self.projections.values():
             runtime.supervisor = None
+            runtime.degraded = Degraded()
 
 
 def _interrupts_keyfold() -> bool:
