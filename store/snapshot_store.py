@@ -25,7 +25,7 @@ from .errors import (
 from .fork_gate import ForkGate
 from .keys import check_key, check_name, plain
 from .ledger import Ledger
-from .migrations import migrate, pending
+from .migrations import migrate
 from .postgres import PostgresDialect
 from .records import Address, Amendment, DeadLetter, Position, Row, Save, new_epoch
 from .sqlite import SqliteDialect
@@ -38,6 +38,8 @@ RecordT = TypeVar("RecordT", Save, DeadLetter, Amendment)
 
 _PATIENCE = 10.0
 """Seconds for which the migration of an SQLite file that others have locked is tried again."""
+_MOMENT_MILLISECONDS = 200
+"""How long another writer may have the lock where only the calling thread's own transaction would be waited for."""
 
 
 class Shape(NamedTuple):
@@ -117,8 +119,8 @@ class SnapshotStore:
         """Bring the tables up to date, once in the life of this store, unless ``auto_migrate`` is False.
 
         Raises:
-            StoreError: The tables can't be made. On SQLite at once, if the calling thread has a transaction
-                of the app's open: it locks the migration out, and would wait for itself.
+            StoreError: The tables can't be made. On SQLite at once, if the calling thread has written in a
+                transaction of the app's: it locks the migration out, and would wait for itself.
         """
         if self._migrated:
             return
@@ -126,7 +128,10 @@ class SnapshotStore:
         # of that would be nobody else's until it ends. No pool: its threads are joined at the interpreter's exit.
         done: Future[None] = Future()
         migration = threading.Thread(
-            target=self._migrate, args=(done, self._locks_itself_out()), name="keyfold-migration", daemon=True
+            target=self._migrate,
+            args=(done, self._has_sqlite_transaction()),
+            name="keyfold-migration",
+            daemon=True,
         )
         try:
             migration.start()
@@ -136,44 +141,53 @@ class SnapshotStore:
         done.result()
         self._migrated = True
 
-    def _locks_itself_out(self) -> bool:
-        """Return whether this thread has a transaction open that keeps every other connection from writing."""
+    def _has_sqlite_transaction(self) -> bool:
+        """Return whether this thread has a transaction open, which may keep every other connection from writing."""
         if is_postgres(self.database):
             return False
         if self.database.in_transaction():
             return True
         return not self.database.is_closed() and getattr(self.database.connection(), "in_transaction", False)
 
-    def _migrate(self, done: Future[None], locked_out: bool) -> None:  # noqa: FBT001
+    def _migrate(self, done: Future[None], in_transaction: bool) -> None:  # noqa: FBT001
         try:
-            self._migrate_patiently(locked_out=locked_out)
+            self._migrate_patiently(in_transaction=in_transaction)
         except BaseException as error:
             done.set_exception(error)
         else:
             done.set_result(None)
 
-    def _migrate_patiently(self, *, locked_out: bool) -> None:
-        def run() -> None:
-            if locked_out and pending(self.database):
-                msg = (
-                    f"the tables of {self.describe()} are still to be made, and this thread has a transaction open "
-                    "on the same database, which locks everyone else out: run 'flask keyfold migrate' first, or "
-                    "call store.ensure_tables(), or dispatch the first event outside of a transaction"
-                )
-                raise StoreError(msg)
-            migrate(self.database)
-
+    def _migrate_patiently(self, *, in_transaction: bool) -> None:
         deadline = monotonic() + _PATIENCE
         while True:
             try:
-                self.run(run)
+                self.run(self._migrate_now if in_transaction else lambda: migrate(self.database))
             except StoreUnavailable as error:
+                if "database is locked" not in str(error):
+                    raise
+                if in_transaction:
+                    msg = (
+                        f"the tables of {self.describe()} are still to be made, and this thread has a transaction "
+                        "open on the same database, which locks everyone else out: run 'flask keyfold migrate' first,"
+                        " or call store.ensure_tables() or dispatch the first event outside of a transaction"
+                    )
+                    raise StoreError(msg) from error
                 # SQLite does not wait, whatever its busy timeout, when two processes turn a new file to WAL.
-                if locked_out or monotonic() > deadline or "database is locked" not in str(error):
+                if monotonic() > deadline:
                     raise
                 threading.Event().wait(0.1)
             else:
                 return
+
+    def _migrate_now(self) -> None:
+        """Migrate without waiting for a lock that only the caller's own thread could let go of."""
+        run: Callable[[str], Any] = self.database.execute_sql
+        [usual] = run("PRAGMA busy_timeout").fetchone()
+        run(f"PRAGMA busy_timeout = {_MOMENT_MILLISECONDS}")
+        try:
+            migrate(self.database)
+        finally:
+            run(f"PRAGMA busy_timeout = {usual}")
 
     # -- rows, for the runtime
 
