@@ -1,4 +1,4 @@
-"""The tutorial, followed word for word: its files, its commands, its kill -9, and what they print."""
+"""The tutorial, followed word for word: its files, its commands, its kill -9, and the printed outputs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def named_in(text: str, pattern: str) -> str:
 
 
 def is_as_shown(printed: str, output: str) -> bool:
-    """Dots in the page stand for whatever differs from run to run, within a line."""
+    """Dots in the page stand for text that differs from run to run, within a line."""
     pattern = ".*".join(re.escape(part) for part in output.strip().split("…"))
     return re.fullmatch(pattern, printed.strip()) is not None
 
@@ -94,7 +94,7 @@ class Server:
 
 
 class Reader:
-    """Does what the page says, in an empty directory; port 8000 is another one, and nothing is installed."""
+    """Follows the page in an empty directory; port 8000 is another one, and nothing is installed."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
