@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +71,8 @@ class Server:
         )  # fmt: skip
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
+
+    def wait_until_it_listens(self) -> None:
         assert self._listening.wait(DEADLINE), self.log
 
     def _follow(self) -> None:
@@ -135,6 +138,7 @@ class Reader:
         if SERVES.match(line):
             self.close()
             self.server = Server(line, self.directory, self._environment)
+            self.server.wait_until_it_listens()
             return ""
         done = subprocess.run(
             ["bash", "-c", line], cwd=self.directory, env=self._environment,
@@ -152,24 +156,28 @@ class Reader:
             server.end()
 
 
+@contextmanager
 def reader_in(directory: Path) -> Iterator[Reader]:
-    """Yield a reader; nothing of it is left."""
+    """Make a reader; no server of it is left, also where a step fails."""
     assert found("curl")
     made = Reader(directory)
-    yield made
-    made.close()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
     """A reader who begins."""
-    yield from reader_in(tmp_path)
+    with reader_in(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[Command, str]]]:
     """The commands of all steps with the outputs that one reader saw."""
-    for one in reader_in(tmp_path_factory.mktemp("kitchen")):
+    with reader_in(tmp_path_factory.mktemp("kitchen")) as one:
         yield one.follow("".join(STEPS))
 
 
