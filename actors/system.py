@@ -14,7 +14,7 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..store import Row, SnapshotStore
+from ..store import Row, Shape, SnapshotStore
 from .degraded import Degraded
 from .engine import Engine
 from .dispatcher import on_dispatcher_thread, on_own_thread
@@ -98,6 +98,7 @@ class ProjectionSystem:
             runtime = ProjectionRuntime(projection, self)
             if self._engine is not None:
                 runtime.supervisor = self._engine.add(runtime)
+            self.store.shapes[runtime.name] = Shape(projection.schema_version, runtime.state_codec)
             self.projections[runtime.name] = runtime
             self.bus.attach(runtime)
         return runtime
@@ -145,8 +146,8 @@ class ProjectionSystem:
     def _start_engine(self) -> None:
         engine = Engine(self.store, self.settings, self.broadcaster, self.reporter.report, self._observers)
         try:
-            supervisors = [(runtime, engine.add(runtime)) for runtime in self.projections.values()]
             engine.start()
+            supervisors = [(runtime, engine.add(runtime)) for runtime in self.projections.values()]
             self._engine = engine
             for runtime, supervisor in supervisors:  # last: from here on events are accepted
                 runtime.supervisor = supervisor
