@@ -1,8 +1,8 @@
-"""Runs the scenario once for each line: recording first, then with an exception at that line.
+"""Runs the scenario once for each line of the library: recording first, then with an exception at that line.
 
-    python tests/chaos/faults.py sqlite:////tmp/faults --share 0/2 --only dispatcher
+    python tests/chaos/faults.py /tmp/faults --only supervisor.py:62
 
-prints what it finds, a line a violation.
+prints the outcome of each run, one line per run. The folder holds the SQLite files; it must not exist yet.
 """
 
 from __future__ import annotations
@@ -15,10 +15,20 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from injector import CALLER, Injector, Point, Recorder, tracing
 from scenario import CLOSE_SECONDS, HANGS, MARGIN, Outcome, Scenario
+
+
+class Run(NamedTuple):
+    """An exception, and where it is raised."""
+
+    point: Point
+    error: type[BaseException]
+
+    def __str__(self) -> str:
+        return f"{self.point} {self.error.__name__}"
 
 
 def errors_for(role: str) -> tuple[type[BaseException], ...]:
@@ -29,6 +39,8 @@ def errors_for(role: str) -> tuple[type[BaseException], ...]:
 def play(url: str, trace: Callable[..., Any], disarm: Callable[[], None] = lambda: None) -> Outcome:
     """Run the scenario on a thread of its own and judge it. Returns though it hangs."""
     threads_before = set(threading.enumerate())
+    logging.disable(logging.CRITICAL)
+    hook, threading.excepthook = threading.excepthook, lambda _: None  # the threads that the exception ends
     scenario = Scenario(url)
     outcome = scenario.outcome
 
@@ -51,6 +63,8 @@ def play(url: str, trace: Callable[..., Any], disarm: Callable[[], None] = lambd
             _close_for(scenario, caller)
     if outcome.finished.is_set():
         caller.join(HANGS)
+    threading.excepthook = hook
+    logging.disable(logging.NOTSET)
     return outcome
 
 
@@ -80,11 +94,30 @@ def record(url: str) -> tuple[list[Point], Outcome]:
     return list(recorder.points), outcome
 
 
-def inject(url: str, point: Point, error: type[BaseException]) -> tuple[bool, Outcome]:
-    """Run the scenario with one exception. Returns whether it came to the point, and the outcome."""
-    injector = Injector(point, error)
-    outcome = play(url, injector.trace, injector.disarm)
-    return injector.fired, outcome
+def plan(urls: Iterator[str], *, ignore: str | None = None) -> list[Run]:
+    """Return all runs that there are to make, after checking that nothing is violated without any fault.
+
+    Args:
+        urls: Fresh databases.
+        ignore: Violations that contain this text do not count.
+    """
+    points: dict[Point, None] = {}
+    for _ in range(3):  # a few lines are not reached every time
+        recorded, outcome = record(next(urls))
+        points |= dict.fromkeys(recorded)
+        if violations := [one for one in outcome.violations if ignore is None or ignore not in one]:
+            raise AssertionError(f"without any fault: {violations}")
+    return [Run(point, error) for point in sorted(points) for error in errors_for(point.role)]
+
+
+def inject(urls: Iterator[str], run: Run) -> Outcome | None:
+    """Run the scenario with one exception. Returns None if it did not come to the point in three attempts."""
+    for _ in range(3):
+        injector = Injector(run.point, run.error)
+        outcome = play(next(urls), injector.trace, injector.disarm)
+        if injector.fired:
+            return outcome
+    return None
 
 
 def databases(where: str) -> Iterator[str]:
@@ -106,33 +139,24 @@ def main() -> None:
     parser.add_argument("--share", default="0/1")
     parser.add_argument("--only", default="")
     parser.add_argument("--sample", type=int)
-    parser.add_argument("--ignore", default="\n", help="violations with this text do not count")
+    parser.add_argument("--ignore", help="violations with this text do not count")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    logging.disable(logging.CRITICAL)
-    threading.excepthook = lambda _: None
     urls = databases(chosen.folder)
-    points: dict[Point, None] = {}
-    for _ in range(3):
-        recorded, outcome = record(next(urls))
-        points |= dict.fromkeys(recorded)
-        assert not [one for one in outcome.violations if chosen.ignore not in one], outcome.violations
-    runs = [(point, error) for point in sorted(points) for error in errors_for(point.role)]
+    runs = plan(urls, ignore=chosen.ignore)
     mine, shares = map(int, chosen.share.split("/"))
-    runs = [run for run in runs[mine::shares] if chosen.only in str(run[0])]
+    runs = [run for run in runs[mine::shares] if chosen.only in str(run)]
     if chosen.sample:
         runs = random.Random(chosen.seed).sample(runs, min(chosen.sample, len(runs)))
-    print(f"# {len(points)} points, {len(runs)} runs", flush=True)  # noqa: T201
-    for point, error in runs:
-        for _ in range(3):
-            fired, outcome = inject(next(urls), point, error)
-            if fired:
-                break
-        outcome.violations = [one for one in outcome.violations if chosen.ignore not in one]
-        verdict = "; ".join(outcome.violations) if fired else "not reached"
-        word = "BAD" if fired and outcome.violations else "ok" if fired else "MISSED"
-        notes = " | ".join(outcome.notes)
-        print(f"{word} {point} {error.__name__}: {verdict} ## {notes}".replace("\n", " / "), flush=True)  # noqa: T201
+    print(f"# {len(runs)} runs", flush=True)
+    for run in runs:
+        outcome = inject(urls, run)
+        found = [] if outcome is None else [
+            one for one in outcome.violations if chosen.ignore is None or chosen.ignore not in one
+        ]  # fmt: skip
+        word = "MISSED" if outcome is None else "BAD" if found else "ok"
+        notes = [] if outcome is None else outcome.notes
+        print(f"{word} {run}: {'; '.join(found)} ## {' | '.join(notes)}".replace("\n", " / "), flush=True)
 
 
 if __name__ == "__main__":
