@@ -48,7 +48,7 @@ def play(url: str, trace: Callable[..., Any], disarm: Callable[[], None] = lambd
         try:
             scenario.run()
             disarm()
-            threading.settrace(None)  # type: ignore[arg-type]
+            threading.settrace(None)
             sys.settrace(None)
             scenario.judge(threads_before | {caller})
         except BaseException:
@@ -134,7 +134,9 @@ def databases(where: str) -> Iterator[str]:
 
 def main() -> None:
     """Go through all points of one share, and print the violations."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     parser.add_argument("--share", default="0/1")
     parser.add_argument("--only", default="")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +12,7 @@ from typing import Any, NamedTuple
 import keyfold.actors
 import keyfold.store
 
-_FOLDERS = tuple(
-    str(Path(module.__file__ or "").parent) + "/" for module in (keyfold.actors, keyfold.store)
-)
+_FOLDERS = tuple(str(Path(module.__file__ or "").parent) + "/" for module in (keyfold.actors, keyfold.store))
 """As the import system spells them: compared with the file names of code objects."""
 
 CALLER = "caller"
@@ -116,9 +113,4 @@ def tracing(trace: Callable[..., Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        threading.settrace(before)  # type: ignore[arg-type]  # None is what it was
-
-
-def untraced() -> None:
-    """Stop the tracing of the calling thread."""
-    sys.settrace(None)
+        threading.settrace(before)

@@ -62,7 +62,10 @@ class Violation(NamedTuple):
     lines: list[Line]
 
     def __str__(self) -> str:
-        shown = [f"    {line['in']}: {json.dumps({k: v for k, v in line.items() if k != 'in'})}" for line in self.lines]
+        shown = [
+            f"    {line['in']}: {json.dumps({k: v for k, v in line.items() if k != 'in'})}"
+            for line in self.lines
+        ]
         if len(shown) > _SHOWN:
             shown[_SHOWN // 2 : -_SHOWN // 2] = [f"    ... {len(shown) - _SHOWN} lines ..."]
         return "\n".join([f"{self.promise}: {self.what}", *(line[:400] for line in shown)])
@@ -124,7 +127,9 @@ class Oracle:
         """Return figures of the round."""
         ends = Counter(line.get("error", "committed") for line in self.lines if line["what"] == "ended")
         done = Counter(line["of"] for line in self.lines if line["what"] == "attempt")
-        rows = sum(len((row.state or {}).get("log", ())) for (name, _), row in self.final.rows.items() if name != OWN)
+        rows = sum(
+            len((row.state or {}).get("log", ())) for (name, _), row in self.final.rows.items() if name != OWN
+        )
         return {"events in rows": rows, "letters": len(self.final.letters), **ends, **done}
 
     # -- evidence
@@ -144,14 +149,11 @@ class Oracle:
                 case "done":
                     self.events[line["id"]].done = True
                 case "ended":
-                    told = self.events[line["id"]]
-                    told.ended[line["key"]] = line
+                    self.events[line["id"]].ended[line["key"]] = line
                     if "epoch" in line:
-                        self._place(told.projection, line["key"], line["id"], line["epoch"], line["version"], line)
+                        self._place(line)
                 case "retried":
-                    self._place(
-                        self.events[line["id"]].projection, line["key"], line["id"], line["epoch"], line["version"], line
-                    )
+                    self._place(line)
                 case "published":
                     for number, id_ in enumerate(line["ids"], line["base"] + 1):
                         self.places[line["projection"], line["key"], id_].add((line["epoch"], number))
@@ -164,10 +166,13 @@ class Oracle:
         for line in attempts.values():
             self._unsure(line)
 
-    def _place(self, projection: str, key: str, id_: str, epoch: str, version: int, line: Line) -> None:
-        self.places[projection, key, id_].add((epoch, version))
+    def _place(self, line: Line) -> None:
+        id_ = line["id"]
+        self.places[self.events[id_].projection, line["key"], id_].add((line["epoch"], line["version"]))
         if line["delta"] != id_:
-            self._violated("the Receipt shows its own delta", f"{id_} was shown the delta of {line['delta']}", id_)
+            self._violated(
+                "the Receipt shows its own delta", f"{id_} was shown the delta of {line['delta']}", id_
+            )
 
     def _attempt(self, line: Line) -> None:
         if line["of"] in ("rebuild", "wipe"):
@@ -179,7 +184,9 @@ class Oracle:
         if attempt["of"] == "skip" and error is None:
             self.skipped[attempt["projection"], attempt["key"], attempt["id"]] += 1
         elif attempt["of"] == "skip" and error != "VersionConflict":
-            self._unsure(attempt)  # LetterNotFound too: its own commit, whose answer was lost, may have removed it
+            self._unsure(
+                attempt
+            )  # LetterNotFound too: its own commit, whose answer was lost, may have removed it
         elif error in _UNCERTAIN and attempt["of"] in ("retry", "resume"):
             self._unsure(attempt)
 
@@ -221,10 +228,14 @@ class Oracle:
                         self._violated("settle() ends with nothing under way", str(line), *line["undone"][:1])
                     for name, (spawned, retired, live) in line["actors"].items():
                         if spawned - retired != live:
-                            self._violated("actors are counted", f"{name}: {spawned} - {retired} is not {live}")
+                            self._violated(
+                                "actors are counted", f"{name}: {spawned} - {retired} is not {live}"
+                            )
                 case "closed":
                     if line["undone"] or line["in_flight"]:
-                        what = f"{len(line['undone'])} Receipts never end, {line['in_flight']} in flight: {line}"
+                        what = (
+                            f"{len(line['undone'])} Receipts never end, {line['in_flight']} in flight: {line}"
+                        )
                         self._violated("close() ends every Receipt", what, *line["undone"][:1])
                     if line["took"] > line["timeout"] + _LATE:
                         self._violated("close() keeps its timeout", str(line))
@@ -241,10 +252,16 @@ class Oracle:
                 continue
             log = row.state["log"]
             if row.version != len(log):
-                self._violated("the version is the number of events", f"{name} {key!r}: {row.version}, not {len(log)}")
+                self._violated(
+                    "the version is the number of events", f"{name} {key!r}: {row.version}, not {len(log)}"
+                )
             if row.state["half"] or row.state["text"] or row.state["number"] != 0.0 or row.state["extra"]:
                 what = {word: value for word, value in row.state.items() if word != "log"}
-                self._violated("no half changed or ill-typed state is saved", f"{name} {key!r} holds {what}", row.state["half"])
+                self._violated(
+                    "no half changed or ill-typed state is saved",
+                    f"{name} {key!r} holds {what}",
+                    row.state["half"],
+                )
             for id_, count in Counter(log).items():
                 if count > 1:
                     self._violated("each event once", f"{id_} is {count} times in {name} {key!r}", id_)
@@ -261,23 +278,31 @@ class Oracle:
         if told is None and id_ not in self.rebuilt:
             self._violated("no event from nowhere", f"{id_} is in {name} {key!r}", id_)
         if told is not None and (name != told.projection or key not in told.keys):
-            self._violated("an event reaches its own keys", f"{id_} for {told.keys} is in {name} {key!r}", id_)
+            self._violated(
+                "an event reaches its own keys", f"{id_} for {told.keys} is in {name} {key!r}", id_
+            )
         if len(places) > 1:
-            self._violated("each event once", f"{id_} was folded into {name} {key!r} at {sorted(places)}", id_)
+            self._violated(
+                "each event once", f"{id_} was folded into {name} {key!r} at {sorted(places)}", id_
+            )
         for epoch, version in places:
             if row is not None and epoch == row.epoch:
                 log = [] if row.state is None else row.state["log"]
                 if log[version - 1 : version] != [id_]:
-                    what = f"{id_} was version {version} of {name} {key!r}, where {log[version - 1:version]} stands"
+                    what = f"{id_} was version {version} of {name} {key!r}, where {log[version - 1 : version]} stands"
                     self._violated("committed is committed", what, id_)
             elif (name, key) not in self.replaced:
-                what = f"{id_} was at {epoch}:{version} of {name} {key!r}, which is at {row and row.epoch} now"
+                what = (
+                    f"{id_} was at {epoch}:{version} of {name} {key!r}, which is at {row and row.epoch} now"
+                )
                 self._violated("committed is committed", what, id_)
 
     def _judge_part(self, id_: str, told: Told, key: str) -> None:
         part = (told.projection, key, id_)
         folded, letters, skipped = len(self.places.get(part, ())), self.letters[part], self.skipped[part]
-        found = f"{id_} for {key!r} of {told.projection}: folded {folded}, letters {letters}, skipped {skipped}"
+        found = (
+            f"{id_} for {key!r} of {told.projection}: folded {folded}, letters {letters}, skipped {skipped}"
+        )
         ended = told.ended.get(key)
         error = None if ended is None else ended.get("error")
         if folded + letters + skipped > 1:
@@ -288,18 +313,22 @@ class Oracle:
             if folded + letters:
                 self._violated("refused is refused", f"{found}, dispatch raised {told.refused}", id_)
             if told.refused not in _REFUSALS | {"StoreUnavailable", "StoreError"}:
-                self._violated("dispatch raises its own errors", f"{found}, dispatch raised {told.refused}", id_)
+                self._violated(
+                    "dispatch raises its own errors", f"{found}, dispatch raised {told.refused}", id_
+                )
         elif told.accepted and not told.done and self._process_of(id_) not in self.killed:
             self._violated("every Receipt ends", f"{found}, and its Receipt never ended", id_)
-        if error in _LETTER_ERRORS and not folded + letters + skipped:
-            if (told.projection, key) not in self.uncertain and id_ not in self.uncertain_ids:
-                self._violated("what raised is a letter", f"{found}, its Receipt raised {error}", id_)
+        unsure = (told.projection, key) in self.uncertain or id_ in self.uncertain_ids
+        if error in _LETTER_ERRORS and not folded + letters + skipped and not unsure:
+            self._violated("what raised is a letter", f"{found}, its Receipt raised {error}", id_)
         if error == "BroadcastError" and not folded:
             self._violated("a failed broadcast loses nothing", found, id_)
         if error in _REFUSALS and folded + letters:
             self._violated("refused is refused", f"{found}, its Receipt raised {error}", id_)
         if error is not None and error not in _TOLD and "m" not in told.system:
-            self._violated("a Receipt of a system that is not closed tells the outcome", f"{found}, {error}", id_)
+            self._violated(
+                "a Receipt of a system that is not closed tells the outcome", f"{found}, {error}", id_
+            )
 
     def _judge_versions(self) -> None:
         at: dict[tuple[str, str, str, int], set[str]] = defaultdict(set)
@@ -308,13 +337,21 @@ class Oracle:
                 at[name, key, epoch, version].add(id_)
         for (name, key, epoch, version), ids in at.items():
             if len(ids) > 1:
-                self._violated("one event, one version", f"{name} {key!r} {epoch}:{version} is {sorted(ids)}", *ids)
+                self._violated(
+                    "one event, one version", f"{name} {key!r} {epoch}:{version} is {sorted(ids)}", *ids
+                )
 
     def _judge_published(self) -> None:
         reached: dict[tuple[str, ...], int] = {}
         for line in self.lines:
             if line["what"] == "published":
-                address = (line["in"].partition(":")[0], line["system"], line["projection"], line["key"], line["epoch"])
+                address = (
+                    line["in"].partition(":")[0],
+                    line["system"],
+                    line["projection"],
+                    line["key"],
+                    line["epoch"],
+                )
                 if line["base"] < reached.get(address, 0):
                     self._violated("published versions never go back", str(line), *line["ids"])
                 reached[address] = line["base"] + len(line["ids"])
@@ -331,7 +368,10 @@ class Oracle:
         if told is None or (name, key) in self.uncertain or id_ in self.uncertain_ids:
             return True  # of a rebuild; or by an operator's process that was killed
         ended = told.ended.get(key, {})
-        return self._process_of(id_) in self.killed or ended.get("error") in {"StoreError", "StoreUnavailable"}
+        return self._process_of(id_) in self.killed or ended.get("error") in {
+            "StoreError",
+            "StoreUnavailable",
+        }
 
     def _judge_order(self) -> None:
         last: dict[tuple[str, str, str, str], tuple[int, str]] = {}
@@ -382,11 +422,13 @@ class Oracle:
         lines: list[Line] = []
         if ids and len(self.violations) < _SHOWN:  # looking for lines takes long
             wanted = {id_ for id_ in ids if id_}
-            numbers = {line["number"] for line in self.lines if line["what"] == "attempt" and line.get("id") in wanted}
+            numbers = {
+                line["number"]
+                for line in self.lines
+                if line["what"] == "attempt" and line.get("id") in wanted
+            }
             lines = [
                 line for line in self.lines
                 if line.get("id") in wanted or wanted & set(line.get("ids", ())) or line.get("number") in numbers
             ]  # fmt: skip
         self.violations.append(Violation(promise, what, lines))
-
-

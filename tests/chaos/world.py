@@ -14,11 +14,11 @@ OWN = "chaos.own"
 
 POISON = ("poison", "exit", "unprintable")
 """Raised by ``apply`` unless the process has mended it."""
-ILL_TYPED = ("list", "nan", "infinity", "unencodable")
-"""Makes a state that can't be read back: has to be refused, whatever happens."""
+ILL_TYPED = ("list", "nan", "infinity", "unencodable", "list in event", "nan in event")
+"""Makes a state, or is an event, that can't be read back: has to be refused, whatever happens."""
 
 
-class Unprintable(Exception):  # noqa: N818
+class Unprintable(Exception):
     """Says nothing of itself."""
 
     def __str__(self) -> str:
@@ -33,6 +33,7 @@ class Happened:
     keys: list[str]
     then: str = ""
     pad: str = ""
+    amount: float = 0.0
 
 
 @dataclass
@@ -43,6 +44,7 @@ class HappenedInOrder:
     keys: list[str]
     then: str = ""
     pad: str = ""
+    amount: float = 0.0
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Echoed:
     keys: list[str]
     then: str = ""
     pad: str = ""
+    amount: float = 0.0
 
 
 @dataclass
