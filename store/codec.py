@@ -460,17 +460,18 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
 def _nested_too_deep(encoded: bytes) -> bool:
     """Tell whether brackets stand in each other deeper than MAX_NESTING: by a few passes in C.
 
-    Brackets within strings don't count. What remains are the brackets; each pass takes out the innermost
-    pairs, so that the number of passes is the depth.
+    Brackets within text don't count. What remains are the brackets; each pass takes out the innermost pairs,
+    so that the number of passes is the depth.
     """
-    # Counted no further than to the bound.
-    if all(len(encoded.split(bracket, MAX_NESTING // 2)) <= MAX_NESTING // 2 for bracket in (b"[", b"{")):
+    if encoded.count(b"[") + encoded.count(b"{") <= MAX_NESTING:
         return False
     if b"\\" in encoded:
         encoded = encoded.replace(b"\\\\", b"").replace(b'\\"', b"")
     brackets = encoded.translate(_AS_BRACKETS, _NO_BRACKETS)
-    if b'"' in brackets:
-        brackets = _STRINGS.sub(b"", brackets.replace(b'""', b""))
+    if 2 * brackets.count(b'""') == brackets.count(b'"'):  # no text holds a bracket
+        brackets = brackets.translate(None, b'"')
+    else:
+        brackets = _TEXT.sub(b"", brackets)
     for _ in range(MAX_NESTING):
         if not brackets:
             return False
@@ -480,7 +481,7 @@ def _nested_too_deep(encoded: bytes) -> bool:
 
 _AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
-_STRINGS = re.compile(rb'"[^"]*"')
+_TEXT = re.compile(rb'"[^"]*"')
 
 
 # -- types
