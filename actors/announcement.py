@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..store.describe import describe
 from .errors import BroadcastError
 from .receipt import Delivery
 
@@ -67,7 +68,7 @@ def _broadcast(
     try:
         publish(broadcaster)
     except BaseException as cause:
-        msg = f"{props.projection}: version {version} of key {key!r} is committed but was not broadcast: {cause!r}"
+        msg = f"{props.projection}: version {version} of key {key!r} is committed but was not broadcast: {describe(cause)}"
         error = BroadcastError(msg, projection=props.projection, key=key, version=version)
         error.__cause__ = cause
         _logger.exception(msg, extra=error.facts)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,12 +17,13 @@ from .burial import apply_error, fail_all, letter_of, settle_burials
 from .errors import LetterNotFound, key_halted
 from .fold import fold
 from .observer import tell
-from .receipt import Applied
+from .receipt import applied_of
 
 if TYPE_CHECKING:
     from .burial import Burial
     from .counters import InFlight
     from .projection_actor import ProjectionActor
+    from .receipt import Applied
 
 
 class Command(ABC):
@@ -71,16 +73,27 @@ class Command(ABC):
         return Amend(amendment, actor.actor_inbox.put_signal)
 
 
+TOMBSTONE = b"null"
+"""The state of a wiped key."""
+
+
 class Replacement(Command):
     """Put this state in place of whatever the key holds, under a new epoch: a rebuild or a wipe."""
+
+    over_newer = False
+    """Whether it may go over the row of a newer release."""
 
     def __init__(self, position: Position, state: bytes) -> None:
         self.position = position
         self.state = state
         self.done: Future[Position] = Future()
 
-    def begin(self, actor: ProjectionActor) -> Write | Amend:
-        """Write over the row, and over no newer one."""
+    def begin(self, actor: ProjectionActor) -> Write | Amend | None:
+        """Write over the row, and over no newer one: neither of a later version nor of a newer release."""
+        newer = None if self.over_newer or self.state == TOMBSTONE else actor.newer_schema()
+        if newer is not None:
+            self.fail(newer)
+            return None
         if actor.halted:  # it stays so for as long as events are parked: nobody has decided about them
             return self._write(actor, self.position, self.state)
         props = actor.props
@@ -89,10 +102,30 @@ class Replacement(Command):
 
     def saved(self, actor: ProjectionActor) -> None:
         actor.forget()
+        actor.props.degraded.clear(actor.key)
         announce_replacement(actor.props, actor.key, self)
 
     def fail(self, error: Exception) -> None:
-        self.done.set_exception(error)
+        fail_future(self.done, error)
+
+
+class Repair(Replacement):
+    """Put a state given by an operator in place of the present one, under a new epoch.
+
+    The version stays, as it counts the events that the row stands for. The row is not decoded. That of a newer
+    release is no exception: it is the way back where that release was taken back.
+    """
+
+    over_newer = True
+
+    def __init__(self, state: bytes) -> None:
+        super().__init__(Position(new_epoch(), 1), state)
+
+    def begin(self, actor: ProjectionActor) -> Write | Amend | None:
+        """Write over the row at its version; 1 stands where there is no row, or a tombstone."""
+        version = actor.base.version if actor.base is not None else 0
+        self.position = self.position._replace(version=max(1, version))
+        return super().begin(actor)
 
 
 class Recalled(NamedTuple):
@@ -103,10 +136,15 @@ class Recalled(NamedTuple):
 
 
 class Retried(NamedTuple):
-    """What became of a Retry: the changes, and what the event after them raised."""
+    """The outcome of a Retry: the committed changes, and the error of the event after them."""
 
-    applied: tuple[Applied, ...]
+    turn: Committed
     error: Exception | None = None
+
+    @property
+    def applied(self) -> tuple[Applied, ...]:
+        """The changes; their deltas are decoded here, on the thread that asks."""
+        return tuple(applied_of(self.turn, index) for index in range(len(self.turn.deltas)))
 
 
 class Retry(Command):
@@ -137,7 +175,7 @@ class Retry(Command):
         except Exception as error:
             self.fail(error)
             return None
-        deltas, cause = fold(props.apply, props.encode_delta, state, self.letters, inf)
+        deltas, cause = fold(props, state, self.letters, inf)
         encoded = b""
         if cause is None:
             try:
@@ -170,16 +208,10 @@ class Retry(Command):
         props.counters.add(events=len(turn.deltas), retried=len(turn.deltas))
         tell(props.observers, lambda observer: observer.applied(turn, monotonic() - actor.last_turn))
         actor.forget()  # whether it is still halted, the row says
-        applied = tuple(
-            Applied(
-                turn.projection, turn.key, turn.epoch, turn.base_version + number, props.decode_delta(delta)
-            )
-            for number, delta in enumerate(turn.deltas, 1)
-        )
-        self.done.set_result(Retried(applied, self._error or failure))
+        self.done.set_result(Retried(turn, self._error or failure))
 
     def fail(self, error: Exception) -> None:
-        self.done.set_exception(error)
+        fail_future(self.done, error)
 
     def rejected(self, error: StoreError) -> Sequence[Any]:
         """Try with half of the letters, down to the one that makes a state which can't be stored."""
@@ -244,6 +276,12 @@ class Park(Command):
     def conflicted(self, actor: ProjectionActor) -> Sequence[Any]:  # noqa: ARG002
         """Put the events back: on the newer row they may be good, or the key no longer halted."""
         return self.deliveries
+
+
+def fail_future(done: Future[Any], error: Exception) -> None:
+    """End a future with an error, unless it has an outcome already."""
+    with suppress(InvalidStateError):
+        done.set_exception(error)
 
 
 def first_command(batch: Sequence[Any]) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
+from typing import Any
 
 
 class Counters:
@@ -47,50 +47,55 @@ class Counters:
 
 
 class InFlight:
-    """Events accepted and not yet settled, over all keys: the process-wide bound, and what close waits for."""
+    """All events and commands that were accepted and have no outcome yet, over all keys.
+
+    The process-wide bound, what a close waits for, and the list by which it ends what is left. Nothing is
+    counted up and down: the number is the size of a set, so it is right whatever raised in between. Adding and
+    removing are single calls into C, and doing either twice does no harm.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        # One number only ever grows by C code that no thread can interrupt, the other under a lock once a
-        # turn: a lock a dispatch was a quarter of what a dispatch took.
-        self._accepted = itertools.count()
-        self._settled = 0
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self.open: set[Any] = set()
+        """Who accepts one more adds it here, and compares the size with the limit afterwards."""
+        self._changed = threading.Condition()
         self._waiting = 0
 
-    @property
-    def count(self) -> int:
-        """How many are under way."""
-        # A count tells where it is, without moving on, by its repr alone: "count(7)".
-        return int(repr(self._accepted)[6:-1]) - self._settled
+    def __len__(self) -> int:
+        return len(self.open)
 
-    def accept(self) -> bool:
-        """Count one event as accepted. False, and it is not counted: the limit is reached."""
-        if next(self._accepted) - self._settled < self.limit:
-            return True
-        self.settle(1)
-        return False
-
-    def settle(self, events: int) -> None:
-        """Count events as committed, failed or refused after all."""
-        with self._lock:
-            self._settled += events
-            if self._waiting:
+    def remove(self, ended: Iterable[Any]) -> None:
+        """Take out those that have an outcome, or were refused after all."""
+        self.open.difference_update(ended)
+        # Who waits counts itself first and looks at the set second, so one of the two sees the other.
+        if self._waiting:
+            with self._changed:
                 self._changed.notify_all()
 
+    def fail_all(self, error: Exception) -> int:
+        """End with this error all that are left, and return how many that were."""
+        count = 0
+        while self.open:
+            left = list(self.open)
+            for one in left:
+                one.fail(error)
+            self.remove(left)
+            count += len(left)
+        return count
+
     def wait_for_room(self, deadline: float) -> bool:
-        """Wait until the count is below the limit. False once the deadline has passed."""
-        return self._wait_until(lambda: self.count < self.limit, deadline)
+        """Wait until there are fewer than the limit. False once the deadline has passed."""
+        return self._wait_until(lambda: len(self.open) < self.limit, deadline)
 
     def wait_for_none(self, deadline: float) -> bool:
-        """Wait until nothing is under way. False once the deadline has passed."""
-        return self._wait_until(lambda: self.count == 0, deadline)
+        """Wait until there are none. False once the deadline has passed."""
+        return self._wait_until(lambda: not self.open, deadline)
 
     def _wait_until(self, predicate: Callable[[], bool], deadline: float) -> bool:
-        with self._lock:
-            self._waiting += 1
+        with self._changed:
             try:
-                return self._changed.wait_for(predicate, max(0.0, deadline - monotonic()))
+                self._waiting += 1
+                seconds = min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX)
+                return self._changed.wait_for(predicate, seconds)
             finally:
                 self._waiting -= 1

@@ -18,7 +18,7 @@ from ..store import (
 )
 from .commands import Recalled, Retried, Retry
 from .dispatcher import on_dispatcher_thread
-from .errors import InvalidEvent, KeyHalted, LetterNotFound, WouldDeadlock
+from .errors import BroadcastError, InvalidEvent, KeyHalted, LetterNotFound, WouldDeadlock
 
 if TYPE_CHECKING:
     from .receipt import Applied
@@ -115,8 +115,9 @@ class DeadLetters:
     def resume(self, key: str) -> int:
         """Fold all that is parked for a halted key, head first, and let the key go on. Return how many it was.
 
-        Raises ApplyError that names the next one that can't be folded: those before it are committed, it
-        and what follows stay parked. Raises KeyHalted never; LetterNotFound if the key is not halted.
+        Raises ApplyError, or InvalidEvent, that names the next one that can't be folded: those before it are
+        committed, it and those behind it stay parked. Raises LetterNotFound if the key is not halted. A
+        broadcast that fails is logged and counted, and does not end it.
         """
         check_key(key, projection=self._runtime.name)
         folded = conflicts = 0
@@ -134,8 +135,9 @@ class DeadLetters:
                 if conflicts == _ATTEMPTS:
                     raise
                 continue
-            folded += len(outcome.applied)
-            if outcome.error is not None:
+            folded += len(outcome.turn.deltas)
+            # A change that could not be shown is committed all the same, and the rest is not to wait for that.
+            if outcome.error is not None and not isinstance(outcome.error, BroadcastError):
                 raise outcome.error
 
     # -- how
@@ -161,9 +163,22 @@ class DeadLetters:
                 f"{self._runtime.name}: key {key!r} is halted; resume it before its older letters are retried"
             )
             raise KeyHalted(msg, projection=self._runtime.name, key=key, position=row.position)
-        command = Retry(tuple(Recalled(letter.id, self._event(letter)) for letter in letters), parked=parked)
+        recalled, error = self._recall(letters)
+        if error is not None and not recalled:
+            raise error
+        command = Retry(tuple(recalled), parked=parked, error=error)
         self._runtime.running().command(key, command)
         return command.done.result()
+
+    def _recall(self, letters: list[StoredLetter]) -> tuple[list[Recalled], InvalidEvent | None]:
+        """Return the events of the letters before the first that does not decode, and its error."""
+        recalled: list[Recalled] = []
+        for letter in letters:
+            try:
+                recalled.append(Recalled(letter.id, self._event(letter)))
+            except InvalidEvent as error:
+                return recalled, error
+        return recalled, None
 
     def _event(self, letter: StoredLetter) -> Any:
         try:
@@ -187,7 +202,7 @@ class DeadLetters:
             return False  # looked at again
 
     def _ask(self, ask: Callable[[], T]) -> T:
-        return self._system.submit(ask).result()
+        return self._system.ask(ask)
 
     def _too_busy(self, key: str) -> VersionConflict:
         return VersionConflict(

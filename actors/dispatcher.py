@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import queue
 import threading
 from time import monotonic
@@ -18,12 +19,30 @@ _logger = logging.getLogger("keyfold.dispatcher")
 
 _LOCKS = 16
 
-_worker = threading.local()
+_this = threading.local()
 
 
 def on_dispatcher_thread() -> bool:
     """Return whether the calling thread belongs to a Dispatcher, and so must not wait for actors."""
-    return getattr(_worker, "is_dispatcher", False)
+    return getattr(_this, "dispatches", False)
+
+
+def on_own_thread() -> bool:
+    """Return whether the calling thread is one of Keyfold's, and so must not wait for all of them to end."""
+    return getattr(_this, "is_ours", False)
+
+
+def be_own_thread(*, dispatches: bool = False) -> None:
+    """Mark the calling thread as one of Keyfold's."""
+    _this.is_ours, _this.dispatches = True, dispatches
+
+
+def _be_nobody() -> None:
+    # A fork in a hook: the thread that forked is the child's main thread, and no longer one of ours.
+    _this.is_ours = _this.dispatches = False
+
+
+os.register_at_fork(after_in_child=_be_nobody)
 
 
 class Dispatcher:
@@ -58,13 +77,14 @@ class Dispatcher:
     def stop(self, deadline: float) -> bool:
         """Let the threads end after the turns that are queued; wait for them until deadline.
 
-        Returns whether all of them have ended.
+        Returns whether all of them have ended. Threads that were never started count as ended.
         """
-        for _ in self._threads:
+        started = [thread for thread in self._threads if thread.ident is not None]
+        for _ in started:
             self._ready.put(None)
-        for thread in self._threads:
+        for thread in started:
             thread.join(max(0.0, deadline - monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in started)
 
     def loops(self, now: float) -> list[Loop]:
         """Return how each thread fares."""
@@ -73,18 +93,21 @@ class Dispatcher:
         ]
 
     def _run(self, number: int) -> None:
-        busy_since = self._busy_since
-        _worker.is_dispatcher = True
-        get = self._ready.get
-        while True:
-            actor = get()
-            if actor is None:
-                return
-            busy_since[number] = monotonic()
-            try:
-                actor.run_turn()
-            except BaseException:
-                # One broken actor must not take a thread from all the others.
-                _logger.exception("a turn of %s failed", actor)
-            busy_since[number] = None
-            del actor  # else the last actor would live as long as the thread waits
+        be_own_thread(dispatches=True)
+        while self._run_one(number):
+            pass
+
+    def _run_one(self, number: int) -> bool:
+        """Run the next actor that is ready. False: the thread is to end."""
+        actor = self._ready.get()
+        if actor is None:
+            return False
+        try:
+            self._busy_since[number] = monotonic()
+            actor.run_turn()
+        except BaseException:
+            # One broken actor must not take a thread from all the others.
+            _logger.exception("a turn of %s failed", actor)
+        finally:
+            self._busy_since[number] = None
+        return True

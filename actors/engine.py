@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 
-from ..store import SnapshotWriter, WriterFacts
+from ..store import SnapshotWriter, StoreError, WriterFacts
 from .activity import Activity
 from .counters import Counters, InFlight
 from .dispatcher import Dispatcher
@@ -59,25 +59,32 @@ class Engine:
         self._give_up = threading.Event()
         self._supervisors: list[Supervisor] = []
         self._writer_facts = WriterFacts()
-        self._writer = SnapshotWriter.start(
-            store, commit_limit=settings.commit_limit, give_up=self._give_up, facts=self._writer_facts
-        )
+        try:
+            self._writer = SnapshotWriter.start(
+                store, commit_limit=settings.commit_limit, give_up=self._give_up, facts=self._writer_facts
+            )
+        except BaseException:
+            for ref in pykka.ActorRegistry.get_by_class(SnapshotWriter):
+                pykka.ActorRegistry.unregister(ref)  # one whose thread could not be started
+            raise
         # Out of Pykka's global registry: its stop_all(), which also runs when any actor of the app raises
         # SystemExit, would take the writer from under events that were accepted.
         pykka.ActorRegistry.unregister(self._writer)
 
-    def add(self, runtime: ProjectionRuntime[Any, Any]) -> None:
-        """Give the runtime a supervisor of this process."""
+    def add(self, runtime: ProjectionRuntime[Any, Any]) -> Supervisor:
+        """Make a supervisor for the runtime in this process. From when it has it, the runtime accepts events."""
         projection = runtime.projection
         props = Props(
             projection=runtime.name,
             event_name=projection.broadcast_event_name,
             apply=projection.apply,
             new_state=projection.state_type,
-            encode_state=runtime.state_codec.encode,
+            encode_state=runtime.encode_state,
             decode_state=runtime.state_codec.decode,
-            encode_delta=runtime.delta_codec.encode,
-            decode_delta=runtime.delta_codec.decode,
+            encode_delta=runtime.delta_codec.encode_part,
+            decode_delta=runtime.delta_codec.decode_fast,
+            explain_delta=runtime.delta_codec.explain,
+            check_deltas=runtime.check_deltas,
             encode_event=runtime.delta_codec.encode,
             tell_writer=self._writer.tell,
             broadcaster=self._broadcaster,
@@ -85,6 +92,7 @@ class Engine:
             mailbox_limit=self._settings.mailbox_limit,
             counters=Counters(),
             activity=Activity(),
+            degraded=runtime.degraded,
             in_flight=self.in_flight,
             later=self._timer.after,
             observers=self._observers,
@@ -96,7 +104,7 @@ class Engine:
         supervisor = Supervisor(props, self._settings, self._sweeper, self._trouble)
         self._sweeper.watch(supervisor.actors)
         self._supervisors.append(supervisor)
-        runtime.supervisor = supervisor
+        return supervisor
 
     def start(self) -> None:
         """Start the threads."""
@@ -104,30 +112,46 @@ class Engine:
         self._sweeper.start()
 
     def stop(self, deadline: float) -> None:
-        """Refuse new events, drain, end the threads; give up what is not committed when time is over."""
+        """Refuse new events, drain, end the threads; give up what is not committed when time is over.
+
+        At the end every Receipt has an outcome. It may be called again, after it was interrupted or when only a
+        part of the threads was ever started.
+        """
         for supervisor in self._supervisors:
             supervisor.close()
         grace = min(_GRACE, max(0.0, deadline - monotonic()) / 4)
-        if not self.in_flight.wait_for_none(deadline - grace):
-            count = self.in_flight.count
+        in_time = self.in_flight.wait_for_none(deadline - grace)
+        error = StoreError(f"the system closed before this was known to be committed{self._trouble()}")
+        if not in_time:
+            count = len(self.in_flight)
             facts = {"uncommitted": count}
             _logger.error(
                 "closing with %d accepted events not committed%s", count, self._trouble(), extra=facts
             )
-            self._give_up.set()
+        self._give_up.set()
+        for supervisor in self._supervisors:
+            supervisor.give_up(error, wake=not in_time)
+        # Turns under way end with what the writer says of them; a database that does not answer is cut off.
+        if not in_time and not self.in_flight.wait_for_none(deadline - grace * 3 / 4):
             self._store.interrupt()
             self.in_flight.wait_for_none(deadline - grace / 2)
-        self._give_up.set()
         ended = self._sweeper.stop(deadline)
         ended &= self._timer.stop(deadline)
+        # The writer first: it answers all that it was told, and the dispatcher takes these answers to the Receipts.
+        ended &= self._stop_writer(deadline)
         ended &= self._dispatcher.stop(deadline)
-        writer_ended = self._writer.stop(block=False)
-        try:
-            writer_ended.get(timeout=max(0.0, deadline - monotonic()))
-        except Exception:
-            ended = False
+        self.in_flight.fail_all(error)
         if not ended:
             _logger.error("some threads did not end in time; they end with the process")
+
+    def _stop_writer(self, deadline: float) -> bool:
+        """Let the writer end, and wait for that. Returns whether it has ended."""
+        ended = self._writer.stop(block=False)
+        try:
+            ended.get(timeout=max(0.0, deadline - monotonic()))
+        except Exception:
+            return False
+        return True
 
     def sweep(self, now: float) -> int:
         """Look for idle actors at once, as if the time were ``now``."""
@@ -159,6 +183,7 @@ class Engine:
     def facts_of(runtime: ProjectionRuntime[Any, Any]) -> dict[str, Any]:
         """Return what one projection's actors counted in this process; zeros before the first event."""
         supervisor = runtime.supervisor
+        rows = {**runtime.degraded.facts(), "verified": runtime.verifies}
         if supervisor is None:
             nothing = {
                 "live": 0,
@@ -166,7 +191,7 @@ class Engine:
                 "oldest_seconds": 0.0,
                 **dict.fromkeys(Counters.NAMES, 0),
             }
-            return nothing | Activity().facts()
+            return nothing | Activity().facts() | rows
         depths = [len(actor.actor_inbox) for actor in list(supervisor.actors.values())]
         return {
             "live": len(depths),
@@ -174,6 +199,7 @@ class Engine:
             "oldest_seconds": round(Engine.lag_of(runtime), 3),
             **supervisor.props.counters.totals(),
             **supervisor.props.activity.facts(),
+            **rows,
         }
 
     @staticmethod

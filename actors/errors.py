@@ -39,6 +39,17 @@ class InvalidEvent(ProjectionError):
         self.event = event
 
 
+class InvalidState(ProjectionError):
+    """The JSON given to ``repair`` is no state of the projection. Nothing was written.
+
+    ``data`` is the JSON as it was given; ``__cause__`` says which field does not fit.
+    """
+
+    def __init__(self, message: str, *, data: str | bytes, projection: str, key: str) -> None:
+        super().__init__(message, projection=projection, key=key)
+        self.data = data
+
+
 class ApplyError(ProjectionError):
     """``apply`` raised, or made a state or delta that can't be stored. The event is a dead letter now.
 

@@ -18,6 +18,10 @@ ListenerT = TypeVar("ListenerT", bound=Listener)
 Route = Callable[[Any], Receipt]
 
 
+MAX_CLASSES = 1_000
+"""How many event classes are known at once; the next one after them makes all of them be looked up again."""
+
+
 class _Registration(NamedTuple):
     event_type: type[Any]
     priority: int
@@ -151,6 +155,8 @@ class EventBus:
             route: Route = matching[0].runtime.accept
         else:
             route = _Fanout(matching)
+        if len(routes) >= MAX_CLASSES:
+            self._routes = routes = {}  # an app that makes classes as it goes must not have all of them kept
         routes[event_type] = route
         return route
 

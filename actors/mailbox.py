@@ -12,7 +12,7 @@ from .errors import MailboxSealed
 if TYPE_CHECKING:
     from .pooled_actor import PooledActor
 
-_IDLE, _SCHEDULED, _SEALED = range(3)
+_IDLE, _SCHEDULED, _RUNNING, _SEALED = range(4)
 
 
 class Mailbox:
@@ -57,22 +57,28 @@ class Mailbox:
 
     def put(self, message: Any) -> None:
         """Queue message. Raises MailboxSealed if the actor has ended, BlockingIOError at the limit."""
+        if not self.offer(message):
+            raise MailboxSealed if self._phase == _SEALED else BlockingIOError
+
+    def offer(self, message: Any) -> bool:
+        """Queue message. False: the actor has ended, or there is no room."""
         with self._lock:
             if self._phase == _SEALED:
-                raise MailboxSealed
+                return False
             messages = self._messages
             if messages is None:
                 self._messages = [message]
                 self._since = monotonic()
             elif len(messages) >= self.limit:
-                raise BlockingIOError
+                return False
             else:
                 messages.append(message)
-            if self._phase == _SCHEDULED or self._suspended:
-                return
+            if self._phase != _IDLE or self._suspended:
+                return True
             self._phase = _SCHEDULED
             actor = self._actor
         actor.dispatcher.submit(actor)  # type: ignore[union-attr]  # only a sealed mailbox has none
+        return True
 
     def put_signal(self, signal: Any) -> None:
         """Queue a message of the runtime, ahead of all others. Raises MailboxSealed."""
@@ -83,11 +89,27 @@ class Mailbox:
                 self._signals = [signal]
             else:
                 self._signals.append(signal)
-            if self._phase == _SCHEDULED:
+            if self._phase != _IDLE:
                 return
             self._phase = _SCHEDULED
             actor = self._actor
         actor.dispatcher.submit(actor)  # type: ignore[union-attr]
+
+    def withdraw(self, message: Any) -> None:
+        """Take a message back whose ``put`` was interrupted, if it is still here, and make good for the wake-up."""
+        with self._lock:
+            if self._messages is not None:
+                self._messages = [one for one in self._messages if one is not message] or None
+        self.wake()
+
+    def wake(self) -> None:
+        """Give the actor a turn, unless it is in one. One turn too many does no harm: see ``begin_turn``."""
+        with self._lock:
+            if self._phase == _IDLE:
+                self._phase = _SCHEDULED
+            actor = self._actor if self._phase == _SCHEDULED else None
+        if actor is not None:
+            actor.dispatcher.submit(actor)
 
     def wait_for_room(self, deadline: float) -> bool:
         """Wait until there may be room, or the actor has ended. False once the deadline has passed."""
@@ -100,6 +122,14 @@ class Mailbox:
         return self._phase == _SEALED or self._messages is None or len(self._messages) < self.limit
 
     # -- the actor's side, called within its own turn only
+
+    def begin_turn(self) -> bool:
+        """Begin a turn. False: there is nothing to do, as it was submitted twice and is in that turn, or had it."""
+        with self._lock:
+            if self._phase != _SCHEDULED:
+                return False
+            self._phase = _RUNNING
+            return True
 
     def take_signals(self) -> list[Any]:
         """Return and remove all signals."""
@@ -133,6 +163,7 @@ class Mailbox:
         with self._lock:
             self._suspended = suspended
             if self._signals or (self._messages and not suspended):
+                self._phase = _SCHEDULED
                 return True
             self._phase = _IDLE
             return False

@@ -98,6 +98,8 @@ class PooledActor(pykka.Actor):
     def run_turn(self) -> None:
         """Handle what is waiting, within the limits of a turn. Called by the Dispatcher."""
         mailbox = self.actor_inbox
+        if not mailbox.begin_turn():
+            return
         if not self._started:
             self._started = True
             self._actor_loop_setup()

@@ -56,6 +56,10 @@ class Projection(ABC, Generic[EventT, StateT]):
     schema_version: ClassVar[int] = 1
     """The shape of the state. Raise it when rows that exist no longer fit, and write ``upgrade``."""
 
+    verify: ClassVar[bool] = True
+    """Whether each state is read back, once per turn and before it is saved, so that what is committed can be loaded
+    again. False saves that time where states are large; the projection's facts then say so."""
+
     encode_hook: Callable[[Any], Any] | None = None
     """Turns an object that JSON has no form for into one that has (msgspec's ``enc_hook``)."""
 
@@ -172,6 +176,9 @@ def check_projection(projection: object) -> Projection[Any, Any]:
         raise InvalidProjection(msg)
     if projection.on_error not in ("dead_letter", "halt"):
         msg = f'{who}.on_error must be "dead_letter" or "halt", not {projection.on_error!r}'
+        raise InvalidProjection(msg)
+    if not isinstance(projection.verify, bool):
+        msg = f"{who}.verify must be True or False, not {projection.verify!r}"
         raise InvalidProjection(msg)
     version = projection.schema_version
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:

@@ -18,12 +18,12 @@ from .courtesy import Courtesy
 from .fold import fold
 from .observer import tell
 from .props import GO_ON
+from .receipt import Delivery
 from .row_actor import LOADING, PAUSED, READY, SAVING, RowActor
 
 if TYPE_CHECKING:
     from .errors import ApplyError
     from .props import Props
-    from .receipt import Delivery
 
 _logger = logging.getLogger("keyfold.actor")
 
@@ -101,10 +101,12 @@ class ProjectionActor(RowActor):
     def _has_state(self, batch: list[Delivery]) -> bool:
         """Decode the state if that is still to be done. False: it can't be, and the batch is buried."""
         if self.state is None:
+            # A newer release has written the row, and folds it well: it must not find its key halted by this one.
+            is_newer = self.newer_schema() is not None
             try:
                 self.load_state()
             except StoreError as error:
-                if self.props.halts:
+                if self.props.halts and not is_newer:
                     self._obey(Park(batch, self.props.in_flight, error))
                     return False
                 for delivery in batch:
@@ -116,7 +118,7 @@ class ProjectionActor(RowActor):
     def _fold(self, batch: list[Delivery]) -> None:
         props, state = self.props, self.state
         turn_ends = monotonic() + self.dispatcher.turn_seconds
-        deltas, error = fold(props.apply, props.encode_delta, state, batch, turn_ends)
+        deltas, error = fold(props, state, batch, turn_ends)
         if error is not None:
             self._poisoned(batch, len(deltas), error)
             return
@@ -131,23 +133,18 @@ class ProjectionActor(RowActor):
         props.activity.encoded(len(encoded))
         base = self.base
         epoch, version = base or (new_epoch(), 0)
+        self.stage = SAVING  # first: READY and a turn mean that it is committed, see on_crash
         self._turn = Committed(
             props.projection, self.key, epoch, version, deltas, props.event_name, props.decode_delta
         )
-        self._save(
-            Save(
-                props.projection, self.key, base, epoch, version + len(deltas), encoded, props.schema_version
-            )
-        )
-
-    def _save(self, save: Save) -> None:
-        self.stage = SAVING
-        self.props.tell_writer(Write(save, self.actor_inbox.put_signal))
+        version += len(deltas)
+        save = Save(props.projection, self.key, base, epoch, version, encoded, props.schema_version)
+        self.order(Write(save, self.actor_inbox.put_signal))
 
     def on_saved(self) -> None:
         if self._command is not None:
-            command, self._command, self._deliveries = self._command, None, ()
-            command.saved(self)
+            self._command.saved(self)
+            self._command, self._deliveries = None, ()
             return
         turn, deliveries, props = self._turn, self._deliveries, self.props
         assert turn is not None  # noqa: S101  # Saved only ever answers a turn
@@ -161,7 +158,7 @@ class ProjectionActor(RowActor):
             tell(props.observers, lambda observer: observer.applied(turn, seconds))
         settle_deliveries(deliveries, turn, failure)
         self._deliveries, self._turn = (), None
-        props.in_flight.settle(len(deliveries))
+        props.in_flight.remove(deliveries)
         if self._courtesy is not None and not self._courtesy.committed(seconds):
             self._courtesy = None
 
@@ -175,7 +172,7 @@ class ProjectionActor(RowActor):
             self.forget()
         else:
             self.stage = SAVING
-            self.props.tell_writer(order)
+            self.order(order)
 
     # -- trouble
 
@@ -238,12 +235,19 @@ class ProjectionActor(RowActor):
         """Fail all that is not committed: the system closes, and the database did not come back."""
         pending = [*self._take_pending(), *self.actor_inbox.take(sys.maxsize)]
         self.forget()
-        self.settle_buried()
+        self.settle_buried(error)
         fail_all(pending, error, self.props.in_flight)
 
     def on_crash(self, cause: BaseException) -> None:
         """A defect of the library: let this actor end, so that the next event starts a fresh one."""
-        pending = [*self._take_pending(), *self.actor_inbox.seal()]
-        self.settle_buried()
-        self.props.retired(self)
-        fail_all(pending, crash_error(self.props.projection, self.key, cause), self.props.in_flight)
+        props, turn = self.props, self._turn
+        is_committed = turn is not None and self.stage == READY
+        pending, waiting = self._take_pending(), self.actor_inbox.seal()
+        props.retired(self)
+        if turn is not None and is_committed:
+            Delivery.commit(pending, turn)
+            props.in_flight.remove(pending)
+            pending = ()
+        error = crash_error(props.projection, self.key, cause)
+        self.settle_buried(error)
+        fail_all([*pending, *waiting], error, props.in_flight)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..store import Amend, Load, Row, Write
+from ..store import Amend, Load, Row, StoreError, Write
 
 if TYPE_CHECKING:
     from .activity import Activity
     from .broadcaster import Broadcaster
     from .counters import Counters, InFlight
+    from .degraded import Degraded
     from .dispatcher import Dispatcher
     from .observer import Observer
 
@@ -37,9 +38,14 @@ class Props:
     apply: Callable[[Any, Any], Any]
     new_state: Callable[[], Any]
     encode_state: Callable[[Any], bytes]
+    """Raises unless the bytes can be read back as the state."""
     decode_state: Callable[[bytes], Any]
     encode_delta: Callable[[Any], bytes]
     decode_delta: Callable[[bytes], Any]
+    explain_delta: Callable[[Any, BaseException], BaseException]
+    """Says of a delta that ``encode_delta`` refused which field is to blame."""
+    check_deltas: Callable[[Sequence[bytes]], tuple[int, Exception] | None]
+    """Returns the place of the first delta that does not decode, and the error."""
     encode_event: Callable[[Any], bytes]
     tell_writer: Callable[[Load | Write | Amend], None]
     broadcaster: Broadcaster | None
@@ -47,6 +53,7 @@ class Props:
     mailbox_limit: int
     counters: Counters
     activity: Activity
+    degraded: Degraded
     in_flight: InFlight
     later: Callable[[float, Callable[[], object]], None]
     """Makes a call in so many seconds."""
@@ -58,6 +65,9 @@ class Props:
     halts: bool
     """An event that can't be folded parks its key, and what follows it."""
     retired: Callable[[Any], None] = field(init=False)  # the Supervisor's own
+
+    given_up: StoreError | None = field(init=False, default=None)
+    """Set when a close runs out of time: what every event raises that is not committed yet."""
 
     def state_of(self, row: Row | None) -> Any:
         """Return the state that a row holds, or a new one if there is none."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +20,15 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("keyfold.receipt")
 
 _callbacks_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    # Another thread of the parent may have held it at the fork, and does not exist in the child.
+    global _callbacks_lock  # noqa: PLW0603
+    _callbacks_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -60,7 +71,7 @@ class Receipt(msgspec.Struct, eq=False):
 
         Raises TimeoutError after ``timeout`` seconds (the event stays accepted, and will be
         committed), or the error of the first projection that failed: ApplyError, BroadcastError,
-        StoreError, MailboxFull, Closed.
+        StoreError, MailboxFull, Closed. Each call raises an error object of its own.
         """
         if not self.done():
             self._wait(timeout)
@@ -73,7 +84,7 @@ class Receipt(msgspec.Struct, eq=False):
         try:
             self._outcome()
         except Exception as error:
-            return error
+            return error.with_traceback(None)
         return None
 
     def add_done_callback(self, fn: Callable[[Receipt], object]) -> None:
@@ -104,17 +115,28 @@ class Receipt(msgspec.Struct, eq=False):
                 return
             try:
                 callback()
-            except BaseException:  # not even SystemExit may stop the actor that settles
+            except BaseException:  # not even SystemExit may stop the actor that resolves it
                 _logger.exception("a callback of a Receipt raised")
 
     def _wait(self, timeout: float | None) -> None:
         if on_dispatcher_thread():
             what = "waiting for a Receipt"
             raise WouldDeadlock(what)
-        resolved = threading.Lock()
-        resolved.acquire()
-        self._when_done(resolved.release)
-        if not resolved.acquire(timeout=-1 if timeout is None else max(0.0, timeout)) and not self.done():
+        if timeout is None or timeout > 0:
+            resolved = threading.Lock()
+            resolved.acquire()
+            wake = resolved.release
+            seconds = -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+            try:
+                self._when_done(wake)
+                if resolved.acquire(timeout=seconds):
+                    return
+            finally:
+                # A Receipt that is asked again and again must not keep a callback of each time.
+                if self._callbacks:
+                    with suppress(ValueError):
+                        self._callbacks.remove(wake)
+        if not self.done():
             msg = f"projection: not committed within {timeout} s; the event stays accepted"
             raise TimeoutError(msg)
 
@@ -132,43 +154,61 @@ class Delivery(Receipt, eq=False, kw_only=True):
     def done(self) -> bool:
         return self._settled is not None
 
+    def result(self, timeout: float | None = None) -> tuple[Applied, ...]:
+        if self._settled is None:
+            self._wait(timeout)
+        return self._outcome()
+
     @staticmethod
     def commit(deliveries: Sequence[Delivery], committed: Committed) -> None:
-        """Resolve all: each event became the delta of the committed turn at its own place."""
+        """Resolve all: each event became the delta of the committed turn at its own place.
+
+        One that has an outcome keeps it: a close that ran out of time may have ended it.
+        """
         for index, delivery in enumerate(deliveries):
-            delivery._index = index  # noqa: SLF001  # its own class
-            delivery._settled = committed  # noqa: SLF001
+            if delivery._settled is None:  # noqa: SLF001  # its own class
+                delivery._index = index  # noqa: SLF001
+                delivery._settled = committed  # noqa: SLF001
             if delivery._callbacks:  # noqa: SLF001
                 delivery._run_callbacks()  # noqa: SLF001
 
     def fail(self, error: Exception) -> None:
-        """Resolve with an error."""
-        self._settled = error
+        """Resolve with an error, unless there is an outcome already."""
+        if self._settled is None:
+            self._settled = error
         if self._callbacks:
             self._run_callbacks()
 
     def _outcome(self) -> tuple[Applied, ...]:
         settled = self._settled
         if isinstance(settled, Exception):
-            raise settled
+            raise twin_of(settled)
         assert settled is not None, "asked for the outcome before it was done"  # noqa: S101
-        index = self._index
-        delta = settled.decode_delta(settled.deltas[index])
-        version = settled.base_version + index + 1
-        return (Applied(settled.projection, settled.key, settled.epoch, version, delta),)
+        return (applied_of(settled, self._index),)
 
 
 class JointReceipt(Receipt, eq=False, kw_only=True):
     """The Receipt of an event that reached several keys, or none."""
 
     parts: Sequence[Delivery]
-
-    def __post_init__(self) -> None:
-        for part in self.parts:
-            part._when_done(self._part_is_done)  # noqa: SLF001
+    _known: int = 0
+    _watches: bool = False
 
     def done(self) -> bool:
-        return all(part.done() for part in self.parts)
+        # Every part before ``_known`` was seen to be done, and stays so: each is looked at once, not once for
+        # each of the others.
+        parts, known = self.parts, self._known
+        while known < len(parts) and parts[known].done():
+            known += 1
+        self._known = known
+        return known == len(parts)
+
+    def _when_done(self, callback: Callable[[], object]) -> None:
+        if not self._watches and not self.done():
+            for part in self.parts:
+                part._when_done(self._part_is_done)  # noqa: SLF001
+            self._watches = True  # last: if this was interrupted, the next one watches them once more
+        Receipt._when_done(self, callback)  # noqa: SLF001
 
     def _part_is_done(self) -> None:
         # The last part, or one of the last at the same moment: running the callbacks twice is harmless.
@@ -177,3 +217,32 @@ class JointReceipt(Receipt, eq=False, kw_only=True):
 
     def _outcome(self) -> tuple[Applied, ...]:
         return tuple(applied for part in self.parts for applied in part._outcome())  # noqa: SLF001
+
+
+def applied_of(turn: Committed, index: int) -> Applied:
+    """Return what the event at this place of a committed turn became."""
+    encoded = turn.deltas[index]
+    try:
+        delta = turn.decode_delta(encoded)
+    except Exception:
+        # It is committed, so this is no error of the event: a decode hook raises today, say.
+        delta = msgspec.json.decode(encoded)
+    return Applied(turn.projection, turn.key, turn.epoch, turn.base_version + index + 1, delta)
+
+
+def twin_of(error: Exception) -> Exception:
+    """Return an error like this one, with the same cause and facts, and no traceback.
+
+    All Receipts of a failed batch share one error. If each raised that one, its traceback would grow with
+    every request that asks, and hold the local variables of all of them.
+    """
+    try:
+        twin: Exception = type(error).__new__(type(error), *error.args)
+        vars(twin).update(vars(error))
+        if notes := getattr(error, "__notes__", None):
+            twin.__notes__ = list(notes)
+        twin.__cause__, twin.__context__ = error.__cause__, error.__context__
+        twin.__suppress_context__ = error.__suppress_context__
+    except Exception:
+        return error.with_traceback(None)
+    return twin

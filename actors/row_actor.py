@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..store import Conflict, Load, Loaded, Position, Rejected, Row, Saved, StoreError
-from .burial import Burial, settle_burials, undecodable_row
+from pykka import ActorDeadError
+
+from ..store import Amend, Conflict, Load, Loaded, Position, Rejected, Row, Saved, StoreError, Write
+from .burial import Burial, fail_all, newer_row, settle_burials, undecodable_row
 from .pooled_actor import PooledActor
 from .props import GoOn, Retire
 
@@ -69,20 +72,25 @@ class RowActor(PooledActor):
         """Take the answers, then work on what is waiting, unless an answer is still due."""
         mailbox = self.actor_inbox
         try:
+            if not mailbox.begin_turn():
+                return
             for signal in mailbox.take_signals():
                 self._on_signal(signal)
             if mailbox.sealed:
                 return
-            if self.stage == READY:
+            if self.props.given_up is not None:
+                # What the writer has is answered yet, or ended by the close; all else will not be begun.
+                fail_all(mailbox.take(sys.maxsize), self.props.given_up, self.props.in_flight)
+            elif self.stage == READY:
                 self.work()
             elif self.stage == COLD and (self._buried or not mailbox.empty()):
                 self.load()
+            self.last_turn = monotonic()
+            if mailbox.rest(suspended=self.stage in (LOADING, SAVING, PAUSED)):
+                self.dispatcher.submit(self)
         except BaseException as error:
             self.on_crash(error)
             raise
-        self.last_turn = monotonic()
-        if mailbox.rest(suspended=self.stage in (LOADING, SAVING, PAUSED)):
-            self.dispatcher.submit(self)
 
     def _on_signal(self, signal: Any) -> None:
         match signal:
@@ -113,7 +121,15 @@ class RowActor(PooledActor):
         """Read the row, after the buried letters are kept."""
         self.stage = LOADING
         letters = tuple(burial.letter for burial in self._buried)
-        self.props.tell_writer(Load((self.props.projection, self.key), letters, self.actor_inbox.put_signal))
+        self.order(Load((self.props.projection, self.key), letters, self.actor_inbox.put_signal))
+
+    def order(self, message: Load | Write | Amend) -> None:
+        """Tell the writer; it answers by a signal, unless it has ended: then the close ends what waits for it."""
+        try:
+            self.props.tell_writer(message)
+        except ActorDeadError:
+            if self.props.given_up is None:
+                raise
 
     def _on_loaded(self, row: Row | None) -> None:
         self.stage, self.state = READY, None
@@ -123,24 +139,41 @@ class RowActor(PooledActor):
         self.props.counters.add(loads=1, dead_letters=len(self._buried))
         if self._buried:
             self.settle_buried()
+        if self.props.degraded and self.actor_inbox.empty():
+            # It was read for the letters alone, and may not load. By the next event another process may have
+            # repaired it.
+            self.forget()
 
     def load_state(self) -> Any:
         """Return the state, decoded by now. Raises StoreError if the row does not decode."""
         if self.state is None:
+            props = self.props
             try:
-                self.state = self.props.state_of(self._row)
-            except StoreError:
+                self.state = props.state_of(self._row)
+            except StoreError as error:
+                props.degraded.note(self.key, error)
                 raise
             except Exception as cause:
-                raise undecodable_row(self.props.projection, self.key, self.base, cause) from cause
+                # No local name for the error: it would be in a cycle with its own traceback.
+                raise props.degraded.note(
+                    self.key, undecodable_row(props.projection, self.key, self.base, cause)
+                ) from cause
             self._row = None
+            props.degraded.clear(self.key)
         return self.state
+
+    def newer_schema(self) -> StoreError | None:
+        """Return an error that says so if a newer release has written the row; None if this one knows its shape."""
+        row, known = self._row, self.props.schema_version
+        if row is None or row.schema_version <= known:
+            return None
+        return newer_row(self.props.projection, self.key, row.schema_version, known)
 
     def forget(self) -> None:
         """Know nothing of the row any more: the next message loads it."""
         self.stage, self.state, self._row = COLD, None, None
 
-    def settle_buried(self) -> None:
-        """Tell the Receipts of what is buried."""
+    def settle_buried(self, error: Exception | None = None) -> None:
+        """Tell the Receipts of buried events that they are kept; or, with ``error``, that they are not."""
         buried, self._buried = self._buried, ()
-        settle_burials(buried, self.props.in_flight)
+        settle_burials(buried, self.props.in_flight, error)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from msgspec import json as _json
 
 from ..store import Codec, Position, ProjectionError, Row, Snapshot, StoreError, check_key, new_epoch
-from .burial import apply_error, undecodable_row
-from .commands import Replacement
+from ..store.describe import describe
+from .burial import apply_error, newer_row, undecodable_row
+from .commands import TOMBSTONE, Repair, Replacement
 from .dead_letters import DeadLetters
+from .degraded import Degraded
 from .dispatcher import on_dispatcher_thread
-from .errors import InvalidEvent, StateNotFound, WouldDeadlock
+from .errors import InvalidEvent, InvalidState, StateNotFound, WouldDeadlock
+from .event_bus import MAX_CLASSES
+from .event_check import EventCheck, make_event_check
 from .projection import EventT, Projection, StateT, delta_type, event_types, overrides_keys
 from .receipt import Applied, Delivery, JointReceipt, Receipt
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
     from .system import ProjectionSystem
-
-TOMBSTONE = b"null"
-
 
 class ProjectionRuntime(Generic[EventT, StateT]):
     """One projection in one system. Made by ``ProjectionSystem.register``; safe from any thread.
@@ -36,9 +37,15 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         encode, decode = projection.encode_hook, projection.decode_hook
         self.state_codec = Codec(projection.state_type, encode_hook=encode, decode_hook=decode)
         self.delta_codec = Codec(delta_type(projection), encode_hook=encode, decode_hook=decode)
+        # Off: for states too large to be decoded after each turn, of an app that knows them to come back.
+        self.verifies = projection.verify
+        self.check_deltas = self.delta_codec.decodes if self.verifies else _trust
         self.hooks: list[Callable[[str, Any], object]] = []
         self.dead_letters = DeadLetters(self, system)
+        self.degraded = Degraded()
+        """The keys whose rows do not load, as far as this process has met them."""
         self._system = system
+        self._checks: dict[type[Any], EventCheck] = {}
         self._key = projection.key
         self._keys = projection.keys
         self._fans_out = overrides_keys(projection)
@@ -66,6 +73,11 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             self._no_key(event, cause)
         if key is None:
             return JointReceipt(parts=())
+        if type(key) is not str:
+            key = check_key(key, projection=self.name)
+        reason = (self._checks.get(type(event)) or self._make_check(type(event)))(event)
+        if reason is not None:
+            self._refuse(event, reason)
         return (self.supervisor or self._start()).deliver(key, event)
 
     def _accept_many(self, event: EventT) -> Receipt:
@@ -80,8 +92,13 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         since somebody has the event already.
         """
         try:
+            keys = self._keys_of(event)
+            if keys:
+                reason = (self._checks.get(type(event)) or self._make_check(type(event)))(event)
+                if reason is not None:
+                    self._refuse(event, reason)
             supervisor = self.supervisor or self._start()
-            for key in self._keys_of(event):
+            for key in keys:
                 parts.append(supervisor.deliver(key, event))  # noqa: PERF401  # the ones before a refusal count
         except ProjectionError as refusal:
             if not parts:
@@ -90,20 +107,40 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             refused.fail(refusal)
             parts.append(refused)
 
-    def _keys_of(self, event: EventT) -> Iterable[str]:
+    def _make_check(self, event_class: type[Any]) -> EventCheck:
+        """Return what tells whether an event of this class can be kept, and read back to be folded later."""
+        projection = self.projection
         try:
+            codec = Codec(event_class, encode_hook=projection.encode_hook, decode_hook=projection.decode_hook)
+        except Exception:
+            codec = None  # msgspec knows nothing of the class
+        check = make_event_check(
+            event_class, codec, self._system.settings.event_bytes, required=projection.on_error == "halt"
+        )
+        if len(self._checks) >= MAX_CLASSES:
+            self._checks = {}  # an app that makes classes as it goes must not have all of them kept
+        self._checks[event_class] = check
+        return check
+
+    def _refuse(self, event: EventT, reason: str) -> NoReturn:
+        msg = f"{self.name}: {type(event).__qualname__} can't be accepted: {reason}"
+        raise InvalidEvent(msg, event=event, projection=self.name)
+
+    def _keys_of(self, event: EventT) -> dict[str, None]:
+        try:
+            keys = self._keys(event)
+            if isinstance(keys, str):
+                msg = f"keys() returned the str {keys!r}: return a list or tuple of keys, or define key(event)"
+                raise TypeError(msg)
             # Each once, and all checked before the first takes the event.
-            keys = dict.fromkeys(self._keys(event))
+            return dict.fromkeys([check_key(key, projection=self.name) for key in keys])
         except Exception as cause:
             self._no_key(event, cause)
-        for key in keys:
-            check_key(key, projection=self.name)
-        return keys
 
     def _no_key(self, event: EventT, cause: Exception) -> NoReturn:
         if isinstance(cause, ProjectionError):
             raise cause
-        msg = f"{self.name}: key() raised for {type(event).__qualname__}: {type(cause).__qualname__}: {cause}"
+        msg = f"{self.name}: key() raised for {type(event).__qualname__}: {describe(cause)}"
         raise InvalidEvent(msg, event=event, projection=self.name) from cause
 
     def running(self) -> Supervisor:
@@ -122,12 +159,11 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             msg = f"{self.name}: say which event this is, one of {names}"
             raise InvalidEvent(msg, event=data, projection=self.name)
         for cls in known:
-            full = f"{cls.__module__}.{cls.__qualname__}"
-            if event_type in (None, full, cls.__qualname__):
+            if event_type is None or _is_named(cls, event_type):
                 try:
                     event: EventT = Codec(cls, decode_hook=self.projection.decode_hook).decode(data)
                 except ValueError as cause:
-                    msg = f"{self.name}: this {cls.__qualname__} does not decode: {cause}"
+                    msg = f"{self.name}: this {cls.__qualname__} does not decode: {describe(cause)}"
                     raise InvalidEvent(msg, event=data, projection=self.name) from cause
                 return event
         msg = f"{self.name}: {event_type} is no event of it"
@@ -160,6 +196,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         """Return the newest committed state of key with its epoch, version and time, or None."""
         row = self._system.read_row(self.name, check_key(key, projection=self.name))
         if row is None or row.is_tombstone:
+            self.degraded.clear(key)
             return None
         return Snapshot(self._decode(key, row), row.epoch, row.version, row.updated_at)
 
@@ -167,17 +204,35 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         try:
             state: StateT = self.state_codec.decode(row.state)
         except Exception as cause:
-            raise undecodable_row(self.name, key, row.position, cause) from cause
+            raise self.degraded.note(key, undecodable_row(self.name, key, row.position, cause)) from cause
+        self.degraded.clear(key)
         return state
 
     def upgraded(self, key: str, row: Row) -> Row:
         """Return the row with its state in today's shape. Raises StoreError that names it if that can't be."""
         try:
             return self.current(row)
-        except StoreError:
+        except StoreError as error:
+            self.degraded.note(key, error)
             raise
         except Exception as cause:
-            raise undecodable_row(self.name, key, row.position, cause) from cause
+            raise self.degraded.note(key, undecodable_row(self.name, key, row.position, cause)) from cause
+
+    def examine(self, key: str, row: Row | None) -> str | None:
+        """Return why the row of key does not load; None if it does. ``degraded`` is brought up to date.
+
+        Args:
+            key: A key of this projection.
+            row: The row as it was read just now; None if there is none.
+        """
+        if row is None or row.is_tombstone:
+            self.degraded.clear(key)
+            return None
+        try:
+            self._decode(key, self.upgraded(key, row))
+        except StoreError as error:
+            return str(error)
+        return None
 
     def current(self, row: Row) -> Row:
         """Return the row with its state in today's shape. Raises StoreError for one of a newer schema.
@@ -188,13 +243,16 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         if row.schema_version == known or row.is_tombstone:
             return row
         if row.schema_version > known:
-            msg = (
-                f"{self.name}: the row has schema {row.schema_version}, this process knows {known} at most: a newer "
-                "release has written it. The row is untouched; run the newer release"
-            )
-            raise StoreError(msg, projection=self.name)
+            raise newer_row(self.name, None, row.schema_version, known)
         upgraded = self.projection.upgrade(_json.decode(row.state), row.schema_version)
         return row._replace(state=self.state_codec.encode(upgraded), schema_version=known)
+
+    def encode_state(self, state: StateT) -> bytes:
+        """Return a state as JSON that reads back as the same state. Raises EncodeError that names the field."""
+        encoded = self.state_codec.encode(state)
+        if self.verifies:
+            self.state_codec.verify(state, encoded)
+        return encoded
 
     # -- replacing
 
@@ -207,9 +265,9 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         Raises InvalidEvent if an event is not for this key, ApplyError if one can't be folded (nothing
         is written then), and StoreError.
         """
-        check_key(key, projection=self.name)
+        key = check_key(key, projection=self.name)
         state: StateT = self.projection.state_type()
-        version = 0
+        version, event = 0, None
         for version, event in enumerate(events, 1):
             if key not in self._keys_of(event):
                 msg = f"{self.name}: event {version} of the rebuild, {event!r}, is not for key {key!r}"
@@ -218,7 +276,43 @@ class ProjectionRuntime(Generic[EventT, StateT]):
                 self.projection.apply(state, event)
             except Exception as cause:
                 raise apply_error(self.name, key, version, event, cause, kept=False) from cause
-        self._replace(key, version, self.state_codec.encode(state) if version else TOMBSTONE)
+        try:
+            encoded = self.encode_state(state) if version else TOMBSTONE
+        except Exception as cause:
+            raise apply_error(self.name, key, version, event, cause, kept=False) from cause
+        self._replace(key, version, encoded)
+        return state
+
+    def repair(self, key: str, data: str | bytes) -> StateT:
+        """Put a state given as JSON in place of the present state of key, also if its row does not load.
+
+        The key gets a new epoch; the version stays that of the row, as it counts the events folded into it
+        (1 if there is no row). Subscribers get one snapshot. Events committed since the row was looked at
+        are overwritten, later ones fold on top. A halted key stays halted, with its parked events, until
+        they are retried or skipped.
+
+        Args:
+            key: The key to repair. Its row need not decode.
+            data: The state as JSON, in the shape of this release's state type.
+
+        Returns:
+            The state, decoded.
+
+        Raises:
+            InvalidKey: The key is none.
+            InvalidState: ``data`` does not decode as the state type, or could not be read back once it is
+                written. Nothing was written.
+            BroadcastError: The state is committed, but could not be shown.
+            StoreError: The database refuses the state, or the system was closed before it came back.
+        """
+        key = check_key(key, projection=self.name)
+        try:
+            state: StateT = self.state_codec.decode(data)
+            encoded = self.encode_state(state)
+        except Exception as cause:
+            msg = f"{self.name}: this is no state for key {key!r}: {describe(cause)}"
+            raise InvalidState(msg, data=data, projection=self.name, key=key) from cause
+        self._put_in_place(key, Repair(encoded))
         return state
 
     def wipe(self, key: str) -> None:
@@ -226,10 +320,12 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         self._replace(check_key(key, projection=self.name), 0, TOMBSTONE)
 
     def _replace(self, key: str, version: int, state: bytes) -> None:
+        self._put_in_place(key, Replacement(Position(new_epoch(), version), state))
+
+    def _put_in_place(self, key: str, replacement: Replacement) -> None:
         if on_dispatcher_thread():
-            what = "rebuilding or wiping a key"
+            what = "rebuilding, repairing or wiping a key"
             raise WouldDeadlock(what, projection=self.name, key=key)
-        replacement = Replacement(Position(new_epoch(), version), state)
         self.running().command(key, replacement)
         replacement.done.result()
 
@@ -243,6 +339,18 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         """
         self.hooks.append(hook)
         return hook
+
+
+def _trust(_deltas: Sequence[bytes]) -> None:
+    """Check nothing."""
+
+
+def _is_named(cls: type[Any], name: str) -> bool:
+    """Return whether a letter's name means this class: a script's __main__ is imported by another name elsewhere."""
+    module = name.removesuffix(cls.__qualname__)
+    if module == name or not (module == "" or module.endswith(".")):
+        return False
+    return module in ("", f"{cls.__module__}.", "__main__.") or cls.__module__ == "__main__"
 
 
 def _with_subclasses(classes: tuple[type[Any], ...]) -> list[type[Any]]:

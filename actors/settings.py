@@ -26,6 +26,10 @@ class Settings:
     """Events accepted but not yet committed, over all keys. At the limit dispatch waits."""
     dispatch_timeout: float = 1.0
     """Seconds that dispatch waits for room before it raises MailboxFull."""
+    read_timeout: float = 10.0
+    """Seconds that a read waits for the database before it raises StoreUnavailable."""
+    event_bytes: int = 1_048_576
+    """Bytes of JSON that one event may have. A larger one is refused by dispatch with InvalidEvent."""
     dispatcher_threads: int = 2
     """Threads that fold. More than four only adds hand-overs of the interpreter lock."""
     turn_limit: int = 4_096
@@ -34,6 +38,8 @@ class Settings:
     """Seconds after which a turn ends early."""
     commit_limit: int = 512
     """Rows written in one transaction."""
+    read_timeout: float = 10.0
+    """Seconds after which a read that the database has not answered raises StoreUnavailable."""
     close_timeout: float = 10.0
     """Seconds that close() and the end of the process give to what is not committed yet."""
     report_seconds: float = 5.0

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..store import check_key
 from .dispatcher import on_dispatcher_thread
-from .errors import Closed, MailboxFull, MailboxSealed
+from .errors import Closed, MailboxFull
 from .projection_actor import ProjectionActor
 from .receipt import Delivery
 
 if TYPE_CHECKING:
+    from ..store import StoreError
     from .commands import Replacement, Retry
     from .props import Props
     from .settings import Settings
@@ -38,26 +39,30 @@ class Supervisor:
         self._sweeper = sweeper
         self._trouble = trouble
         self._in_flight = props.in_flight
+        self._accepted = props.in_flight.open
+        self._limit = props.in_flight.limit
         self._removal = threading.Lock()
         self._closed = False
 
     def deliver(self, key: str, event: Any) -> Delivery:
-        """Put event into the mailbox of the key's actor, and return its Receipt.
+        """Put event into the mailbox of the key's actor, and return its Receipt. ``key`` is a plain str.
 
-        Raises InvalidKey, Closed, or MailboxFull once the dispatch timeout has passed without room.
+        Raises InvalidKey, Closed, or MailboxFull once the dispatch timeout has passed without room. Whatever
+        else is raised in between (a signal handler may raise at any line), the event is then not under way.
         """
         delivery = Delivery(event=event)
-        if not self._in_flight.accept():
-            self._wait_to_be_accepted(key)
         try:
-            if self._closed:
-                self._refuse_closed()
-            self.actors[key].actor_inbox.put(delivery)
-        except (KeyError, TypeError, MailboxSealed, BlockingIOError):
-            # No actor yet, one that has just retired, no room, or no key at all.
-            self._accepted(key, delivery)
+            accepted = self._accepted
+            accepted.add(delivery)
+            # Looked at after that: a close sets it first and then ends all that were accepted.
+            if self._closed or len(accepted) > self._limit:
+                self._wait_to_be_accepted(delivery, key)
+            actor = self.actors.get(key)
+            if actor is None or not actor.actor_inbox.offer(delivery):
+                # No actor yet, one that has just retired, or no room.
+                self._put(key, delivery)
         except BaseException:
-            self._in_flight.settle(1)
+            self._withdraw(key, delivery)
             raise
         return delivery
 
@@ -67,29 +72,29 @@ class Supervisor:
         It counts as an event under way, so that a close waits for it. Raises InvalidKey, Closed or
         MailboxFull.
         """
-        if not self._in_flight.accept():
-            self._wait_to_be_accepted(key)
+        command.done.add_done_callback(lambda _: self._in_flight.remove((command,)))
         try:
-            if self._closed:
-                self._refuse_closed()
+            key = check_key(key, projection=self.props.projection)
+            self._accepted.add(command)
+            if self._closed or len(self._accepted) > self._limit:
+                self._wait_to_be_accepted(command, key)
             self._put(key, command, prepare=_expect_command)
         except BaseException:
-            self._in_flight.settle(1)
+            self._withdraw(key, command)
             raise
-        command.done.add_done_callback(lambda _: self._in_flight.settle(1))
 
     def close(self) -> None:
         """Accept nothing more. What is accepted already is still folded."""
         self._closed = True
 
-    # -- the slow path of deliver
+    def give_up(self, error: StoreError, *, wake: bool) -> None:
+        """Fold nothing more: the time of a close is over. With ``wake`` each actor fails its events now."""
+        self.props.given_up = error
+        if wake:
+            for actor in list(self.actors.values()):
+                actor.actor_inbox.wake()
 
-    def _accepted(self, key: str, delivery: Delivery) -> None:
-        try:
-            self._put(key, delivery)
-        except BaseException:
-            self._in_flight.settle(1)
-            raise
+    # -- the slow path of deliver
 
     def _put(
         self, key: str, message: Any, *, prepare: Callable[[ProjectionActor], None] | None = None
@@ -97,20 +102,26 @@ class Supervisor:
         key = check_key(key, projection=self.props.projection)
         deadline = monotonic() + self._settings.dispatch_timeout
         while True:
+            if self._closed:
+                self._refuse_closed()
             actor = self.actors.get(key) or self._spawn(key, deadline)
             if prepare is not None:
                 prepare(actor)
             mailbox = actor.actor_inbox
-            try:
-                mailbox.put(message)
-            except MailboxSealed:
-                self._unmap(actor)
-            except BlockingIOError:
-                limit = mailbox.limit
-                if on_dispatcher_thread() or not mailbox.wait_for_room(deadline):
-                    self._refuse(f"the mailbox of key {key!r} holds {limit} events", key, limit)
-            else:
+            if mailbox.offer(message):
                 return
+            if mailbox.sealed:
+                self._unmap(actor)
+            elif on_dispatcher_thread() or not mailbox.wait_for_room(deadline):
+                limit = mailbox.limit
+                self._refuse(f"the mailbox of key {key!r} holds {limit} events", key, limit)
+
+    def _withdraw(self, key: str, message: Any) -> None:
+        """Take a message back that somebody was interrupted in putting, if no actor has it yet."""
+        actor = self.actors.get(key) if isinstance(key, str) else None
+        if actor is not None:
+            actor.actor_inbox.withdraw(message)
+        self._in_flight.remove((message,))
 
     def _spawn(self, key: str, deadline: float) -> ProjectionActor:
         if not self._sweeper.has_room():
@@ -123,14 +134,17 @@ class Supervisor:
             self.props.counters.add(spawned=1)
         return owner
 
-    def _wait_to_be_accepted(self, key: str) -> None:
+    def _wait_to_be_accepted(self, message: Any, key: str) -> None:
         deadline = monotonic() + self._settings.dispatch_timeout
         while True:
-            if on_dispatcher_thread() or not self._in_flight.wait_for_room(deadline):
-                limit = self._in_flight.limit
-                self._refuse(f"{limit} events are accepted and not committed yet", key, limit)
-            if self._in_flight.accept():
+            if self._closed:
+                self._refuse_closed()
+            if len(self._accepted) <= self._limit:
                 return
+            self._in_flight.remove((message,))
+            if on_dispatcher_thread() or not self._in_flight.wait_for_room(deadline):
+                self._refuse(f"{self._limit} events are accepted and not committed yet", key, self._limit)
+            self._accepted.add(message)
 
     def _refuse(self, what: str, key: object, limit: int) -> None:
         self.props.counters.add(refused=1)

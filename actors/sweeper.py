@@ -9,6 +9,7 @@ from heapq import nsmallest
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from .dispatcher import be_own_thread
 from .errors import MailboxSealed
 from .health import Loop
 from .props import RETIRE
@@ -104,6 +105,8 @@ class Sweeper:
         """End the thread, and wait for that until deadline. Returns whether it has ended."""
         self._stopping = True
         self._wake.set()
+        if self._thread.ident is None:
+            return True  # it was never started
         self._thread.join(max(0.0, deadline - monotonic()))
         return not self._thread.is_alive()
 
@@ -112,6 +115,7 @@ class Sweeper:
         return Loop.of(self._thread, self._busy_since, now)
 
     def _run(self) -> None:
+        be_own_thread()
         settings = self._settings
         interval = max(0.01, min(5.0, settings.idle_seconds / 4, settings.report_seconds or 5.0))
         while not self._stopping:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..store import Row, SnapshotStore
+from .degraded import Degraded
 from .engine import Engine
-from .errors import AlreadyRegistered, Closed, UnknownProjection
+from .dispatcher import on_dispatcher_thread, on_own_thread
+from .errors import AlreadyRegistered, Closed, UnknownProjection, WouldDeadlock
 from .event_bus import EventBus
 from .health import Loop
 from .projection import EventT, Projection, StateT, check_projection
-from .readers import Readers
+from .readers import Readers, on_reader_thread
 from .reporter import Reporter
 from .runtime import ProjectionRuntime
 from .settings import Settings
@@ -36,6 +39,12 @@ _logger = logging.getLogger("keyfold.system")
 
 _FAREWELL_SECONDS = 0.5
 """What subscribers get for their goodbye though the database has used up the timeout."""
+
+_ABORT_SECONDS = 5.0
+"""What the threads get to end that were started before another one could not be."""
+
+_KEYS_A_LOOK = 20
+"""Keys of a projection that are read again at each report, while their rows are known not to load."""
 
 _systems: weakref.WeakSet[ProjectionSystem] = weakref.WeakSet()
 
@@ -62,14 +71,17 @@ class ProjectionSystem:
         self.projections: dict[str, ProjectionRuntime[Any, Any]] = {}
         self._fresh()
         self.reporter = Reporter(self)
+        self.reporter.hooks.append(self._look_again)
         self._fork_hooks: list[Callable[[], None]] = []
         self._observers: list[Observer] = []
         self.closed = False
+        self._ended = False
         self._closes_at_exit = False
         _systems.add(self)
 
     def _fresh(self) -> None:
         self._lock = threading.RLock()
+        self._closing = threading.RLock()
         self._engine: Engine | None = None
         self._readers: Readers | None = None
 
@@ -85,7 +97,7 @@ class ProjectionSystem:
                 raise AlreadyRegistered(msg, projection=projection.name)
             runtime = ProjectionRuntime(projection, self)
             if self._engine is not None:
-                self._engine.add(runtime)
+                runtime.supervisor = self._engine.add(runtime)
             self.projections[runtime.name] = runtime
             self.bus.attach(runtime)
         return runtime
@@ -120,24 +132,39 @@ class ProjectionSystem:
     def start(self) -> None:
         """Start the threads of this process, if they don't run yet. The first dispatch does it by itself.
 
-        Raises Closed, or StoreError if the tables can't be made: then nothing is started.
+        Raises Closed, or StoreError if the tables can't be made, or RuntimeError if the process may have no more
+        threads: then nothing is started, and nothing was accepted.
         """
         with self._lock:
             self._check_open()
-            if self._engine is not None:
-                return
-            self.store.ensure_tables()
-            engine = Engine(
-                self.store, self.settings, self.broadcaster, self.reporter.report, self._observers
-            )
-            for runtime in self.projections.values():
-                engine.add(runtime)
-            engine.start()
-            self._engine = engine
+            if self._engine is None:
+                self.store.ensure_tables()
+                self._start_engine()
             self._close_at_exit()
 
+    def _start_engine(self) -> None:
+        engine = Engine(self.store, self.settings, self.broadcaster, self.reporter.report, self._observers)
+        try:
+            supervisors = [(runtime, engine.add(runtime)) for runtime in self.projections.values()]
+            engine.start()
+            self._engine = engine
+            for runtime, supervisor in supervisors:  # last: from here on events are accepted
+                runtime.supervisor = supervisor
+        except BaseException:
+            self._engine = None
+            for runtime in self.projections.values():
+                runtime.supervisor = None
+            engine.stop(monotonic() + _ABORT_SECONDS)
+            raise
+
     def settle(self, timeout: float | None = None) -> bool:
-        """Wait until every mailbox is empty and every turn committed. False once the timeout is over."""
+        """Wait until every mailbox is empty and every turn committed. False once the timeout is over.
+
+        Raises WouldDeadlock in apply, a hook or a callback: the turn that calls it can't end before it does.
+        """
+        if on_dispatcher_thread():
+            what = "settle()"
+            raise WouldDeadlock(what)
         engine = self._engine
         if engine is None:
             return True
@@ -145,26 +172,47 @@ class ProjectionSystem:
         return engine.in_flight.wait_for_none(deadline)
 
     def close(self, timeout: float | None = None) -> None:
-        """Refuse new events, commit what was accepted, end all threads. A second call does nothing.
+        """Refuse new events, commit what was accepted, end all threads.
 
         Takes ``timeout`` seconds at most (the setting ``close_timeout`` if None). What is not committed
-        by then is logged, and its Receipts raise StoreError.
+        by then is logged, and its Receipts raise StoreError. A second call waits for the first one, and finishes
+        it if that was interrupted.
+
+        Called by a signal handler that has interrupted Keyfold itself, it would wait for a lock that the very same
+        thread holds. So it then runs on a thread of its own, for which the end of the process waits, and returns.
+
+        Raises WouldDeadlock in apply, a hook or a callback: the threads that it waits for include this one.
         """
-        with self._lock:
-            if self.closed:
-                return
+        if on_own_thread():
+            what = "close()"
+            raise WouldDeadlock(what)
+        seconds = self.settings.close_timeout if timeout is None else timeout
+        if _interrupts_keyfold():
             self.closed = True
-            engine, self._engine = self._engine, None
-            readers, self._readers = self._readers, None
-        atexit.unregister(self.close)
-        deadline = monotonic() + (self.settings.close_timeout if timeout is None else timeout)
-        if engine is not None:
-            engine.stop(deadline)
-        if self.broadcaster is not None:
-            self.broadcaster.close(max(_FAREWELL_SECONDS, deadline - monotonic()))
-        if readers is not None:
-            readers.stop(self.reporter.leave, max(_FAREWELL_SECONDS, deadline - monotonic()))
-        self.store.close()
+            threading.Thread(target=self._close, args=(seconds,), name="keyfold-close", daemon=False).start()
+        else:
+            self._close(seconds)
+
+    def _close(self, seconds: float) -> None:
+        deadline = monotonic() + seconds
+        if not self._closing.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX)):
+            return
+        try:
+            with self._lock:  # a start that is under way comes to its end first
+                self.closed = True
+            if self._ended:
+                return
+            if self._engine is not None:
+                self._engine.stop(deadline)
+            if self.broadcaster is not None:
+                self.broadcaster.close(max(_FAREWELL_SECONDS, deadline - monotonic()))
+            if self._readers is not None:
+                self._readers.stop(self.reporter.leave, max(_FAREWELL_SECONDS, deadline - monotonic()))
+            self.store.close()
+            self._ended = True
+            atexit.unregister(self.close)
+        finally:
+            self._closing.release()
 
     def _close_at_exit(self) -> None:
         if not self._closes_at_exit:
@@ -174,6 +222,10 @@ class ProjectionSystem:
     def _check_open(self) -> None:
         if self.closed:
             msg = "the system is closed"
+            raise Closed(msg)
+        if threading.current_thread() is threading.main_thread() and not threading.current_thread().is_alive():
+            # In a handler of atexit: whatever is started now ends with the process, and no close would follow.
+            msg = "the process ends: nothing is started any more"
             raise Closed(msg)
 
     def __enter__(self) -> Self:
@@ -191,26 +243,60 @@ class ProjectionSystem:
 
     def read_row(self, name: str, key: str) -> Row | None:
         """Return the committed row of a key, tombstones included, or None. Raises StoreError."""
-        return self.submit_read(name, key).result()
+        return self.ask(self._reading(name, key))
 
     def submit_read(self, name: str, key: str) -> Future[Row | None]:
         """Read the committed row of a key on a reader's thread, its state in today's shape."""
+        return self.submit(self._reading(name, key))
+
+    def _reading(self, name: str, key: str) -> Callable[[], Row | None]:
         runtime = self.projections.get(name)
 
         def read() -> Row | None:
             row = self.store.row(name, key)
             return row if row is None or runtime is None else runtime.upgraded(key, row)
 
-        return self.submit(read)
+        return read
 
-    def submit(self, ask: Callable[[], T]) -> Future[T]:
-        """Ask the database on one of the readers' threads, which alone hold connections. Raises Closed."""
-        with self._lock:
-            self._check_open()
-            if self._readers is None:
-                self._readers = Readers(self.store)
-                self._close_at_exit()
-            return self._readers.submit(ask)
+    def submit(self, ask: Callable[[], T], *, seconds: float | None = None) -> Future[T]:
+        """Ask the database on one of the readers' threads, which alone hold connections.
+
+        Args:
+            ask: Called there.
+            seconds: How long an answer may take. None: the setting ``read_timeout``.
+
+        Returns:
+            A future that ends within that time, by StoreUnavailable if there was no answer.
+
+        Raises:
+            Closed: The system is closed, or the process ends.
+        """
+        readers = self._readers
+        if readers is None or self.closed:
+            with self._lock:
+                self._check_open()
+                if self._readers is None:
+                    readers = Readers(self.store, seconds=self.settings.read_timeout)
+                    readers.start()
+                    self._readers = readers
+                    self._close_at_exit()
+                readers = self._readers
+        return readers.submit(ask, seconds)
+
+    def ask(self, ask: Callable[[], T], *, seconds: float | None = None) -> T:
+        """Ask the database as ``submit`` does, and wait for the answer. A reader's own thread asks at once."""
+        if on_reader_thread():
+            return ask()
+        return self.submit(ask, seconds=seconds).result()
+
+    def _look_again(self, _stats: object) -> None:
+        """Read some of the keys again that did not load: another process may have repaired them."""
+        for runtime in self.projections.values():
+            if runtime.degraded:
+                addresses = [(runtime.name, key) for key in runtime.degraded.oldest(_KEYS_A_LOOK)]
+                rows = self.store.rows(addresses)
+                for address in addresses:
+                    runtime.examine(address[1], rows.get(address))
 
     # -- facts
 
@@ -227,7 +313,7 @@ class ProjectionSystem:
             "started": engine is not None,
             "closed": self.closed,
             "projections": {name: Engine.facts_of(self.projections[name]) for name in names},
-            "in_flight": 0 if engine is None else engine.in_flight.count,
+            "in_flight": 0 if engine is None else len(engine.in_flight),
             "writer": {} if engine is None else engine.writer_facts(),
         }
         facts["loops"] = {loop.name: loop.trouble(self.settings.health_seconds) for loop in self.loops()}
@@ -236,9 +322,10 @@ class ProjectionSystem:
 
     def loops(self) -> list[Loop]:
         """Return how each thread that runs in this process fares; none before the first dispatch or socket."""
-        engine, broadcaster = self._engine, self.broadcaster
+        engine, broadcaster, readers = self._engine, self.broadcaster, self._readers
         return [
             *(engine.loops() if engine is not None else ()),
+            *(readers.loops(monotonic()) if readers is not None else ()),
             *(broadcaster.loops() if broadcaster is not None else ()),
         ]
 
@@ -265,6 +352,26 @@ class ProjectionSystem:
             forked()
         for runtime in self.projections.values():
             runtime.supervisor = None
+            runtime.degraded = Degraded()
+
+
+def _interrupts_keyfold() -> bool:
+    """Return whether this thread was interrupted within Keyfold, where it may hold a lock: by a signal handler."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # close() itself, which is no interruption
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module in _WITH_LOCKS and frame.f_code not in _CLOSING:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_PARTS = "counters dispatcher engine mailbox readers supervisor sweeper system timer".split()
+_WITH_LOCKS = frozenset(
+    [f"{__package__}.{part}" for part in _PARTS]
+    + [f"{SnapshotStore.__module__.rpartition('.')[0]}.{part}" for part in ("snapshot_store", "writer")]
+)
+_CLOSING = frozenset([ProjectionSystem.close.__code__, ProjectionSystem.__exit__.__code__])
 
 
 def all_systems() -> list[ProjectionSystem]:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+from .dispatcher import be_own_thread
 from .errors import MailboxSealed
 from .health import Loop
 
@@ -52,6 +53,7 @@ class Timer:
         return [] if self._thread is None else [Loop.of(self._thread, self._busy_since, now)]
 
     def _run(self) -> None:
+        be_own_thread()
         while (call := self._next()) is not None:
             try:
                 call()

@@ -70,6 +70,12 @@ class Codec:
         # The length from which the nesting has to be looked at.
         self._shallow = _SHALLOW if _can_nest(info, ()) else sys.maxsize
         self._opening = _opening(info)
+        self.decode_fast: Callable[[bytes], Any] = self._decoder.decode
+        """As ``decode``, for what is known to decode: errors are the decoder's own."""
+        hides = self._shallow < sys.maxsize or _may_hide_null(info)
+        self.encode_part: Callable[[Any], bytes] = self.encode if hides else self._encoder.encode
+        """As ``encode``, for what ``decodes`` is asked about afterwards: the encoder alone, where the decoder
+        finds all that ``encode`` looks for. Its errors are the encoder's own: see ``explain``."""
 
     def encode(self, value: Any) -> bytes:
         """Return value as JSON.
@@ -301,6 +307,14 @@ class Codec:
 
     # -- words
 
+    def explain(self, value: Any, error: BaseException) -> BaseException:
+        """Return an EncodeError that names the field because of which ``encode_part`` raised this error."""
+        if isinstance(error, EncodeError):
+            return error
+        explained = self._explain(value, error)
+        explained.__cause__ = error
+        return explained
+
     def _refusal(self, encoded: bytes, error: BaseException) -> str:
         """Return the decoder's message with the field in front, and with the keys where msgspec says ``[...]``."""
         message = _text(error)
@@ -500,6 +514,15 @@ def _can_nest(info: Any, outer: tuple[Any, ...]) -> bool:
         return True
     inner = partial(_can_nest, outer=(*outer, info))
     return any(map(inner, _inner_types(info)))
+
+
+def _may_hide_null(info: Any) -> bool:
+    """Tell whether a float that is not finite, which is written as null, may decode all the same."""
+    inner = list(_inner_types(info))
+    optional = isinstance(info, msgspec.inspect.UnionType) and info.includes_none
+    return (optional and any(isinstance(one, msgspec.inspect.FloatType) for one in inner)) or any(
+        map(_may_hide_null, inner)
+    )
 
 
 _UNBOUNDED = (msgspec.inspect.AnyType, msgspec.inspect.RawType, msgspec.inspect.CustomType)

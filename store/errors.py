@@ -33,6 +33,18 @@ class StoreUnavailable(StoreError):
     """The database can't be reached, or can't write, at the moment. Trying again later is right."""
 
 
+class StatementRefused(StoreUnavailable):
+    """The connection is fine, but this statement can't be done now: some row in it is in the way.
+
+    A row is locked, a policy or a missing privilege forbids it, or the statement took too long. ``locked`` says
+    that it waited for a lock in vain.
+    """
+
+    def __init__(self, message: str, *, locked: bool = False) -> None:
+        super().__init__(message)
+        self.locked = locked
+
+
 class StoreRejected(StoreError):
     """The database takes no offence at the connection but at the data. Trying again is useless."""
 

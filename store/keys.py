@@ -32,10 +32,31 @@ class ProjectionKey(str):
         return super().__new__(cls, check_key(key))
 
 
+def plain(text: str) -> str:
+    """Return text as a plain str, by the characters that it holds.
+
+    The ``__str__`` of a subclass may say something else (an Enum's does), so it is not asked.
+    """
+    return text if type(text) is str else str.__str__(text)
+
+
 def check_key(key: object, *, projection: str | None = None) -> str:
-    """Return key as it is, or raise InvalidKey that says what is wrong with it."""
-    if not isinstance(key, str):
-        raise InvalidKey(key, f"it is a {type(key).__name__}, not a str", projection=projection)
+    """Check a key.
+
+    Args:
+        key: A str, or an object of a subclass of str, for instance a member of ``class Region(str, Enum)``.
+        projection: The projection that the error names.
+
+    Returns:
+        The key as a plain str: no method that a subclass has changed goes any further.
+
+    Raises:
+        InvalidKey: It is empty, too long, unprintable, or not a str.
+    """
+    if type(key) is not str:
+        if not isinstance(key, str):
+            raise InvalidKey(key, f"it is a {type(key).__name__}, not a str", projection=projection)
+        key = plain(key)
     if not key:
         raise InvalidKey(key, "it is empty", projection=projection)
     if len(key) > MAX_KEY_LENGTH:
@@ -50,7 +71,16 @@ def check_key(key: object, *, projection: str | None = None) -> str:
 
 
 def check_name(name: object) -> str:
-    """Return a projection's name as it is, or raise ProjectionError that says what is wrong with it."""
+    """Check the name of a projection.
+
+    Returns:
+        The name as a plain str.
+
+    Raises:
+        ProjectionError: The message says what is wrong with the name.
+    """
+    if isinstance(name, str):
+        name = plain(name)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         msg = (
             f"{name!r} is not a valid projection name: use letters, digits, '_' and '-', "

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import peewee
 
-_REGISTER = """
+_FORGET_OLD = """
+    DELETE FROM projection_writers WHERE writer IN (
+        SELECT writer FROM projection_writers WHERE at < now() - interval '7 days' FOR UPDATE SKIP LOCKED
+    )
+"""
+_LAST_TURN = """
     INSERT INTO projection_writers (writer, turn, at) VALUES (%s, 0, now())
     ON CONFLICT (writer) DO UPDATE SET at = excluded.at
+    RETURNING turn
 """
-_FORGET_OLD = "DELETE FROM projection_writers WHERE at < now() - interval '7 days'"
-_LAST_TURN = "SELECT turn FROM projection_writers WHERE writer = %s FOR UPDATE"
 _A_DAY = 86_400.0
 _SIGN_OFF = "DELETE FROM projection_writers WHERE writer = %s"
 
@@ -30,35 +34,30 @@ class Ledger:
     def __init__(self) -> None:
         self.writer = secrets.token_hex(16)
         self._turn = 0
-        self._registered = False
-        self._stamped_at = 0.0
+        self._forgot_at: float | None = None
 
     def next_turn(self, database: peewee.Database) -> int:
-        """Return the number to stamp on the next commit. The first call makes the row.
+        """Return the number to stamp on the next commit.
 
-        So does the first after a day without: another writer may have forgotten this one meanwhile, and a commit
-        without a row would leave no stamp.
+        The first call, and one a day, removes the rows of writers that have not committed for a week. If such
+        a writer is only asleep, its next commit makes its row again.
         """
-        if not self._registered or monotonic() - self._stamped_at > _A_DAY:
+        now = monotonic()
+        if self._forgot_at is None or now - self._forgot_at > _A_DAY:
+            self._forgot_at = now  # before the statement: if that fails, the commit can do without
             database.execute_sql(_FORGET_OLD)
-            database.execute_sql(_REGISTER, (self.writer,))
-            self._registered = True
-        self._stamped_at = monotonic()
         self._turn += 1
         return self._turn
 
     def has_committed(self, database: peewee.Database, turn: int) -> bool:
         """Return whether this turn is committed. Waits while the server still works on it.
 
-        The row is locked by the transaction that stamps it, so reading it for update waits for the
-        old connection's end, one way or the other. No row (the server was restored from a backup):
-        the turn is not there either, and the next one registers again.
+        The row is written, although only its number is asked for: so the statement waits for the end of the
+        old connection's transaction also where that inserts the row, which nobody else can see yet.
         """
-        row = database.execute_sql(_LAST_TURN, (self.writer,)).fetchone()
-        self._registered = row is not None
-        return row is not None and row[0] == turn
+        return bool(database.execute_sql(_LAST_TURN, (self.writer,)).fetchone() == (turn,))
 
     def sign_off(self, database: peewee.Database) -> None:
         """Remove the row at the end of the writer's life."""
-        if self._registered:
+        if self._turn:
             database.execute_sql(_SIGN_OFF, (self.writer,))

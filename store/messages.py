@@ -24,7 +24,7 @@ class Conflict(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """The database refuses the data of this one message, alone and for good."""
+    """Nothing of the message is committed: its data is refused for good (StoreRejected), or the writer ends."""
 
     error: StoreError
 
@@ -47,12 +47,25 @@ class Write(NamedTuple):
     save: Save
     reply: Reply
 
+    @property
+    def address(self) -> Address:
+        """The row that is written."""
+        return (self.save.name, self.save.key)
+
 
 class Amend(NamedTuple):
     """Amend one row and its letters, version-checked. Answered as a Write is."""
 
     amendment: Amendment
     reply: Reply
+
+    @property
+    def address(self) -> Address:
+        """The row that is amended."""
+        return (self.amendment.name, self.amendment.key)
+
+
+Message = Load | Write | Amend
 
 
 SAVED = Saved()

@@ -10,7 +10,7 @@ from msgspec import json
 
 from .amendments import amend
 from .database import driver_error
-from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable
+from .errors import CommitInDoubt, StatementRefused, StoreError, StoreRejected, StoreUnavailable
 from .models import as_utc
 from .records import Address, Amendment, DeadLetter, Position, Row, Save
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .ledger import Ledger
 
+_BEGIN_IMPATIENTLY = "BEGIN; SET LOCAL lock_timeout = %d;"  # in milliseconds
 _WANTED = """
     FROM unnest(%s::text[], %s::text[]) AS wanted (name, key)
     JOIN projection_snapshots AS s ON s.projection_name = wanted.name AND s.key = wanted.key
@@ -28,6 +29,8 @@ _SELECT = (
     + _WANTED
 )
 _SELECT_POSITIONS = "SELECT s.projection_name, s.key, s.epoch, s.version" + _WANTED
+# The lock that an UPDATE of ours takes.
+_SELECT_UNLOCKED = "SELECT s.projection_name, s.key" + _WANTED + "FOR NO KEY UPDATE OF s SKIP LOCKED"
 
 # One statement and one round trip for everything. Its own RETURNING says what was written: a later
 # read could see somebody else's row and call it ours. What is small travels as one JSON text: as eight
@@ -39,7 +42,10 @@ _WRITE = """
                row->>4 AS epoch, (row->>5)::bigint AS version, (row->>6)::int AS schema_version, state
         FROM ROWS FROM (jsonb_array_elements(%s::jsonb), unnest(%s::text[])) AS t (row, state)
     ), stamped AS (
-        UPDATE projection_writers SET turn = %s, at = now() WHERE writer = %s
+        INSERT INTO projection_writers (writer, turn, at)
+        SELECT writer, turn, now() FROM (VALUES (%s::text, %s::bigint)) AS stamp (writer, turn)
+        WHERE writer IS NOT NULL
+        ON CONFLICT (writer) DO UPDATE SET turn = excluded.turn, at = excluded.at
     ), updated AS (
         UPDATE projection_snapshots AS s
         SET state = i.state::jsonb, epoch = i.epoch, version = i.version,
@@ -65,15 +71,32 @@ _BURY = """
     )
 """
 
-# SQLSTATE classes (https://www.postgresql.org/docs/current/errcodes-appendix.html) that blame the data:
-# data exception, integrity violation, program limit exceeded.
-_GUILTY_DATA = ("22", "23", "54")
+# SQLSTATE classes and codes (https://www.postgresql.org/docs/current/errcodes-appendix.html) that blame the
+# data: data exception, integrity violation, program limit exceeded, and a RAISE in a trigger of the app's.
+_GUILTY_DATA = ("22", "23", "54", "P0001")
+# ... that blame the connection, the server, or what goes on in it at the same time: the whole transaction
+# has to be tried again. All others blame something in the statement.
+_AWAY = ("08", "25", "28", "3D", "40", "53", "57P", "58", "F0")
+_LOCK_NOT_AVAILABLE = "55P03"
 # ... and those that are a definite "no" to a COMMIT. Any other failure of a COMMIT leaves it in doubt.
-_DEFINITE = ("22", "23", "25", "40", "54")
+_DEFINITE = ("09", "22", "23", "25", "27", "38", "39", "40", "42", "44", "54", "55", "57014", "P0")
+
+_PROBE_SECONDS = 0.05
 
 
 class PostgresDialect:
     """PostgreSQL through psycopg2."""
+
+    gate = None
+
+    def before_connecting(self, database: peewee.Database) -> None:
+        """Allow it: the server knows what is in use."""
+
+    def connected(self, database: peewee.Database) -> None:
+        """Take note of nothing."""
+
+    def check_connection(self, database: peewee.Database) -> None:
+        """Allow it: a server that is gone says so."""
 
     def select(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Row]:
         """Return the rows that exist among addresses."""
@@ -97,6 +120,8 @@ class PostgresDialect:
         letters: Sequence[DeadLetter],
         amendments: Sequence[Amendment],
         ledger: Ledger | None,
+        *,
+        lock_seconds: float | None,
     ) -> list[bool]:
         """Write all in one transaction; say for each save and amendment whether its base was still there.
 
@@ -108,10 +133,10 @@ class PostgresDialect:
         parameters: list[Any] = [
             json.encode([_flat(save) for save in ordered]).decode(),
             [save.state.decode() for save in ordered],
-            turn,
             ledger.writer if ledger is not None else None,
+            turn,
         ]
-        sql = "BEGIN;"
+        sql = "BEGIN;" if lock_seconds is None else _BEGIN_IMPATIENTLY % (1000 * lock_seconds)
         if letters:
             sql += _BURY + ";"
             parameters = [list(column) for column in zip(*letters, strict=True)] + parameters
@@ -132,11 +157,29 @@ class PostgresDialect:
             raise CommitInDoubt(msg, turn=turn, written=written) from error
         return written
 
+    def locked(self, database: peewee.Database, addresses: Sequence[Address]) -> set[Address]:
+        """Return the addresses whose rows another transaction has locked at the moment."""
+        there = self.positions(database, addresses).keys()
+        names, keys = zip(*addresses, strict=True)
+        try:
+            sql = _BEGIN_IMPATIENTLY % (1000 * _PROBE_SECONDS) + _SELECT_UNLOCKED
+            unlocked = database.execute_sql(sql, (list(names), list(keys))).fetchall()
+        finally:
+            _roll_back(database)
+        return there - set(unlocked)
+
+    def classify_connecting(self, error: Exception, where: str) -> StoreError:
+        """Say that trying again later can help: whatever went wrong, no data was sent."""
+        return StoreUnavailable(f"{where} can't be used at the moment: {type(error).__name__}: {error}")
+
     def classify(self, error: Exception, where: str) -> StoreError:
         """Say whether trying again later can help."""
-        text = str(error).strip()
-        if _sqlstate(error).startswith(_GUILTY_DATA):
+        text, code = str(error).strip(), _sqlstate(error)
+        if code.startswith(_GUILTY_DATA):
             return StoreRejected(f"{where} refuses the data: {text}")
+        if code and not code.startswith(_AWAY):
+            locked = code == _LOCK_NOT_AVAILABLE
+            return StatementRefused(f"{where} can't do it at the moment: {text}", locked=locked)
         if isinstance(error, psycopg2.Error):
             return StoreUnavailable(f"{where} can't be used at the moment: {text}")
         if isinstance(error, (ValueError, TypeError, OverflowError)):
@@ -145,10 +188,10 @@ class PostgresDialect:
 
 
 def _flat(save: Save) -> tuple[Any, ...]:
-    """All but the state, as plain JSON: a key may be of a subclass of str."""
+    """All but the state."""
     name, key, base, epoch, version, _, schema = save
     base_epoch, base_version = base or (None, None)
-    return (name, str(key), base_epoch, base_version, epoch, version, schema)
+    return (name, key, base_epoch, base_version, epoch, version, schema)
 
 
 def _sqlstate(error: Exception) -> str:

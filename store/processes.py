@@ -15,23 +15,35 @@ _REPORT = """
     ON CONFLICT (process) DO UPDATE SET facts = excluded.facts, at = excluded.at
 """
 _READ = "SELECT facts, at FROM projection_processes WHERE at > ? ORDER BY process"
-_LEAVE = "DELETE FROM projection_processes WHERE process = ? OR at < ?"
+_FORGET = "DELETE FROM projection_processes WHERE at < ?"
+_LEAVE = "DELETE FROM projection_processes WHERE process = ?"
 _FORGOTTEN_SECONDS = 3600.0
 
 
 class Processes:
-    """One row a process: a report replaces the one before. Clocks of several machines are taken to agree roughly."""
+    """One row per process: a report replaces the one before. Clocks of several machines are taken to agree roughly."""
 
     def __init__(self, store: SnapshotStore) -> None:
         self._store = store
+        self._forgot_at = 0.0
 
     def report(self, process: str, facts: dict[str, Any]) -> None:
-        """Write what a process says of itself. Raises StoreError."""
-        self._run(_REPORT, process, msgspec.json.encode(facts).decode(), time())
+        """Write what a process says of itself; now and then, remove those that have said nothing for an hour.
+
+        A process that is killed, or that ends at exit, removes nothing, so those that go on do it.
+
+        Raises:
+            StoreError: The database can't be used.
+        """
+        now = time()
+        self._run(_REPORT, process, msgspec.json.encode(facts).decode(), now)
+        if abs(now - self._forgot_at) > _FORGOTTEN_SECONDS:
+            self._run(_FORGET, now - _FORGOTTEN_SECONDS)
+            self._forgot_at = now
 
     def leave(self, process: str) -> None:
-        """Remove a process that ends, and those that died without a word."""
-        self._run(_LEAVE, process, time() - _FORGOTTEN_SECONDS)
+        """Remove a process that ends."""
+        self._run(_LEAVE, process)
 
     def recent(self, seconds: float) -> list[dict[str, Any]]:
         """Return what each process said within so many seconds, with the report's age in ``reported_ago``."""

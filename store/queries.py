@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .database import is_postgres
+from .keys import plain
 from .migrations import pending
 from .models import as_utc
 from .records import StoredLetter
@@ -147,7 +148,7 @@ class Queries:
 
 
 def _where(**wanted: str | None) -> tuple[list[str], list[str]]:
-    given = {column: value for column, value in wanted.items() if value is not None}
+    given = {column: plain(value) for column, value in wanted.items() if value is not None}
     return [f"{column} = ?" for column in given], list(given.values())
 
 

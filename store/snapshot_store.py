@@ -7,14 +7,23 @@ import os
 import socket
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from .codec import Codec
 from .database import MemoryDatabase, describe, driver_error, is_postgres, open_database
-from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable, VersionConflict
-from .keys import check_key, check_name
+from .errors import (
+    CommitInDoubt,
+    StatementRefused,
+    StoreError,
+    StoreRejected,
+    StoreUnavailable,
+    VersionConflict,
+)
+from .fork_gate import ForkGate
+from .keys import check_key, check_name, plain
 from .ledger import Ledger
 from .migrations import migrate
 from .postgres import PostgresDialect
@@ -25,12 +34,36 @@ if TYPE_CHECKING:
     import peewee
 
 T = TypeVar("T")
+RecordT = TypeVar("RecordT", Save, DeadLetter, Amendment)
 
-_PATIENCE = 50
+_PATIENCE = 10.0
+"""Seconds for which the migration of an SQLite file that others have locked is tried again."""
+_MOMENT_MILLISECONDS = 200
+"""How long another writer may have the lock where only the calling thread's own transaction would be waited for."""
+
+
+class Shape(NamedTuple):
+    """What the state of a projection looks like today."""
+
+    schema_version: int
+    codec: Codec
 
 
 class Dialect(Protocol):
-    """What differs between the databases."""
+    """What differs between the databases. One object per store."""
+
+    @property
+    def gate(self) -> ForkGate | None:
+        """Entered around each operation; None where a fork has to wait for none."""
+
+    def before_connecting(self, database: peewee.Database) -> None:
+        """Refuse, by a StoreError, to open a new connection if what it would open is not what was in use."""
+
+    def connected(self, database: peewee.Database) -> None:
+        """Take note of the calling thread's new connection."""
+
+    def check_connection(self, database: peewee.Database) -> None:
+        """Refuse, by a StoreError, to use the calling thread's connection if its file is gone."""
 
     def select(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Row]:
         """Return the rows that exist among addresses."""
@@ -45,11 +78,19 @@ class Dialect(Protocol):
         letters: Sequence[DeadLetter],
         amendments: Sequence[Amendment],
         ledger: Ledger | None,
+        *,
+        lock_seconds: float | None,
     ) -> list[bool]:
         """Write all in one transaction; say for each save and amendment whether its base was still there."""
 
+    def locked(self, database: peewee.Database, addresses: Sequence[Address]) -> set[Address]:
+        """Return the addresses whose rows another transaction has locked at the moment."""
+
     def classify(self, error: Exception, where: str) -> StoreError:
         """Say whether trying again later can help."""
+
+    def classify_connecting(self, error: Exception, where: str) -> StoreError:
+        """Say the same of an error of connecting, which says nothing about any data."""
 
 
 class SnapshotStore:
@@ -62,6 +103,8 @@ class SnapshotStore:
     def __init__(self, database: str | peewee.Database, *, auto_migrate: bool = True) -> None:
         self.database = open_database(database)
         self._migrated = not auto_migrate
+        self.shapes: dict[str, Shape] = {}
+        """The shape of the states under each name that is a projection's; ``write`` keeps to it."""
         self._dialect: Dialect = PostgresDialect() if is_postgres(self.database) else SqliteDialect()
         self._thread = threading.local()
         self._kept: dict[int, Any] = {}
@@ -73,27 +116,78 @@ class SnapshotStore:
         return describe(self.database)
 
     def ensure_tables(self) -> None:
-        """Bring the tables up to date, once in the life of this store, unless ``auto_migrate`` is False."""
-        if not self._migrated:
-            # On a thread of its own: the caller may have a transaction of the app's open, and tables made
-            # inside of that would be nobody else's until it ends.
-            with ThreadPoolExecutor(1, thread_name_prefix="keyfold-migration") as pool:
-                pool.submit(self._migrate).result()
-            self._migrated = True
+        """Bring the tables up to date, once in the life of this store, unless ``auto_migrate`` is False.
 
-    def _migrate(self) -> None:
-        patience = _PATIENCE
+        Raises:
+            StoreError: The tables can't be made. On SQLite at once, if the calling thread has written in a
+                transaction of the app's: it locks the migration out, and would wait for itself.
+        """
+        if self._migrated:
+            return
+        # On a thread of its own: the caller may have a transaction of the app's open, and tables made inside
+        # of that would be nobody else's until it ends. No pool: its threads are joined at the interpreter's exit.
+        done: Future[None] = Future()
+        migration = threading.Thread(
+            target=self._migrate,
+            args=(done, self._has_sqlite_transaction()),
+            name="keyfold-migration",
+            daemon=True,
+        )
+        try:
+            migration.start()
+        except RuntimeError as error:
+            msg = f"the tables of {self.describe()} can't be made: {error}"
+            raise StoreUnavailable(msg) from error
+        done.result()
+        self._migrated = True
+
+    def _has_sqlite_transaction(self) -> bool:
+        """Return whether this thread has a transaction open, which may keep every other connection from writing."""
+        if is_postgres(self.database):
+            return False
+        if self.database.in_transaction():
+            return True
+        return not self.database.is_closed() and getattr(self.database.connection(), "in_transaction", False)
+
+    def _migrate(self, done: Future[None], in_transaction: bool) -> None:  # noqa: FBT001
+        try:
+            self._migrate_patiently(in_transaction=in_transaction)
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    def _migrate_patiently(self, *, in_transaction: bool) -> None:
+        deadline = monotonic() + _PATIENCE
         while True:
             try:
-                self.run(lambda: migrate(self.database))
+                self.run(self._migrate_now if in_transaction else lambda: migrate(self.database))
             except StoreUnavailable as error:
-                # SQLite does not wait, whatever its busy timeout, when two processes turn a new file to WAL.
-                if not patience or "database is locked" not in str(error):
+                if "database is locked" not in str(error):
                     raise
-                patience -= 1
+                if in_transaction:
+                    msg = (
+                        f"the tables of {self.describe()} are still to be made, and this thread has a transaction "
+                        "open on the same database, which locks everyone else out: run 'flask keyfold migrate' first,"
+                        " or call store.ensure_tables() or dispatch the first event outside of a transaction"
+                    )
+                    raise StoreError(msg) from error
+                # SQLite does not wait, whatever its busy timeout, when two processes turn a new file to WAL.
+                if monotonic() > deadline:
+                    raise
                 threading.Event().wait(0.1)
             else:
                 return
+
+    def _migrate_now(self) -> None:
+        """Migrate without waiting for a lock that only the caller's own thread could let go of."""
+        run: Callable[[str], Any] = self.database.execute_sql
+        [usual] = run("PRAGMA busy_timeout").fetchone()
+        run(f"PRAGMA busy_timeout = {_MOMENT_MILLISECONDS}")
+        try:
+            migrate(self.database)
+        finally:
+            run(f"PRAGMA busy_timeout = {usual}")
 
     # -- rows, for the runtime
 
@@ -112,6 +206,7 @@ class SnapshotStore:
     ) -> dict[Address, T]:
         if not addresses:
             return {}
+        addresses = [(plain(name), plain(key)) for name, key in addresses]
         self.ensure_tables()
         try:
             return self.run(lambda: select(self.database, addresses))
@@ -121,7 +216,7 @@ class SnapshotStore:
 
     def row(self, name: str, key: str) -> Row | None:
         """Return the committed row of one key, tombstones included, or None."""
-        return self.rows([(name, key)]).get((name, key))
+        return self.rows([(name, key)]).get((plain(name), plain(key)))
 
     def commit(
         self,
@@ -129,12 +224,31 @@ class SnapshotStore:
         letters: Sequence[DeadLetter] = (),
         ledger: Ledger | None = None,
         amendments: Sequence[Amendment] = (),
+        *,
+        lock_seconds: float | None = None,
     ) -> list[bool]:
-        """Write everything in one transaction. Item i says whether save i was written; if not, its base was gone.
+        """Write everything in one transaction.
 
-        The amendments follow the saves, in what is returned too. Raises StoreUnavailable or StoreRejected: then nothing was written; or CommitInDoubt, if it
-        is not known whether anything was: ``settle`` finds out.
+        Args:
+            saves: Rows to write.
+            letters: Dead letters to keep.
+            ledger: Is stamped by the commit, so that ``settle`` can find out what became of it.
+            amendments: Rows to amend together with their letters, after the saves.
+            lock_seconds: How long to wait for a row that is locked; None for what the connection has set.
+                SQLite has no locks of single rows.
+
+        Returns:
+            For each save, then for each amendment, whether it was written; if not, its base was gone.
+
+        Raises:
+            CommitInDoubt: It is not known whether anything was written: ``settle`` finds out.
+            StoreUnavailable: Nothing was written, and trying again later is right.
+            StoreRejected: Nothing was written: the database refuses this data for good.
+            StoreError: This thread has a transaction of the app's open, or the database is not usable.
         """
+        saves = [_plain(save) for save in saves]
+        amendments = [_plain(amendment) for amendment in amendments]
+        letters = [_plain(letter) for letter in letters]
         if len({(save.name, save.key) for save in saves}) != len(saves):
             msg = "the same key twice in one commit"
             raise StoreRejected(msg)
@@ -146,7 +260,18 @@ class SnapshotStore:
             )
             raise StoreError(msg)
         self.ensure_tables()
-        return self.run(lambda: self._dialect.commit(self.database, saves, letters, amendments, ledger))
+        return self.run(
+            lambda: self._dialect.commit(
+                self.database, saves, letters, amendments, ledger, lock_seconds=lock_seconds
+            )
+        )
+
+    def locked(self, addresses: Sequence[Address]) -> set[Address]:
+        """Return the addresses whose rows another transaction has locked at the moment; none on SQLite.
+
+        A row that another transaction has inserted and not committed yet is not seen.
+        """
+        return self.run(lambda: self._dialect.locked(self.database, addresses)) if addresses else set()
 
     def delete_letter(self, number: int) -> bool:
         """Remove a dead letter whose key has no row. False: there is none."""
@@ -165,15 +290,30 @@ class SnapshotStore:
     # -- one-off values, for apps
 
     def write(self, name: str, key: str, state: Any, *, expected: Position | None = None) -> Position:
-        """Store a value of one's own under a name and key, without a projection, and return where it stands.
+        """Store a value under a name and key, without dispatching an event. The last writer wins.
 
-        The last writer wins; with ``expected``, only a value that still stands there is replaced, else
-        VersionConflict is raised and nothing is written. Raises InvalidKey, EncodeError (a ValueError)
-        if state has no JSON, and StoreError.
+        Args:
+            name: A name of one's own, or a projection's: then the value is a state in today's shape.
+            key: As of a projection.
+            state: Anything that has a JSON form.
+            expected: Replace only a value that still stands there.
+
+        Returns:
+            Where the value stands now.
+
+        Raises:
+            InvalidKey: The key is no ProjectionKey.
+            EncodeError: The state has no JSON form, or would not come back from it as it is (a ValueError).
+            VersionConflict: The value does not stand at ``expected``; nothing is written.
+            StoreError: The key is halted, the row is of a newer release, or the database failed.
         """
-        check_name(name)
-        check_key(key)
-        encoded = Codec(Any).encode(state)
+        name, key = check_name(name), check_key(key)
+        shape = self.shapes.get(name)
+        if shape is None:
+            encoded = Codec(Any).encode(state)
+        else:
+            encoded = shape.codec.encode(state)
+            shape.codec.verify(state, encoded)
         while True:
             row = self.row(name, key)
             base = None if row is None else row.position
@@ -182,12 +322,24 @@ class SnapshotStore:
             if row is not None and row.halted:
                 msg = f"{name}: key {key!r} is halted; it is written again once it is resumed"
                 raise StoreError(msg, projection=name, key=key)
+            # A row says in which shape its state is; a value that is written over it is in the same.
+            schema_version = 1 if row is None else row.schema_version
+            if shape is not None:
+                if schema_version > shape.schema_version:
+                    msg = (
+                        f"{name}: the row of key {key!r} was written by a newer release, with schema_version "
+                        f"{schema_version}; this one has {shape.schema_version} and does not write over it"
+                    )
+                    raise StoreError(msg, projection=name, key=key)
+                schema_version = shape.schema_version
             epoch, version = base or (new_epoch(), 0)
             try:
-                if self.commit([Save(name, key, base, epoch, version + 1, encoded)]) == [True]:
+                if self.commit([Save(name, key, base, epoch, version + 1, encoded, schema_version)]) == [
+                    True
+                ]:
                     return Position(epoch, version + 1)
             except CommitInDoubt:
-                # Written again it is the same value, unless it had to stand on a given one.
+                # Writing it again is idempotent unless ``expected`` was given.
                 if expected is not None:
                     raise
 
@@ -196,8 +348,7 @@ class SnapshotStore:
 
         Raises InvalidKey, DecodeError (a ValueError) if it is of another shape, and StoreError.
         """
-        check_name(name)
-        row = self.row(name, check_key(key))
+        row = self.row(check_name(name), check_key(key))
         return None if row is None or row.is_tombstone else Codec(type_).decode(row.state)
 
     # -- connections
@@ -211,20 +362,26 @@ class SnapshotStore:
         if getattr(self._thread, "keeps", False):
             self._thread.keeps = False
             self._kept.pop(threading.get_ident(), None)
-            self.database.close()
+            # Closing the last connection to a file writes to it.
+            self._within_gate(self.database.close)
 
     def close(self) -> None:
         """Let go of a database in memory, which ends by it. Other databases hold nothing but threads' connections."""
         if isinstance(self.database, MemoryDatabase):
             self.database.release()
 
-    def interrupt(self) -> None:
-        """Make the calls that threads with a kept connection have under way fail now.
+    def interrupt(self, threads: Collection[int] | None = None) -> None:
+        """Make calls that are under way fail now, on connections that threads keep.
 
         A server that is frozen, and not dead, would hold them for ever: no time-out of PostgreSQL's
         own covers it, as its kernel goes on acknowledging.
+
+        Args:
+            threads: The idents of the threads whose calls shall fail; None for all of them.
         """
-        for connection in list(self._kept.values()):
+        for thread, connection in list(self._kept.items()):
+            if threads is not None and thread not in threads:
+                continue
             with contextlib.suppress(Exception):
                 if isinstance(connection, sqlite3.Connection):
                     connection.interrupt()
@@ -244,34 +401,64 @@ class SnapshotStore:
 
     def run(self, operation: Callable[[], T]) -> T:
         """Run one operation on the thread's connection, and turn every failure into a StoreError."""
-        with self._connected():
-            try:
-                return operation()
-            except CommitInDoubt:
-                self._drop_connection()
-                raise
-            except Exception as error:
-                failure = self._dialect.classify(driver_error(error), self.describe())
-                if not isinstance(failure, StoreRejected):
-                    self._drop_connection()
-                raise failure from error
+        return self._within_gate(lambda: self._run(operation))
 
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[None]:
-        opened = False
+    def _within_gate(self, operation: Callable[[], T]) -> T:
+        gate = self._dialect.gate
+        if gate is None:
+            return operation()
         try:
-            opened = self.database.connect(reuse_if_open=True)
-        except Exception as error:
-            raise self._dialect.classify(driver_error(error), self.describe()) from error
-        keeps = getattr(self._thread, "keeps", False)
-        if opened and keeps:
-            self._kept[threading.get_ident()] = self.database.connection()
-        try:
-            yield
+            gate.enter()
+            return operation()
         finally:
-            if opened and not keeps:
+            gate.leave()
+
+    def _run(self, operation: Callable[[], T]) -> T:
+        opened = self._connect()
+        try:
+            self._dialect.check_connection(self.database)
+            return operation()
+        except Exception as error:
+            failure = (
+                error
+                if isinstance(error, StoreError)
+                else self._dialect.classify(driver_error(error), self.describe())
+            )
+            if not isinstance(failure, (StoreRejected, StatementRefused)):
+                self._drop_connection()
+            if failure is error:
+                raise
+            raise failure from error
+        finally:
+            if opened and not getattr(self._thread, "keeps", False):
                 self.database.close()
+
+    def _connect(self) -> bool:
+        """Connect the calling thread unless it is; return whether that was to be done."""
+        try:
+            if not self.database.is_closed():
+                return False
+            if self._migrated:
+                self._dialect.before_connecting(self.database)
+            # Another thread's pool, and an app's own connect hook, may raise anything. No data was sent.
+            self.database.connect()
+        except StoreError:
+            raise
+        except Exception as error:
+            raise self._dialect.classify_connecting(driver_error(error), self.describe()) from error
+        if getattr(self._thread, "keeps", False):
+            self._kept[threading.get_ident()] = self.database.connection()
+        self._dialect.connected(self.database)
+        return True
 
     def _drop_connection(self) -> None:
         with contextlib.suppress(Exception):
             self.database.close()
+
+
+def _plain(record: RecordT) -> RecordT:
+    """Return a record whose name and key are plain: the driver is given nothing whose methods an app has changed."""
+    name, key = record.name, record.key
+    if type(name) is str and (type(key) is str or not isinstance(key, str)):
+        return record
+    return record._replace(name=plain(name), key=plain(key))

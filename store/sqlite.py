@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from .amendments import amend
-from .errors import StoreError, StoreRejected, StoreUnavailable
+from .errors import StatementRefused, StoreError, StoreRejected, StoreUnavailable
+from .fork_gate import ForkGate
 from .models import as_utc
 from .records import Address, Amendment, DeadLetter, Position, Row, Save
+from .sqlite_file import SqliteFile
 
 if TYPE_CHECKING:
     import peewee
@@ -46,6 +48,13 @@ _BURY = """
 class SqliteDialect:
     """SQLite: one writer at a time, so a commit that fails has not happened, and there is no doubt."""
 
+    def __init__(self) -> None:
+        self.gate: ForkGate | None = ForkGate()
+        file = self._file = SqliteFile()
+        self.before_connecting = file.check_path
+        self.connected = file.note_connection
+        self.check_connection = file.check_connection
+
     def select(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Row]:
         """Return the rows that exist among addresses."""
         cursor = database.execute_sql(_SELECT, (json.dumps(addresses),))
@@ -66,6 +75,8 @@ class SqliteDialect:
         letters: Sequence[DeadLetter],
         amendments: Sequence[Amendment],
         ledger: Ledger | None,  # noqa: ARG002  # SQLite's COMMIT always answers
+        *,
+        lock_seconds: float | None,  # noqa: ARG002  # there are no locks of single rows
     ) -> list[bool]:
         """Write all in one transaction; say for each save and amendment whether its base was still there."""
         now = datetime.now(UTC).isoformat()
@@ -82,6 +93,7 @@ class SqliteDialect:
             written += [amend(database, amendment) for amendment in amendments]
             if letters:
                 cursor.executemany(_BURY, [(*letter, now) for letter in letters])
+            self._file.check_connection(database)
             cursor.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -89,11 +101,25 @@ class SqliteDialect:
             raise
         return written
 
+    def locked(self, database: peewee.Database, addresses: Sequence[Address]) -> set[Address]:  # noqa: ARG002
+        """Return nothing: the whole file is locked, or none of it."""
+        return set()
+
+    def classify_connecting(self, error: Exception, where: str) -> StoreError:
+        """Say whether trying again later can help. It can, unless the file is no database."""
+        failure = self.classify(error, where)
+        if isinstance(error, sqlite3.Error) and not isinstance(failure, StoreRejected):
+            return failure
+        return StoreUnavailable(f"{where} can't be used at the moment: {type(error).__name__}: {error}")
+
     def classify(self, error: Exception, where: str) -> StoreError:
         """Say whether trying again later can help."""
         if isinstance(error, (sqlite3.DataError, sqlite3.IntegrityError)):
             return StoreRejected(f"{where} refuses the data: {error}")
         if isinstance(error, sqlite3.OperationalError):
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
+                # SQL that can't be done, for instance since a function that a trigger calls has raised.
+                return StatementRefused(f"{where} can't do it at the moment: {error}")
             return StoreUnavailable(f"{where} can't be used at the moment: {error}")
         if isinstance(error, sqlite3.Error):
             return StoreError(f"{where} is not usable: {error}")

@@ -22,6 +22,10 @@ class WriterFacts:
         self.retries = 0
         self.trouble = ""
         """Why nothing can be written at the moment; empty when all is well."""
+        self.waiting = 0
+        """How many messages are deferred, since their rows can't be written now, while others go on."""
+        self.waiting_reason = ""
+        """Why one of them waits, with its row; empty when none is known to be at fault."""
         self.thread: threading.Thread | None = None
         """The writer's own, once it runs."""
         self.busy_since: float | None = None
@@ -49,6 +53,8 @@ class WriterFacts:
             "rejected": self.rejected,
             "retries": self.retries,
             "trouble": self.trouble or None,
+            "waiting": self.waiting,
+            "waiting_reason": self.waiting_reason or None,
             "commit_size_p50": quantile(sizes, 0.5),
             "commit_size_p95": quantile(sizes, 0.95),
             "commit_ms_p50": round(1000 * quantile(seconds, 0.5), 3),

@@ -9,6 +9,7 @@ from werkzeug.exceptions import BadRequest, Conflict
 from ..actors import (
     ApplyError,
     InvalidEvent,
+    InvalidState,
     KeyHalted,
     LetterNotFound,
     MailboxFull,
@@ -16,10 +17,20 @@ from ..actors import (
     ProjectionRuntime,
     VersionConflict,
 )
+from ..store import StoreRejected
 from .positions import parse_position
 from .state import current_state
 
-REFUSALS = (ApplyError, InvalidEvent, KeyHalted, LetterNotFound, MailboxFull, VersionConflict)
+REFUSALS = (
+    ApplyError,
+    InvalidEvent,
+    InvalidState,
+    KeyHalted,
+    LetterNotFound,
+    MailboxFull,
+    StoreRejected,
+    VersionConflict,
+)
 """What an action raises that is no defect: the operator is told."""
 
 
@@ -59,6 +70,12 @@ def _wipe(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
     return f"{key} is wiped"
 
 
+def _repair(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
+    key = _text(wish, "key")
+    runtime.repair(key, _text(wish, "state"))
+    return f"{key} is repaired"
+
+
 def _drop(_runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
     kept = current_state()
     if wish.get("process") != kept.system.reporter.process:
@@ -77,6 +94,7 @@ ACTIONS = {
     "rebuild": _rebuild,
     "wipe": _wipe,
     "drop": _drop,
+    "repair": _repair,
 }
 
 

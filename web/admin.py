@@ -28,8 +28,10 @@ from ..actors import (
     ProjectionRuntime,
     UnknownProjection,
 )
+from ..store import StoreUnavailable
 from .access import ADMIN_COOKIE, ADMIN_SECONDS
 from .actions import ACTIONS, REFUSALS
+from .overview import SCAN_SECONDS
 from .state import current_state
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ _logger = logging.getLogger("keyfold.admin")
 
 _PAGE = Template((Path(__file__).parent / "static" / "admin.html").read_text("utf-8"))
 _MOST_BYTES = 64 * 1024
+_MOST_STATE_BYTES = 16 * 1024 * 1024
+"""An action of an operator may bring a state."""
 CSRF_COOKIE = "keyfold_csrf"
 
 # Everything the pages load is ours, and nobody frames them: a click on "skip" is to be the operator's own.
@@ -57,6 +61,7 @@ def add_admin(blueprint: Blueprint) -> None:
     rule("/admin/projections/stats", "stats", _stats, methods=["GET"])
     rule("/admin/projections/of/<name>", "admin_projection", _page, methods=["GET"])
     rule("/admin/projections/of/<name>/facts", "admin_facts", _facts, methods=["GET"])
+    rule("/admin/projections/of/<name>/raw", "admin_raw", _raw, methods=["GET"])
     rule("/admin/projections/of/<name>/actions", "admin_action", _act, methods=["POST"])
 
 
@@ -134,7 +139,10 @@ def _back(name: str) -> str:
 def _overview() -> Response:
     kept = current_state()
     kept.access.check_admin(request)
-    return _as_response(kept.system.submit(kept.overview.facts).result())
+    try:
+        return _as_response(kept.system.ask(kept.overview.facts, seconds=SCAN_SECONDS))
+    except StoreUnavailable:
+        return _as_response(kept.overview.facts_of_this_process())
 
 
 def _stats() -> Response:
@@ -148,7 +156,17 @@ def _facts(name: str) -> Response:
     kept.access.check_admin(request)
     ask = partial(kept.overview.detail, _runtime(name), request.args.get("key"))
     try:
-        return _as_response(kept.system.submit(ask).result())
+        return _as_response(kept.system.ask(ask, seconds=SCAN_SECONDS))
+    except InvalidKey as error:
+        raise BadRequest(str(error)) from None
+
+
+def _raw(name: str) -> Response:
+    kept = current_state()
+    kept.access.check_admin(request)
+    ask = partial(kept.overview.raw, _runtime(name), request.args.get("key", ""))
+    try:
+        return _as_response(kept.system.ask(ask))
     except InvalidKey as error:
         raise BadRequest(str(error)) from None
 
@@ -170,10 +188,10 @@ def _runtime(name: str) -> ProjectionRuntime[Any, Any]:
 
 
 def _act(name: str) -> Response:
-    """Do what an operator asks: retry, skip, resume, rebuild, wipe or drop. Each is logged, with who asked."""
+    """Do one of ACTIONS. Each is logged, with the name and address of the operator."""
     kept = current_state()
     kept.access.check_admin(request)
-    _check_csrf()
+    _check_csrf(_MOST_STATE_BYTES)
     runtime = _runtime(name)
     wish = request.get_json(silent=True)
     if not isinstance(wish, dict):
@@ -201,7 +219,7 @@ def _act(name: str) -> Response:
         raise Conflict(str(error)) from None
 
 
-def _check_csrf() -> None:
+def _check_csrf(most: int = _MOST_BYTES) -> None:
     """Refuse a POST that another site may have made the operator's browser send, and one that is too long.
 
     The word of the cookie has to come back in the request itself, which only a page of ours can read. A
@@ -210,8 +228,8 @@ def _check_csrf() -> None:
     if request.content_length is None:
         msg = "send a Content-Length"
         raise LengthRequired(msg)
-    if request.content_length > _MOST_BYTES:  # before anybody has shown who they are
-        msg = f"at most {_MOST_BYTES} bytes"
+    if request.content_length > most:
+        msg = f"at most {most} bytes"
         raise RequestEntityTooLarge(msg)
     access = current_state().access
     if access.has_admin_bearer(request):

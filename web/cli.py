@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 refused, not found or something is failing; 2 wrong argume
 from __future__ import annotations
 
 import json as plain_json
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import IO, Any
@@ -15,7 +16,7 @@ from flask.cli import AppGroup
 from msgspec import json
 
 from ..actors import InvalidEvent, ProjectionRuntime
-from ..store import migrate, pending
+from ..store import StoreError, StoreUnavailable, migrate, pending
 from .cli_letters import letters
 from .cli_parts import (
     REFUSED,
@@ -23,12 +24,14 @@ from .cli_parts import (
     ask,
     command,
     confirm,
+    end,
     limit_option,
     runtime_of,
     show,
     table,
     yes_option,
 )
+from .overview import NOTHING_DEGRADED, degraded_in
 from .state import KeyfoldState, current_state
 from .tail import follow
 
@@ -36,7 +39,7 @@ from .tail import follow
 def make_cli() -> AppGroup:
     """Return the commands."""
     group = AppGroup("keyfold", help="Keyfold's projections: their tables, keys and dead letters.")
-    for one in (_migrate, _status, _show, _keys, _rebuild, _wipe, _resume, _tail, letters):
+    for one in (_migrate, _status, _show, _keys, _rebuild, _repair, _wipe, _resume, _tail, letters):
         group.add_command(one)
     return group
 
@@ -50,7 +53,7 @@ def make_cli() -> AppGroup:
 def _migrate(*, check: bool, as_json: bool) -> None:
     """Bring Keyfold's tables up to date."""
     store = current_state().system.store
-    steps = store.run(lambda: (pending if check else migrate)(store.database))
+    steps = _pending() if check else store.run(lambda: migrate(store.database))  # without a limit
     word = "pending" if check else "done"
     show({word: steps}, as_json=as_json, text="\n".join(f"{step}: {word}" for step in steps) or "up to date")
     if check and steps:
@@ -63,12 +66,16 @@ def _status(*, as_json: bool) -> None:
     """Show the projections, what waits for an operator, and the processes that run. Exits with 1 if any does wait."""
     kept: KeyfoldState = current_state()
     system = kept.system
-    waiting = system.store.run(lambda: pending(system.store.database))
-    totals: dict[str, Any] = {} if waiting else ask(lambda queries: queries.totals())
-    processes = [] if waiting else system.submit(system.reporter.others).result()
-    projections = {
-        name: {"dead_letters": 0, "parked": 0, "halted": 0} | totals.get(name, {})
-        for name in sorted({*system.projections, *totals})
+    waiting = _pending()
+    totals: dict[str, Any] = {} if waiting else ask(lambda queries: queries.totals(), scans=True)
+    processes = [] if waiting else system.ask(system.reporter.others)
+    # A process that has just begun has met no key: the reports of the others count.
+    degraded = degraded_in([*processes, system.stats()])
+    projections: dict[str, dict[str, Any]] = {
+        name: {"dead_letters": 0, "parked": 0, "halted": 0}
+        | totals.get(name, {})
+        | degraded.get(name, NOTHING_DEGRADED)
+        for name in sorted({*system.projections, *totals, *degraded})
     }
     facts: dict[str, Any] = {
         "database": system.store.describe(),
@@ -80,7 +87,7 @@ def _status(*, as_json: bool) -> None:
         ],
     }  # fmt: skip
     rows = [
-        (name, "halted" if of["halted"] else "live", of["halted"], of["parked"], of["dead_letters"])
+        (name, _state_of(of), of["halted"], of["degraded"], of["parked"], of["dead_letters"])
         for name, of in projections.items()
     ]
     running = ", ".join(
@@ -92,17 +99,30 @@ def _status(*, as_json: bool) -> None:
         f"migrations  {', '.join(waiting) + ' pending' if waiting else 'up to date'}",
         f"processes   {running or 'none has reported'}",
         "",
-        table(rows, "PROJECTION", "STATE", "HALTED KEYS", "PARKED", "DEAD LETTERS"),
+        table(rows, "PROJECTION", "STATE", "HALTED KEYS", "DEGRADED KEYS", "PARKED", "DEAD LETTERS"),
     ]
     show(facts, as_json=as_json, text="\n".join(lines))
-    if waiting or any(of["halted"] for of in projections.values()):
+    if waiting or any(of["halted"] or of["degraded"] for of in projections.values()):
         sys.exit(REFUSED)
 
 
+def _pending() -> list[str]:
+    """Return the migrations that are to be run. It runs none, unlike most questions."""
+    system = current_state().system
+    return system.ask(lambda: system.store.run(lambda: pending(system.store.database)))
+
+
+def _state_of(projection: dict[str, Any]) -> str:
+    words = [word for word in ("degraded", "halted") if projection[word]]
+    return ", ".join(words) or "live"
+
+
 def _trouble_of(process: dict[str, Any]) -> str | None:
-    """Return what a process says is wrong with it: its database first, then its Redis."""
-    backplane = process["sockets"].get("backplane") or {}
-    trouble: str | None = process["writer"].get("trouble")
+    """Return the trouble that a process reports: its database first, rows that wait, then its Redis."""
+    writer, backplane = process["writer"], process["sockets"].get("backplane") or {}
+    trouble: str | None = writer.get("trouble")
+    if not trouble and writer.get("waiting"):
+        trouble = f"{writer['waiting']} rows wait: {writer.get('waiting_reason')}"
     return trouble or (f"Redis: {backplane['trouble']}" if backplane.get("trouble") else None)
 
 
@@ -112,23 +132,49 @@ def _trouble_of(process: dict[str, Any]) -> str | None:
 @command("show")
 @click.argument("name")
 @click.argument("key")
+@click.option("--raw", is_flag=True, help="Print the row's JSON as it stands, also if it does not load.")
 @as_json_option
-def _show(name: str, key: str, *, as_json: bool) -> None:
+def _show(name: str, key: str, *, raw: bool, as_json: bool) -> None:
     """Show the committed state of a key."""
-    snapshot = runtime_of(name).snapshot(key)
+    runtime = runtime_of(name)
+    if raw:
+        _show_raw(runtime, key, as_json=as_json)
+        return
+    try:
+        snapshot = runtime.snapshot(key)
+    except StoreUnavailable:
+        raise
+    except StoreError as error:
+        look = _command("show", name, key, "--raw")
+        repair = _command("repair", name, key, "--from-json", "FILE")
+        end(f"{error}. See {look} and {repair}", REFUSED)
     if snapshot is None:
-        click.echo(f"Error: key {key!r} of {name} has no state", err=True)
-        sys.exit(REFUSED)
-    facts = {
+        end(f"key {key!r} of {name} has no state", REFUSED)
+    facts: dict[str, Any] = {
         "epoch": snapshot.epoch,
         "version": snapshot.version,
         "updated_at": snapshot.updated_at,
-        "state": snapshot.state,
     }
-    shown = plain_json.dumps(plain_json.loads(runtime_of(name).state_codec.encode(snapshot.state)), indent=2)
-    text = f"version     {snapshot.version}\nepoch       {snapshot.epoch}\nupdated at  {snapshot.updated_at:%Y-%m-%d %H:%M:%S %Z}\n{shown}"
-    facts["state"] = plain_json.loads(runtime_of(name).state_codec.encode(snapshot.state))
-    show(facts, as_json=as_json, text=text)
+    facts["state"] = state = plain_json.loads(runtime.state_codec.encode(snapshot.state))
+    lines = [
+        f"version     {snapshot.version}",
+        f"epoch       {snapshot.epoch}",
+        f"updated at  {snapshot.updated_at:%Y-%m-%d %H:%M:%S %Z}",
+        plain_json.dumps(state, indent=2),
+    ]
+    show(facts, as_json=as_json, text="\n".join(lines))
+
+
+def _show_raw(runtime: ProjectionRuntime[Any, Any], key: str, *, as_json: bool) -> None:
+    kept = current_state()
+    facts = kept.system.ask(lambda: kept.overview.raw(runtime, key))
+    if facts["raw"] is None:
+        end(f"key {key!r} of {runtime.name} has no state", REFUSED)
+    show(facts, as_json=as_json, text=facts["raw"])
+
+
+def _command(*words: str) -> str:
+    return shlex.join(["flask", "keyfold", *words])
 
 
 @command("keys")
@@ -142,7 +188,7 @@ def _show(name: str, key: str, *, as_json: bool) -> None:
 def _keys(name: str, *, as_json: bool, **options: Any) -> None:
     """List the keys of a projection."""
     runtime_of(name)
-    facts = ask(lambda queries: queries.keys(name, **options))
+    facts = ask(lambda queries: queries.keys(name, **options), scans=True)
     rows = [
         (f.key, f.version, f.bytes, "halted" if f.halted else "", f"{f.updated_at:%Y-%m-%d %H:%M:%S}")
         for f in facts
@@ -193,6 +239,36 @@ def _read_events(runtime: ProjectionRuntime[Any, Any], lines: IO[bytes]) -> Iter
         except (KeyError, TypeError, ValueError, InvalidEvent) as error:
             msg = f"line {number} of the events is none: {error!r}"
             raise InvalidEvent(msg, event=line, projection=runtime.name) from None
+
+
+@command("repair")
+@click.argument("name")
+@click.argument("key")
+@click.option(
+    "--from-json",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    required=True,
+    help="The state, as JSON; - for standard input.",
+)
+@yes_option
+@as_json_option
+def _repair(name: str, key: str, *, file: str, yes: bool, as_json: bool) -> None:
+    """Put a state given as JSON in place of a key's present one, also if that does not load.
+
+    The key keeps its version and gets a new epoch. The state it has now: flask keyfold show NAME KEY --raw.
+    """
+    runtime = runtime_of(name)
+    if file == "-" and not yes:
+        msg = "standard input is the state, so nobody can be asked: add --yes"
+        raise click.UsageError(msg)
+    with click.open_file(file, "rb") as source:
+        data = source.read()
+    confirm(f"Replace the state of {key!r} by the one of {file}?", yes=yes)
+    runtime.repair(key, data)
+    snapshot = runtime.snapshot(key)
+    version = 0 if snapshot is None else snapshot.version
+    show({"key": key, "version": version}, as_json=as_json, text=f"{key} is repaired, at version {version}")
 
 
 @command("wipe")

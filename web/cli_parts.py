@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from flask.cli import AppGroup
@@ -13,6 +13,7 @@ from msgspec import json
 
 from ..actors import InvalidKey, ProjectionError, ProjectionRuntime, UnknownProjection
 from ..store import Queries, StoreUnavailable
+from .overview import SCAN_SECONDS
 from .state import current_state
 
 REFUSED, USAGE, AWAY = 1, 2, 3
@@ -43,7 +44,7 @@ def command(name: str, **options: Any) -> Callable[[Callable[..., None]], click.
     return decorate
 
 
-def end(error: Exception, code: int) -> None:
+def end(error: Exception | str, code: int) -> NoReturn:
     """Say in one line what went wrong, and end with this code."""
     click.echo(f"Error: {error}", err=True)
     sys.exit(code)
@@ -75,7 +76,15 @@ def runtime_of(name: str) -> ProjectionRuntime[Any, Any]:
     return current_state().system.runtime(name)
 
 
-def ask(question: Callable[[Queries], Any]) -> Any:
-    """Return what a query returns."""
+def ask(question: Callable[[Queries], Any], *, scans: bool = False) -> Any:
+    """Return the answer of a query.
+
+    Args:
+        question: The query. It runs on a reader's thread.
+        scans: It reads all rows of a projection, or all dead letters, and may take a minute.
+
+    Raises:
+        StoreUnavailable: The database is away, or has not answered in time.
+    """
     system = current_state().system
-    return system.submit(lambda: question(Queries(system.store))).result()
+    return system.ask(lambda: question(Queries(system.store)), seconds=SCAN_SECONDS if scans else None)

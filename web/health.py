@@ -41,6 +41,14 @@ class Health:
         most = self._system.settings.health_seconds
         return {loop.name: trouble for loop in self._system.loops() if (trouble := loop.trouble(most))}
 
+    def degraded(self) -> dict[str, int]:
+        """Return how many keys of each projection do not load, as this process knows; nothing if all do.
+
+        That is no reason to send the process no requests: every other process meets the same rows.
+        """
+        of = self._system.projections
+        return {name: len(runtime.degraded) for name, runtime in sorted(of.items()) if runtime.degraded}
+
     def ready(self) -> dict[str, str]:
         """Return what stands in the way of serving requests, by part; nothing if all is well."""
         failing = self.alive()

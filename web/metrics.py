@@ -34,6 +34,8 @@ _NOW = {
     "live": ("Actors alive.", "livesum"),
     "mailbox_depth": ("Events waiting in mailboxes.", "livesum"),
     "oldest_seconds": ("Seconds that the oldest event in a mailbox has waited, at most.", "livemax"),
+    # Several processes know the same key: the most that one of them knows is the nearest to the truth.
+    "degraded": ("Keys whose rows do not load, at least.", "livemax"),
 }
 _WRITER = {
     "commits": "Transactions committed.",
@@ -72,6 +74,9 @@ class Metrics:
             for word, (text, mode) in _NOW.items()
         }
         self._writer = {word: self._counter(f"keyfold_writer_{word}", text) for word, text in _WRITER.items()}
+        self._waiting = self._gauge(
+            "keyfold_waiting_rows", "Rows deferred because they alone are locked or refused.", "livesum"
+        )
         self._sockets = {
             word: self._counter(f"keyfold_sockets_{word}", text) for word, text in _SOCKETS.items()
         }
@@ -105,6 +110,7 @@ class Metrics:
                     gauge.labels(name).set(facts[word])
             for word, counter in self._writer.items():
                 self._grow(counter, f"writer {word}", "", stats["writer"].get(word, 0))
+            self._waiting.set(stats["writer"].get("waiting", 0))
             sockets = stats["sockets"]
             for word, counter in self._sockets.items():
                 self._grow(counter, f"sockets {word}", "", sockets.get(word, 0))
@@ -135,4 +141,9 @@ class Metrics:
 
 
 def _gauge_name(word: str) -> str:
-    return {"live": "actors_live", "oldest_seconds": "mailbox_oldest_seconds"}.get(word, word)
+    names = {
+        "live": "actors_live",
+        "oldest_seconds": "mailbox_oldest_seconds",
+        "degraded": "degraded_keys",
+    }
+    return names.get(word, word)

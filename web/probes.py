@@ -17,7 +17,7 @@ class NoMetrics(HTTPException):
 
 
 def add_probes(blueprint: Blueprint) -> None:
-    """Add the URLs. The probes are open, and say nothing but which part fails."""
+    """Add the URLs. The probes are open: they name failing parts and degraded projections, no more."""
     rule = blueprint.add_url_rule
     rule("/keyfold/healthz", "healthz", _healthz, methods=["GET"])
     rule("/keyfold/readyz", "readyz", _readyz, methods=["GET"])
@@ -29,11 +29,13 @@ def _healthz() -> Response:
 
 
 def _readyz() -> Response:
-    return _verdict(current_state().health.ready())
+    health = current_state().health
+    return _verdict(health.ready(), health.degraded())
 
 
-def _verdict(failing: dict[str, str]) -> Response:
-    body = {"status": "failing" if failing else "ok", "failing": failing}
+def _verdict(failing: dict[str, str], degraded: dict[str, int] | None = None) -> Response:
+    status = "failing" if failing else "degraded" if degraded else "ok"
+    body = {"status": status, "failing": failing} | ({"degraded": degraded} if degraded else {})
     response = Response(json.encode(body), status=503 if failing else 200, mimetype="application/json")
     response.cache_control.no_store = True
     return response

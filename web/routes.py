@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from werkzeug.exceptions import (
     BadRequest,
     ClientDisconnected,
     HTTPException,
+    InternalServerError,
     NotFound,
     ServiceUnavailable,
     TooManyRequests,
@@ -20,7 +22,7 @@ from werkzeug.exceptions import (
 from wsproto.utilities import ProtocolError
 
 from ..actors import Closed, channel_of
-from ..store import Position, StoreError
+from ..store import Position, StoreError, StoreUnavailable
 from .admin import add_admin
 from .admission import Place, TooManyConnections
 from .event_stream import PREAMBLE, EventStream
@@ -34,6 +36,8 @@ from .websocket import WebSocketConnection
 if TYPE_CHECKING:
     from .settings import WebSettings
 
+_logger = logging.getLogger("keyfold.routes")
+
 _STATIC = Path(__file__).parent / "static"
 _HANDSHAKE = (
     "HTTP_HOST",
@@ -43,6 +47,7 @@ _HANDSHAKE = (
     "HTTP_SEC_WEBSOCKET_VERSION",
 )
 _CLIENT_SECONDS = 3600
+_RETRY_SECONDS = 2
 _KINDS = {"js": "text/javascript", "ts": "text/plain", "css": "text/css"}
 _SHARED = ("keyfold.stream", "keyfold.snapshot")
 _ADMITTED = "_keyfold_admitted"
@@ -75,8 +80,9 @@ def make_blueprint(settings: WebSettings) -> Blueprint:
     blueprint.after_request(_share)
     blueprint.teardown_request(_free_place)
     blueprint.register_error_handler(HTTPException, _as_json)
-    blueprint.register_error_handler(StoreError, _database_away)
-    blueprint.register_error_handler(Closed, _database_away)
+    blueprint.register_error_handler(StoreUnavailable, _try_again)
+    blueprint.register_error_handler(Closed, _try_again)
+    blueprint.register_error_handler(StoreError, _refused)
     return blueprint
 
 
@@ -237,5 +243,12 @@ def _as_json(error: HTTPException) -> Response:
     return response
 
 
-def _database_away(error: Exception) -> Response:
-    return _as_json(ServiceUnavailable(str(error), retry_after=2))
+def _try_again(error: Exception) -> Response:
+    """The database is away or too slow, or this process ends: the same request is right a little later."""
+    return _as_json(ServiceUnavailable(str(error), retry_after=_RETRY_SECONDS))
+
+
+def _refused(error: StoreError) -> Response:
+    """A row does not load, or the database refuses the question: no request will change that by itself."""
+    _logger.error("%s", error, extra=error.facts)
+    return _as_json(InternalServerError(str(error)))

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ..actors import Closed, ProjectionSystem
+from .overview import SCAN_SECONDS
 from .ring import NOWHERE
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class Rows:
         source = self._hub.sources.get(channel.name)
         try:
             reading = (
-                system.submit_read(channel.name, channel.key) if source is None else system.submit(source)
+                system.submit_read(channel.name, channel.key)
+                if source is None
+                else system.submit(source, seconds=SCAN_SECONDS)
             )
             reading.add_done_callback(came)
         except Exception as error:

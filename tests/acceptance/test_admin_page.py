@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from flask import Flask
-from keyfold.actors import Projection, ProjectionSystem
+from keyfold.actors import Projection, ProjectionSystem, StoreError
 from keyfold.store.processes import Processes
 from keyfold.web import Keyfold
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from support.browsing import Browser, text_of, wait
+from support.damage import damage
 from support.parking import DEADLINE
 from support.serving import Site, serve
 
@@ -115,6 +117,25 @@ class Desk:
         wait(self.browser, lambda: dialog.get_attribute("open") is not None)
         dialog.find_element(By.CSS_SELECTOR, f"button[value={'yes' if agree else 'no'}]").click()
         wait(self.browser, lambda: dialog.get_attribute("open") is None)
+
+    def edit(self, path: str, change: Callable[[str], str] = lambda text: text, *, agree: bool = True) -> str:
+        """Press a button that opens the editor, change its text, agree or not. Return the text of before."""
+
+        def click() -> bool:
+            self.browser.find_element(By.XPATH, path).click()
+            return True
+
+        wait(self.browser, click)
+        editor = self.browser.find_element(By.ID, "editor")
+        wait(self.browser, lambda: editor.get_attribute("open") is not None)
+        field = self.browser.find_element(By.ID, "editor-text")
+        text = field.get_property("value")
+        assert isinstance(text, str)
+        field.clear()
+        field.send_keys(change(text))
+        editor.find_element(By.CSS_SELECTOR, f"button[value={'yes' if agree else 'no'}]").click()
+        wait(self.browser, lambda: editor.get_attribute("open") is None)
+        return text
 
     def outcome(self, text: str) -> None:
         """Wait until the page says so."""
@@ -300,6 +321,58 @@ def test_a_key_is_looked_up_live_rebuilt_and_wiped(signed_in: Desk) -> None:
     desk.press("//*[@id='key-actions']/button[text()='Wipe']")
     desk.outcome("pen is wiped")
     assert desk.counts("shop.ledger") == []
+
+
+UNLOADABLE = '{"counts": ["<b id=xss>many</b>", 9007199254740993]}'
+
+
+def test_a_key_that_does_not_load_is_seen_and_repaired(signed_in: Desk) -> None:
+    """Degraded on the overview, with key and error on its page; its own JSON is edited, to the last digit."""
+    desk = signed_in
+    desk.sell(1, 2)
+    damage(desk.system, "pen", UNLOADABLE, name="shop.sales")
+    with pytest.raises(StoreError):
+        desk.counts("shop.sales")
+    wait(
+        desk.browser,
+        lambda: [row[1] for row in desk.cells("projections") if row[0] == "shop.sales"] == ["▲ degraded"],
+    )
+    assert "Degraded keys\n1" in text_of(desk.browser, "tiles")
+    desk.browser.find_element(By.LINK_TEXT, "shop.sales").click()
+    wait(desk.browser, lambda: desk.cells("degraded-keys") and desk.cells("degraded-keys")[0][0] == "pen")
+    assert "Expected `int`, got `str`" in desk.cells("degraded-keys")[0][1]
+    desk.browser.find_element(By.XPATH, "//table[@id='degraded-keys']//button[text()='pen']").click()
+    wait(desk.browser, lambda: "▲ does not load" in text_of(desk.browser, "key-facts"))
+    assert "Expected `int`" in text_of(desk.browser, "key-error")
+    button = "//table[@id='degraded-keys']//button[text()='Repair']"
+    given = desk.edit(button, agree=False)
+    assert json.loads(given) == json.loads(UNLOADABLE)
+    assert desk.browser.find_elements(By.ID, "xss") == []
+    desk.edit(button, lambda text: text.replace('"<b id=xss>many</b>"', '"still none"'))
+    desk.outcome("Refused: projection: shop.sales: this is no state for key 'pen'")
+    desk.edit(button, lambda text: text.replace('"<b id=xss>many</b>"', "3"))
+    desk.outcome("pen is repaired")
+    assert desk.counts("shop.sales") == [3, 9007199254740993]
+    wait(desk.browser, lambda: not desk.browser.find_element(By.ID, "degraded").is_displayed())
+    assert text_of(desk.browser, "key-error") == ""
+    desk.sell(4)
+    wait(desk.browser, lambda: text_of(desk.browser, "deltas").startswith("3  delta  4"))
+    desk.edit("//*[@id='key-actions']/button[text()='Repair']", lambda _: '{"counts": [7]}')
+    wait(desk.browser, lambda: desk.counts("shop.sales") == [7])
+    desk.open()
+    wait(
+        desk.browser,
+        lambda: [row[1] for row in desk.cells("projections") if row[0] == "shop.sales"] == ["● live"],
+    )
+
+
+def test_rows_that_wait_are_shown_with_their_process(signed_in: Desk) -> None:
+    """Locked by somebody else, say: the others go on, so it is no trouble of the whole process."""
+    desk = signed_in
+    stats = desk.system.stats()
+    writer = {**stats["writer"], "waiting": 2, "waiting_reason": "lock timeout"}
+    Processes(desk.system.store).report("other", {**stats, "process": "other", "writer": writer})
+    wait(desk.browser, lambda: any("▲ 2 rows wait: lock timeout" in row for row in desk.cells("processes")))
 
 
 def test_a_client_is_dropped(signed_in: Desk) -> None:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+
+import psycopg2
 import pytest
+from keyfold.actors import ProjectionSystem
 from keyfold.store import Ledger, Position, Save, SnapshotStore, ledger
+from support.counting import Added, Totals
+from support.parking import DEADLINE
+from support.postgres import PostgresServer
+from support.tcp_proxy import TcpProxy
 
 EIGHT_DAYS = 8 * 86_400.0
 
@@ -24,10 +33,14 @@ def test_each_commit_leaves_its_number(postgres_url: str) -> None:
     assert committed(store, other, 1)
 
 
+@pytest.mark.parametrize("clock_went_on", [True, False])
 def test_a_writer_that_was_forgotten_leaves_its_number_again(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, *, clock_went_on: bool
 ) -> None:
-    """Idle for a week, it is taken for dead by another; its next commit can be looked up all the same."""
+    """After a week it is taken for dead by another; its next commit can be looked up all the same.
+
+    Idle, or asleep with its whole machine, whose monotonic clock then stood still.
+    """
     now = 0.0
     monkeypatch.setattr(ledger, "monotonic", lambda: now)
     store, idle, other = SnapshotStore(postgres_url), Ledger(), Ledger()
@@ -35,10 +48,93 @@ def test_a_writer_that_was_forgotten_leaves_its_number_again(
     sql = "UPDATE projection_writers SET at = at - interval '8 days'"
     store.run(lambda: store.database.execute_sql(sql))
     store.commit([Save("test", "b", None, "e", 1, b"1")], (), other)
-    [[writers]] = store.run(
-        lambda: store.database.execute_sql("SELECT count(*) FROM projection_writers").fetchall()
-    )
-    assert writers == 1
-    now += EIGHT_DAYS
+    assert writers(store) == 1
+    now += EIGHT_DAYS if clock_went_on else 0
     store.commit([Save("test", "a", Position("e", 1), "e", 2, b"2")], (), idle)
     assert committed(store, idle, 2)
+
+
+def writers(store: SnapshotStore) -> int:
+    sql = "SELECT count(*) FROM projection_writers"
+    [[count]] = store.run(lambda: store.database.execute_sql(sql).fetchall())
+    return int(count)
+
+
+def test_rows_of_dead_writers_are_removed_once_a_day(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever commits, and also if somebody has a lock on one of them."""
+    now = 0.0
+    monkeypatch.setattr(ledger, "monotonic", lambda: now)
+    store, book = SnapshotStore(postgres_url), Ledger()
+    store.commit([Save("test", "a", None, "e", 1, b"1")], (), book)
+    dead = "INSERT INTO projection_writers VALUES (%s, 7, now() - interval '8 days')"
+    for name in ("dead", "locked"):
+        store.run(lambda name=name: store.database.execute_sql(dead, (name,)))
+    store.commit([Save("test", "b", None, "e", 1, b"1")], (), book)
+    assert writers(store) == 3
+    now += 86_401.0
+    session = psycopg2.connect(postgres_url)
+    session.cursor().execute("SELECT 1 FROM projection_writers WHERE writer = 'locked' FOR UPDATE")
+    store.commit([Save("test", "c", None, "e", 1, b"1")], (), book)
+    session.close()
+    assert writers(store) == 2
+
+
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_transaction_that_is_still_running_is_waited_for_also_if_it_makes_the_row(
+    postgres_url: str, *, commits: bool
+) -> None:
+    """The old connection's: what nobody else can see yet decides, once it has ended."""
+    store, book = SnapshotStore(postgres_url), Ledger()
+    store.ensure_tables()
+    running = psycopg2.connect(postgres_url)
+    running.cursor().execute("INSERT INTO projection_writers VALUES (%s, 1, now())", (book.writer,))
+    found: list[bool] = []
+    asking = threading.Thread(target=lambda: found.append(committed(store, book, 1)))
+    asking.start()
+    watching = psycopg2.connect(postgres_url)
+    watching.autocommit = True
+    cursor = watching.cursor()
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    for _ in range(1_000):
+        cursor.execute(waits)
+        if cursor.fetchone() == (1,) or not asking.is_alive():
+            break
+        threading.Event().wait(0.01)
+    assert found == []
+    if commits:
+        running.commit()
+    running.close()
+    watching.close()
+    asking.join(DEADLINE)
+    assert found == [commits]
+
+
+@pytest.fixture
+def behind_proxy(postgres_server: PostgresServer, postgres_proxy: TcpProxy) -> Iterator[ProjectionSystem]:
+    """A system whose connections go through the proxy."""
+    with ProjectionSystem(postgres_server.url_of("postgres", postgres_proxy.port)) as system:
+        yield system
+
+
+@pytest.mark.parametrize("server_had_committed", [True, False])
+def test_a_lost_commit_counts_once_also_if_the_ledger_was_emptied(
+    behind_proxy: ProjectionSystem,
+    postgres_server: PostgresServer,
+    postgres_proxy: TcpProxy,
+    *,
+    server_had_committed: bool,
+) -> None:
+    """By a clean-up job, or a restore without that table: each commit makes its own row."""
+    totals = behind_proxy.register(Totals())
+    behind_proxy.bus.dispatch(Added("a", 1)).result(DEADLINE)
+    postgres_server.execute("TRUNCATE projection_writers")
+    if server_had_committed:
+        postgres_proxy.swallow_reply_to(b"COMMIT")
+    else:
+        postgres_proxy.cut_before(b"COMMIT")
+    [applied] = behind_proxy.bus.dispatch(Added("a", 10)).result(DEADLINE)
+    assert postgres_proxy.swallowed.is_set()
+    assert applied.version == 2
+    assert totals.read_required("a").amounts == [1, 10]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
+import psycopg2
 import pykka
 import pytest
 from keyfold.store import (
@@ -20,6 +22,7 @@ from keyfold.store import (
     Save,
     SnapshotStore,
     SnapshotWriter,
+    StoreError,
     StoreRejected,
     StoreUnavailable,
     Write,
@@ -191,3 +194,90 @@ def test_the_ledger_row_goes_with_the_writer(postgres_url: str, start_writer: St
     assert registered() == 1
     writer.ref.stop(timeout=DEADLINE)
     assert registered() == 0
+
+
+def test_an_error_that_nobody_expects_ends_the_group_and_not_the_writer(
+    store: SnapshotStore, start_writer: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A MemoryError, even a SystemExit: everybody in the group is answered, and the next group is written."""
+    writer = start_writer(store)
+    parking = writer.park()
+    writer.write("a")
+    writer.write("b")
+    errors: list[BaseException] = [MemoryError("no more"), SystemExit()]
+
+    def fail(*_arguments: object, **_keywords: object) -> list[bool]:
+        raise errors.pop(0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "rows", fail)
+        parking.release()
+        answers = writer.take(2)
+        writer.write("c")
+        answers |= writer.take(1)
+    assert len(answers) == 3
+    for answer in answers.values():
+        assert isinstance(answer, Rejected)
+        assert isinstance(answer.error, StoreError)
+        assert not isinstance(answer.error, (StoreRejected, StoreUnavailable))
+    writer.write("d")
+    assert writer.take(1) == {"d": SAVED}
+
+
+def test_what_waits_for_a_locked_row_is_answered_when_the_writer_gives_up_and_when_it_stops(
+    postgres_url: str, start_writer: Start
+) -> None:
+    """At once, whatever the lock does; and nothing of it is written."""
+    store = SnapshotStore(postgres_url)
+    store.commit([Save("test", key, None, "e", 1, b"1") for key in ("a", "b")])
+    with closing(psycopg2.connect(postgres_url)) as blocker:
+        blocker.cursor().execute("SELECT 1 FROM projection_snapshots FOR UPDATE")
+        for key, end in (("a", "give up"), ("b", "stop")):
+            writer = start_writer(store)
+            writer.write(key, b"2", Position("e", 1), 2)
+            writer.write("free " + key)
+            assert writer.take(1) == {"free " + key: SAVED}
+            assert writer.facts.waiting == 1
+            if end == "stop":
+                writer.ref.stop(block=False)
+            else:
+                writer.give_up.set()
+            answer = writer.take(1)[key]
+            assert isinstance(answer, Rejected)
+            assert isinstance(answer.error, StoreError)
+    row = store.row("test", "a")
+    assert row is not None
+    assert row.version == 1
+
+
+def test_a_message_behind_a_stop_is_answered(store: SnapshotStore, start_writer: Start) -> None:
+    """Pykka drops it; the writer says that it is not written."""
+    writer = start_writer(store)
+    parking = writer.park()
+    writer.ref.stop(block=False)
+    writer.write("late")
+    parking.release()
+    answer = writer.take(1)["late"]
+    assert isinstance(answer, Rejected)
+
+
+def test_everything_refused_is_trouble_and_one_row_is_not(postgres_url: str, start_writer: Start) -> None:
+    """A lock on the whole table: nothing is lost, and trouble says so until something is written."""
+    store = SnapshotStore(postgres_url)
+    store.commit([Save("test", f"k{n}", None, "e", 1, b"1") for n in range(40)])
+    writer = start_writer(store)
+    with closing(psycopg2.connect(postgres_url)) as blocker:
+        blocker.cursor().execute("LOCK TABLE projection_snapshots IN SHARE MODE")
+        parking = writer.park()
+        for number in range(40):
+            writer.write(f"k{number}", b"2", Position("e", 1), 2)
+        parking.release()
+        deadline = threading.Event()
+        for _ in range(2_000):
+            if writer.facts.trouble:
+                break
+            deadline.wait(0.01)
+        assert "lock" in writer.facts.trouble
+        assert writer.facts.waiting
+    assert set(writer.take(40).values()) == {SAVED}
+    assert not writer.facts.trouble

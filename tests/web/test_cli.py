@@ -13,10 +13,14 @@ from typing import Any
 import pytest
 from click.testing import Result
 from flask import Flask
-from keyfold.actors import Projection, ProjectionSystem
+from keyfold.actors import Projection, ProjectionSystem, StoreError
+from keyfold.store import Processes
 from keyfold.web import Keyfold
+from support.damage import damage
 from support.parking import DEADLINE
+from support.postgres import PostgresServer
 from support.serving import serve
+from support.tcp_proxy import TcpProxy
 
 
 @dataclass
@@ -92,9 +96,20 @@ class Simple(Projection[Sold, Sales]):
 class Terminal:
     """An app and its commands."""
 
-    def __init__(self, app: Flask, shop: Shop, ledger: Ledger) -> None:
-        self.app, self.shop, self.ledger = app, shop, ledger
-        self.system: ProjectionSystem = app.extensions["keyfold"].system
+    def __init__(self, url: str, **config: Any) -> None:
+        self._config = {"KEYFOLD_DATABASE": url, **config}
+        self.shop, self.ledger = Shop(), Ledger()
+        self.start()
+
+    def start(self) -> None:
+        """Begin as a new process would, that has met no key."""
+        keyfold = Keyfold()
+        for projection in (self.shop, self.ledger, Simple()):
+            keyfold.register(projection)
+        self.app = Flask("test")
+        self.app.config.update(self._config)
+        keyfold.init_app(self.app)
+        self.system: ProjectionSystem = self.app.extensions["keyfold"].system
 
     def run(self, *arguments: str, said: str | None = None) -> Result:
         return self.app.test_cli_runner().invoke(args=["keyfold", *arguments], input=said)
@@ -110,18 +125,22 @@ class Terminal:
             receipt.exception(DEADLINE)
 
 
+def _terminal(url: str) -> Iterator[Terminal]:
+    made = Terminal(url)
+    yield made
+    made.system.close()
+
+
 @pytest.fixture
 def terminal(database_url: str) -> Iterator[Terminal]:
     """An app with three projections."""
-    keyfold, shop, ledger = Keyfold(), Shop(), Ledger()
-    for projection in (shop, ledger, Simple()):
-        keyfold.register(projection)
-    app = Flask("test")
-    app.config["KEYFOLD_DATABASE"] = database_url
-    keyfold.init_app(app)
-    made = Terminal(app, shop, ledger)
-    yield made
-    made.system.close()
+    yield from _terminal(database_url)
+
+
+@pytest.fixture
+def sqlite_terminal(sqlite_url: str) -> Iterator[Terminal]:
+    """The same on SQLite."""
+    yield from _terminal(sqlite_url)
 
 
 def test_migrate_and_check(terminal: Terminal) -> None:
@@ -140,8 +159,119 @@ def test_status(terminal: Terminal) -> None:
     terminal.ledger.refused = {13}
     terminal.sell(1, 13, 2, name="shop.ledger")
     facts = terminal.json("status", code=1)
-    assert facts["projections"]["shop.ledger"] == {"dead_letters": 2, "parked": 2, "halted": 1}
+    assert facts["projections"]["shop.ledger"] == {
+        "dead_letters": 2, "parked": 2, "halted": 1, "degraded": 0, "degraded_keys": {},
+    }  # fmt: skip
     assert "halted" in terminal.run("status").output
+
+
+UNLOADABLE = '{"count": "many", "steps": [1]}'
+
+
+def degrade(terminal: Terminal, state: str = UNLOADABLE, schema: int = 1, key: str = "pen") -> None:
+    """Fold two events into a key, and put a state in its row that does not load."""
+    terminal.sell(1, 2, article=key)
+    terminal.system.close()  # the rest is done by another process, which knows nothing of the key
+    terminal.start()
+    damage(terminal.system, key, state, name="shop.sales", schema=schema)
+
+
+def test_status_says_what_another_process_knows_of_degraded_keys(terminal: Terminal) -> None:
+    """By count and by key; a process that has just begun has met none. Exit code 1 until it is repaired."""
+    degrade(terminal)
+    other = ProjectionSystem(terminal.app.config["KEYFOLD_DATABASE"], report_seconds=0.01)
+    runtime = other.register(Shop())
+    with other:
+        with pytest.raises(StoreError):
+            runtime.read("pen")
+        while terminal.run("status").exit_code == 0:
+            other.reporter.report()
+        facts = terminal.json("status", code=1)["projections"]
+        assert list(facts["shop.sales"]["degraded_keys"]) == ["pen"]
+        assert "Expected `int`, got `str`" in facts["shop.sales"]["degraded_keys"]["pen"]
+        assert facts["shop.ledger"]["degraded"] == 0
+        [line] = [line for line in terminal.run("status").output.splitlines() if "shop.sales" in line]
+        assert line.split() == ["shop.sales", "degraded", "0", "1", "0", "0"]
+        assert (
+            terminal.run("repair", "shop.sales", "pen", "--from-json", "-", "--yes", said="{}").exit_code == 0
+        )
+        while terminal.run("status").exit_code:
+            other.reporter.report()  # which looks at the key again
+
+
+def test_status_says_which_rows_wait(terminal: Terminal) -> None:
+    """A locked row holds up itself alone, and is told of."""
+    terminal.run("migrate")
+    stats = terminal.system.stats()
+    waiting = {"waiting": 3, "waiting_reason": "canceling statement due to lock timeout"}
+    report = {**stats, "process": "other", "writer": {**waiting, "trouble": None}}
+    Processes(terminal.system.store).report("other", report)
+    [process] = terminal.json("status")["processes"]
+    assert process["trouble"] == "3 rows wait: canceling statement due to lock timeout"
+
+
+def test_show_of_a_row_that_does_not_load_names_the_way_back(terminal: Terminal) -> None:
+    """In one line, without a traceback; the raw row is printed as it stands."""
+    degrade(terminal)
+    shown = terminal.run("show", "shop.sales", "pen")
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    [line] = shown.stderr.splitlines()
+    assert "does not decode" in line
+    assert "flask keyfold show shop.sales pen --raw" in line
+    assert "flask keyfold repair shop.sales pen --from-json FILE" in line
+    raw = terminal.run("show", "shop.sales", "pen", "--raw")
+    assert (raw.exit_code, json.loads(raw.stdout)) == (0, json.loads(UNLOADABLE))
+    facts = terminal.json("show", "shop.sales", "pen", "--raw")
+    assert facts["position"].endswith(":2")
+    assert json.loads(facts["raw"]) == json.loads(UNLOADABLE)
+    missing = terminal.run("show", "shop.sales", "chalk", "--raw")
+    assert (missing.exit_code, "has no state" in missing.stderr) == (1, True)
+    assert terminal.run("show", "shop.sales", "", "--raw").exit_code == 2
+
+
+def test_a_row_that_is_no_json_is_shown_and_repaired(sqlite_terminal: Terminal) -> None:
+    """SQLite keeps any text that a person has written."""
+    terminal = sqlite_terminal
+    degrade(terminal, "{'count': 3")
+    assert terminal.run("show", "shop.sales", "pen", "--raw").stdout == "{'count': 3\n"
+    assert terminal.run("show", "shop.sales", "pen").exit_code == 1
+    assert (
+        terminal.run(
+            "repair", "shop.sales", "pen", "--from-json", "-", "--yes", said='{"count": 3}'
+        ).exit_code
+        == 0
+    )
+    assert terminal.json("show", "shop.sales", "pen")["state"] == {"count": 3, "steps": []}
+
+
+@pytest.mark.parametrize("schema", [1, 2], ids=["of another type", "of a newer schema"])
+def test_a_key_is_repaired_from_a_file(terminal: Terminal, tmp_path: Path, schema: int) -> None:
+    """The output of --raw, edited. It asks first, keeps the version, and events go on from there."""
+    degrade(terminal, schema=schema)
+    assert terminal.run("show", "shop.sales", "pen").exit_code == 1
+    raw = terminal.run("show", "shop.sales", "pen", "--raw").stdout
+    (tmp_path / "state").write_text(raw.replace('"many"', "7"))
+    command = ("repair", "shop.sales", "pen", "--from-json", str(tmp_path / "state"))
+    assert terminal.run(*command, said="n\n").exit_code == 1
+    assert terminal.run("show", "shop.sales", "pen").exit_code == 1
+    assert terminal.json(*command, "--yes") == {"key": "pen", "version": 2}
+    assert "repaired, at version 2" in terminal.run(*command, said="y\n").stdout
+    terminal.sell(5)
+    shown = terminal.json("show", "shop.sales", "pen")
+    assert (shown["version"], shown["state"]) == (3, {"count": 12, "steps": [1, 5]})
+
+
+def test_a_repair_that_is_none_changes_nothing(terminal: Terminal, tmp_path: Path) -> None:
+    """JSON of another shape is refused and named; standard input can't be asked for a yes."""
+    degrade(terminal)
+    before = terminal.json("show", "shop.sales", "pen", "--raw")
+    (tmp_path / "state").write_text(UNLOADABLE)
+    refused = terminal.run("repair", "shop.sales", "pen", "--yes", "--from-json", str(tmp_path / "state"))
+    assert (refused.exit_code, "$.count" in refused.stderr) == (1, True)
+    assert terminal.run("repair", "shop.sales", "pen", "--from-json", "-", said="{}").exit_code == 2
+    assert terminal.run("repair", "shop.sales", "pen", "--from-json", "/no/such/file").exit_code == 2
+    assert terminal.run("repair", "shop.sales", "pen", "--yes").exit_code == 2
+    assert terminal.json("show", "shop.sales", "pen", "--raw") == before
 
 
 def test_show_and_keys(terminal: Terminal) -> None:
@@ -285,14 +415,31 @@ def test_bad_arguments(terminal: Terminal, arguments: tuple[str, ...], code: int
 
 def test_a_database_that_is_away_is_exit_code_three(tmp_path: Path) -> None:
     """Trying again later is right."""
-    keyfold = Keyfold()
-    keyfold.register(Simple())
-    app = Flask("test")
-    app.config["KEYFOLD_DATABASE"] = f"sqlite:///{tmp_path}/no/such/folder.db"
-    keyfold.init_app(app)
-    terminal = Terminal(app, Shop(), Ledger())
+    terminal = Terminal(f"sqlite:///{tmp_path}/no/such/folder.db")
     for arguments in (("status",), ("show", "shop.simple", "a"), ("migrate",)):
         assert terminal.run(*arguments).exit_code == 3
+    terminal.system.close()
+
+
+def test_a_database_that_does_not_answer_is_exit_code_three(
+    postgres_server: PostgresServer, postgres_proxy: TcpProxy
+) -> None:
+    """Within the setting; no command that only asks waits for ever."""
+    url = postgres_server.url_of("postgres", postgres_proxy.port)
+    terminal = Terminal(url, KEYFOLD_READ_TIMEOUT=0.3)
+    terminal.sell(1)
+    postgres_proxy.freeze()
+    for arguments in (
+        ("status",),
+        ("migrate", "--check"),
+        ("show", "shop.sales", "pen"),
+        ("show", "shop.sales", "pen", "--raw"),
+        ("dead-letters", "list", "--name", "shop.sales"),
+        ("tail", "shop.sales", "pen"),
+    ):
+        result = terminal.run(*arguments)
+        assert (result.exit_code, "has not answered within 0.3 s" in result.stderr) == (3, True), arguments
+    postgres_proxy.thaw()
     terminal.system.close()
 
 

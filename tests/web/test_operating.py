@@ -16,18 +16,22 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from keyfold.actors import KeyHalted, ProjectionKey, ProjectionSystem
+from keyfold.actors import KeyHalted, ProjectionKey, ProjectionSystem, StoreError
 from keyfold.actors.tracing import TracingObserver
 from keyfold.web import Keyfold
 from keyfold.web import metrics as metrics_module
+from keyfold.web.overview import degraded_in
 from keyfold.web.signals import projection_applied, projection_failed, subscriber_connected
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 from support.counting import Added, Totals, park_in, poison
+from support.damage import BROKEN, damage
 from support.parking import DEADLINE, Parking
+from support.postgres import PostgresServer
 from support.serving import Site, serve
+from support.tcp_proxy import TcpProxy
 
 TOKEN = "let-me-see"  # not a secret
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -487,6 +491,182 @@ def test_a_closed_system_is_not_ready(operated: Operated) -> None:
     """A load balancer takes it out while it drains."""
     operated.system.close()
     assert failing(operated, "readyz") == {"system": "is closed"}
+
+
+# -- keys that do not load
+
+
+def degrade(operated: Operated, key: str = "a", state: str = BROKEN) -> None:
+    """Put a state in a row that does not load, and let this process meet it."""
+    totals = operated.system.runtime("test.totals")
+    totals.apply_event(Added(key), DEADLINE)
+    damage(operated.system, key, state)
+    with pytest.raises(StoreError):
+        totals.read(key)
+
+
+def test_a_degraded_projection_is_ready_and_says_so(operated: Operated) -> None:
+    """One row takes no process out of the balancer; a probe that looks sees it."""
+    degrade(operated)
+    degraded = {"status": "degraded", "failing": {}, "degraded": {"test.totals": 1}}
+    assert operated.get("/keyfold/readyz") == (200, degraded)
+    assert operated.get("/keyfold/healthz") == (200, {"status": "ok", "failing": {}})
+    operated.system.runtime("test.totals").repair("a", "{}")
+    assert operated.get("/keyfold/readyz") == (200, {"status": "ok", "failing": {}})
+
+
+def test_a_process_that_fails_and_is_degraded_is_not_ready(operated: Operated) -> None:
+    """The failing part decides."""
+    degrade(operated)
+    operated.system.close()
+    status, answer = operated.get("/keyfold/readyz")
+    assert (status, answer["status"], answer["degraded"]) == (503, "failing", {"test.totals": 1})
+
+
+def test_degraded_keys_and_waiting_rows_are_metrics(operated: Operated) -> None:
+    """Of every projection, also where there are none."""
+    degrade(operated)
+    degrade(operated, "b")
+    text = operated.site.request("/keyfold/metrics", **BEARER)[2]
+    assert 'keyfold_degraded_keys{projection="test.totals"} 2.0' in text
+    assert 'keyfold_degraded_keys{projection="test.audited"} 0.0' in text
+    assert "keyfold_waiting_rows 0.0" in text
+    metrics = metrics_module.Metrics()
+    stats = operated.system.stats()
+    metrics.mirror({**stats, "writer": {**stats["writer"], "waiting": 3, "waiting_reason": "locked"}})
+    assert "keyfold_waiting_rows 3.0" in metrics.text().decode()
+
+
+def test_an_operator_sees_and_repairs_a_key_that_does_not_load(
+    operated: Operated, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error by key; the row as it stands; a repair names the bad field, or is logged."""
+    caplog.set_level(logging.WARNING, "keyfold.admin")
+    degrade(operated)
+    facts = operated.get("/admin/projections/of/test.totals/facts?key=a", **BEARER)[1]
+    [degraded] = facts["degraded_keys"]
+    assert (degraded["key"], facts["degraded"], facts["verified"]) == ("a", 1, True)
+    assert "Expected `int`, got `str`" in degraded["error"]
+    assert facts["key"]["error"] == degraded["error"]
+    assert facts["key"]["state"] == json.loads(BROKEN)
+    raw = operated.get("/admin/projections/of/test.totals/raw?key=a", **BEARER)[1]
+    assert json.loads(raw["raw"]) == json.loads(BROKEN)
+    assert raw["position"].endswith(":1")
+    for wish, status, message in (
+        ({"action": "repair", "key": "a", "state": BROKEN}, 409, "$.total"),
+        ({"action": "repair", "key": "a", "state": {"total": 7}}, 400, "state must be a string"),
+        ({"action": "repair", "key": "", "state": "{}"}, 400, "not a valid key"),
+    ):
+        code, said = operated.act("test.totals", wish, **BEARER)
+        assert (code, message in said) == (status, True), said
+    good = {"action": "repair", "key": "a", "state": '{"total": 7}'}
+    assert operated.act("test.totals", good, **BEARER) == (200, "a is repaired")
+    facts = operated.get("/admin/projections/of/test.totals/facts?key=a", **BEARER)[1]
+    assert (facts["degraded"], facts["degraded_keys"], facts["key"]["error"]) == (0, [], None)
+    assert facts["key"]["state"] == {"total": 7, "amounts": []}
+    assert caplog.records[-1].__dict__["wish"] == {"action": "repair", "key": "a"}
+
+
+def test_a_look_at_a_key_finds_out_that_it_does_not_load(operated: Operated) -> None:
+    """Also where no event and no read has met it yet."""
+    operated.system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
+    damage(operated.system, "a")
+    assert operated.get("/admin/projections/of/test.totals/facts?key=a", **BEARER)[1]["key"]["error"]
+    facts = operated.get("/admin/projections/of/test.totals/facts", **BEARER)[1]
+    assert [one["key"] for one in facts["degraded_keys"]] == ["a"]
+
+
+def test_a_row_that_is_no_json_does_not_break_the_page(
+    operate: Callable[..., Operated], sqlite_url: str
+) -> None:
+    """SQLite keeps any text that a person has written; the answer is JSON all the same."""
+    operated = operate(KEYFOLD_DATABASE=sqlite_url)
+    degrade(operated, state="{'total'")
+    facts = operated.get("/admin/projections/of/test.totals/facts?key=a", **BEARER)[1]
+    assert (facts["key"]["state"], "malformed" in facts["key"]["error"]) == (None, True)
+    raw = operated.get("/admin/projections/of/test.totals/raw?key=a", **BEARER)[1]
+    assert raw["raw"] == "{'total'"
+
+
+def test_degraded_keys_of_several_processes_are_counted_once() -> None:
+    """A process of an older release says nothing of them; one that knows many names 20."""
+
+    def process(count: int, *keys: str) -> Any:
+        facts = {"degraded": count, "degraded_keys": dict.fromkeys(keys, "error")}
+        return {"projections": {"shop": facts, "quiet": {"degraded": 0, "degraded_keys": {}}}}
+
+    old = {"projections": {"shop": {"live": 1}}}
+    assert degraded_in([old, process(0)]) == {}
+    both = degraded_in([old, process(2, "a", "b"), process(2, "b", "c")])
+    assert both == {"shop": {"degraded": 3, "degraded_keys": dict.fromkeys("abc", "error")}}
+    assert degraded_in([process(90, "a"), process(1, "b")])["shop"]["degraded"] == 90
+
+
+@pytest.mark.parametrize("path", ["raw?key=a", "raw"])
+def test_the_raw_row_is_for_operators_and_of_keys_alone(operated: Operated, path: str) -> None:
+    """Closed to others; nothing for a key without a row."""
+    assert operated.get(f"/admin/projections/of/test.totals/{path}")[0] == 403
+    answer = operated.get(f"/admin/projections/of/test.totals/{path}", **BEARER)
+    assert answer == (200, {"position": None, "raw": None}) if "=" in path else answer[0] == 400
+
+
+def test_a_state_of_a_megabyte_is_repaired_and_one_above_the_bound_refused(operated: Operated) -> None:
+    """Other forms, which anybody can send, stay small."""
+    state = json.dumps({"total": 1, "amounts": [1] * 400_000})
+    wish = {"action": "repair", "key": "a", "state": state}
+    assert operated.act("test.totals", wish, **BEARER) == (200, "a is repaired")
+    assert len(operated.system.runtime("test.totals").read_required("a").amounts) == 400_000
+    answer = operated.app.test_client().post(
+        "/admin/projections/of/test.totals/actions",
+        headers=BEARER,
+        environ_overrides={"CONTENT_LENGTH": str(2**24 + 1)},
+    )
+    assert answer.status_code == 413
+
+
+# -- a database that does not answer
+
+
+def test_reads_that_are_not_answered_are_503(
+    make_app: Callable[..., Flask],
+    postgres_server: PostgresServer,
+    postgres_proxy: TcpProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In time, with a body that says so, and when to come back; the overview shows this process at least."""
+    url = postgres_server.url_of("postgres", postgres_proxy.port)
+    app = make_app(KEYFOLD_DATABASE=url, KEYFOLD_ADMIN_TOKEN=TOKEN, KEYFOLD_READ_TIMEOUT=0.3)
+    system: ProjectionSystem = app.extensions["keyfold"].system
+    system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
+    monkeypatch.setattr("keyfold.web.admin.SCAN_SECONDS", 0.3)
+    client: Any = app.test_client()
+    postgres_proxy.freeze()
+    for path in (
+        "/projection/test.totals/a",
+        "/admin/projections/of/test.totals/facts?key=a",
+        "/admin/projections/of/test.totals/raw?key=a",
+    ):
+        answer = client.get(path, headers=BEARER)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2"), path
+        assert "has not answered within 0.3 s" in answer.json["error"]["message"]
+    facts = client.get("/admin/projections/overview", headers=BEARER).json
+    assert facts["trouble"] == "the database can't be asked"
+    assert facts["processes"][0]["projections"]["test.totals"]["events"] == 1
+    postgres_proxy.thaw()
+    system.close()
+
+
+def test_a_row_that_cannot_be_shown_is_500_and_not_503(
+    operated: Operated, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No request changes it by itself, so nobody is told to come back; it is logged."""
+    totals = operated.system.runtime("test.totals")
+    totals.apply_event(Added("a"), DEADLINE)
+    damage(operated.system, "a", schema=2)
+    answer: Any = operated.app.test_client().get("/projection/test.totals/a")
+    assert (answer.status_code, "Retry-After" in answer.headers) == (500, False)
+    assert "newer release" in answer.json["error"]["message"]
+    assert [record.name for record in caplog.records if record.levelname == "ERROR"] == ["keyfold.routes"]
 
 
 # -- metrics, signals, spans, logs

@@ -1,6 +1,6 @@
 // The operator's page. It watches a channel of the library itself, and asks over HTTP where that can't be.
 import { watch } from "./keyfold.js";
-import { act, answer, ask, button, cell, duration, fill, number, root, size, spark, when } from "./admin_parts.js";
+import { act, answer, ask, button, cell, duration, edit, fill, number, root, size, spark, when } from "./admin_parts.js";
 
 const { view, name } = document.documentElement.dataset;
 const POLL_MS = 2000;
@@ -34,6 +34,7 @@ const COLUMNS = [
   ["commit_ms_p95", "Commit ms", (p) => cell(`${p.commit_ms_p50.toFixed(1)} / ${p.commit_ms_p95.toFixed(1)}`, "number", "p50 / p95")],
   ["conflicts", "Conflicts", (p) => number(p.conflicts)],
   ["dead_letters", "Dead letters", (p) => number(p.dead_letters, "", p.dead_letters ? "warn" : "")],
+  ["degraded", "Degraded", (p) => number(p.degraded, "keys whose rows do not load, at least", p.degraded ? "bad" : "")],
   ["parked", "Parked", (p) => number(p.parked, `for ${p.halted} halted keys`, p.parked ? "bad" : "")],
   ["subscribers", "Subscribers", (p) => number(p.subscribers)],
   ["resyncs", "Resyncs", (p) => number(p.resyncs)],
@@ -58,21 +59,25 @@ function merge(processes) {
     const troubles = [process.writer.trouble && "can't write", ...Object.entries(process.loops)
       .filter(([, trouble]) => trouble).map(([loop, trouble]) => `${loop} ${trouble}`)].filter(Boolean);
     for (const [of, part] of Object.entries(process.projections)) {
-      const row = rows.get(of) ?? { name: of, recent: [], why: "" };
+      const row = rows.get(of) ?? { name: of, recent: [], why: "", known: {}, degraded: 0 };
       rows.set(of, row);
       const sockets = process.sockets.projections?.[of] ?? {};
       const all = { ...part, subscribers: sockets.subscribers ?? 0, resyncs: sockets.resyncs ?? 0 };
       for (const word of SUMS) row[word] = (row[word] ?? 0) + all[word];
       for (const word of MOST) row[word] = Math.max(row[word] ?? 0, all[word]);
       row.recent = part.recent.map((events, second) => events + (row.recent[second] ?? 0));
+      Object.assign(row.known, part.degraded_keys); // several processes know the same key
+      row.degraded = Math.max(row.degraded, part.degraded ?? 0, Object.keys(row.known).length);
       for (const trouble of troubles) row.why ||= `${process.host}:${process.pid} ${trouble}`;
     }
   }
   for (const row of rows.values()) {
     const kept = facts.kept[row.name] ?? { dead_letters: 0, parked: 0, halted: 0 };
     Object.assign(row, { dead_letters: kept.dead_letters - kept.parked, parked: kept.parked, halted: kept.halted });
-    row.state = kept.halted ? "halted" : row.why || row.broadcast_errors ? "degraded" : "live";
-    if (kept.halted) row.why = `${kept.halted} halted keys, ${kept.parked} events parked`;
+    const unloaded = row.degraded ? `${row.degraded} keys do not load` : "";
+    row.state = kept.halted ? "halted" : row.why || unloaded || row.broadcast_errors ? "degraded" : "live";
+    if (kept.halted) row.why = [`${kept.halted} halted keys, ${kept.parked} events parked`, unloaded].filter(Boolean).join("; ");
+    else if (unloaded) row.why = [unloaded, row.why].filter(Boolean).join("; ");
     else if (row.broadcast_errors && !row.why) row.why = `${row.broadcast_errors} failed broadcasts`;
   }
   return [...rows.values()];
@@ -130,7 +135,8 @@ function between(one) {
 
 function health(one) {
   const hung = Object.entries(one.loops).filter(([, trouble]) => trouble).map(([loop, trouble]) => `${loop} ${trouble}`);
-  const troubles = [...(one.writer.trouble ? [`writer: ${one.writer.trouble}`] : []), ...hung];
+  const waiting = one.writer.waiting ? [`${one.writer.waiting} rows wait: ${one.writer.waiting_reason ?? "locked"}`] : [];
+  const troubles = [...(one.writer.trouble ? [`writer: ${one.writer.trouble}`] : []), ...waiting, ...hung];
   return troubles.length ? cell(`▲ ${troubles.join("; ")}`, "wide warn") : cell("● all loops go round", "good");
 }
 
@@ -139,7 +145,7 @@ function tiles(rows, processes) {
   const all = [
     ["Events/s", sum("events_per_second").toLocaleString()], ["Live actors", sum("live").toLocaleString()],
     ["Waiting", sum("mailbox_depth").toLocaleString()], ["Subscribers", sum("subscribers").toLocaleString()],
-    ["Halted keys", sum("halted").toLocaleString()], ["Dead letters", sum("dead_letters").toLocaleString()],
+    ["Halted keys", sum("halted").toLocaleString()], ["Degraded keys", sum("degraded").toLocaleString()], ["Dead letters", sum("dead_letters").toLocaleString()],
     ["Conflicts", sum("conflicts").toLocaleString()], ["Processes", processes.length],
   ];
   const dl = find("#tiles");
@@ -205,6 +211,12 @@ async function refresh() {
 function drawDetail(detail) {
   const open = (key) => button(key, () => lookUp(key));
   const wrap = (element) => { const td = document.createElement("td"); td.append(element); return td; };
+  find("#unverified").hidden = detail.verified;
+  find("#degraded").hidden = !detail.degraded;
+  find("#degraded-more").textContent = detail.degraded > detail.degraded_keys.length ? `${detail.degraded_keys.length} of at least ${detail.degraded} are shown.` : "";
+  fill(find("#degraded-keys"), detail.degraded_keys, (one) => one.key, [
+    (one) => wrap(open(one.key)), (one) => cell(one.error, "wide"), (one) => wrap(button("Repair", () => repair(one.key))),
+  ], ["Key", "Why it does not load", ""]);
   fill(find("#halted"), detail.halted, (one) => one.key, [
     (one) => wrap(open(one.key)), (one) => cell(`${one.epoch}:${one.version}`), (one) => cell(one.head === null ? "–" : `letter ${one.head}`), (one) => number(one.parked),
     (one) => wrap(button("Resume", () => run({ action: "resume", key: one.key }, `Fold what is parked for ${one.key}, head first?`, "Resume"))),
@@ -243,10 +255,30 @@ function letter(one) {
 }
 
 async function run(wish, question, label, evidence = "") {
-  if (!(await answer(question, label, evidence))) return;
-  const outcome = await act(`${base}/actions`, wish);
-  find("#outcome").textContent = outcome;
-  await refresh();
+  if (await answer(question, label, evidence)) await carryOut(wish);
+}
+
+async function carryOut(wish) {
+  try {
+    find("#outcome").textContent = await act(`${base}/actions`, wish);
+    await refresh();
+  } catch (error) {
+    find("#outcome").textContent = `Not done, or not known: ${error.message}`;
+  }
+}
+
+// The row's own text: a number that is too long for JavaScript comes back as it was.
+async function repair(key) {
+  let raw;
+  try {
+    ({ raw } = await ask(`${base}/raw?key=${encodeURIComponent(key)}`));
+  } catch (error) {
+    find("#outcome").textContent = `The row can't be read: ${error.message}`;
+    return;
+  }
+  const question = `Replace the state of ${key} by this one? Events committed meanwhile are overwritten.`;
+  const state = await edit(question, "Repair", raw ?? "");
+  if (state !== null) await carryOut({ action: "repair", key, state });
 }
 
 function lookUp(key) {
@@ -259,7 +291,7 @@ function drawKey(key, row) {
   find("#key").hidden = false;
   find("#key-name").textContent = key;
   const facts = row ? [
-    ["version", row.version], ["epoch", row.epoch], ["state", row.halted ? "■ halted" : "● live"], ["subscribers here", row.subscribers],
+    ["version", row.version], ["epoch", row.epoch], ["state", [row.halted && "■ halted", row.error && "▲ does not load"].filter(Boolean).join(", ") || "● live"], ["subscribers here", row.subscribers],
     ["size", size(row.bytes)], ["schema", row.schema_version], ["updated", when(row.updated_at)],
   ] : [["no row", "nothing was folded into this key"]];
   find("#key-facts").replaceChildren(...facts.map(([label, text]) => {
@@ -267,12 +299,14 @@ function drawKey(key, row) {
     div.append(Object.assign(document.createElement("dt"), { textContent: label }), Object.assign(document.createElement("dd"), { textContent: text }));
     return div;
   }));
+  find("#key-error").textContent = row?.error ?? "";
   find("#state").textContent = JSON.stringify(row?.state ?? null, null, 2);
   if (shownKey === key) return;
   shownKey = key;
   find("#key-actions").replaceChildren(
     button("Rebuild", () => run({ action: "rebuild", key }, `Replace the state of ${key} by the fold of its history?`, "Rebuild")), " ",
-    button("Wipe", () => run({ action: "wipe", key }, `Forget the state of ${key}?`, "Wipe")),
+    button("Wipe", () => run({ action: "wipe", key }, `Forget the state of ${key}?`, "Wipe")), " ",
+    button("Repair", () => repair(key)),
   );
   find("#deltas").replaceChildren();
   watching?.close();

@@ -93,6 +93,20 @@ export function answer(question, label, evidence) {
   pre.textContent = evidence;
   pre.hidden = !evidence;
   dialog.querySelector("#yes").textContent = label;
+  return agreed(dialog);
+}
+
+// Resolves to the text as the operator has changed it, or to null.
+export async function edit(question, label, text) {
+  const dialog = document.querySelector("#editor");
+  dialog.querySelector("#editor-question").textContent = question;
+  dialog.querySelector("#editor-yes").textContent = label;
+  const field = dialog.querySelector("#editor-text");
+  field.value = text;
+  return (await agreed(dialog)) ? field.value : null;
+}
+
+function agreed(dialog) {
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));

@@ -1,0 +1,123 @@
+"""A gate that holds a fork back until no thread is inside SQLite."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from time import monotonic
+
+_logger = logging.getLogger("keyfold.store")
+
+_PATIENCE = 10.0
+"""Seconds that a fork waits at most for the operations under way."""
+
+_gates: weakref.WeakSet[ForkGate] = weakref.WeakSet()
+
+
+class ForkGate:
+    """``enter`` before each operation on SQLite and ``leave`` after it; a fork waits until nobody is inside.
+
+    SQLite keeps one table of locks for all connections of a process. A child that is forked while another thread
+    holds a lock inherits the entry of a connection that nobody will ever use again there, so that the child
+    could never write: its new connections too are told that the database is locked.
+
+    Entering takes no lock. A thread first says that it is inside and then looks whether the gate is closed; a
+    fork first closes the gate and then looks who is inside. So one of them always sees the other.
+    """
+
+    def __init__(self) -> None:
+        self._renew()
+        _gates.add(self)
+
+    def _renew(self) -> None:
+        self._changed = threading.Condition()
+        self._inside: dict[int, int] = {}
+        self._forks = 0
+        """How many threads are about to fork; the gate is closed meanwhile."""
+
+    def enter(self) -> None:
+        """Go inside; wait for a fork that is about to happen. Operations may be nested."""
+        me, inside = threading.get_ident(), self._inside
+        depth = inside.get(me, 0)
+        inside[me] = depth + 1
+        # A thread that is inside already must not wait here: the fork waits for it.
+        if self._forks and not depth:
+            self._wait_outside(me)
+
+    def leave(self) -> None:
+        """Go outside."""
+        me, inside = threading.get_ident(), self._inside
+        depth = inside.pop(me, 1) - 1
+        if depth:
+            inside[me] = depth
+        elif self._forks:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _wait_outside(self, me: int) -> None:
+        with self._changed:
+            del self._inside[me]
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._forks)
+            self._inside[me] = 1  # within the lock, which closing takes as well
+
+    def close(self) -> None:
+        """Let nobody in any more, before a fork."""
+        with self._changed:
+            self._forks += 1
+
+    def wait_until_empty(self, deadline: float) -> bool:
+        """Wait until no other thread is inside. False: the deadline has passed before."""
+        me = threading.get_ident()
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not (self._inside.keys() - {me}), max(0.0, deadline - monotonic())
+            )
+
+    def open(self) -> None:
+        """Let everybody in again, after a fork."""
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
+
+    def renew(self) -> None:
+        """Start anew in a forked child, where the other threads do not exist."""
+        depth = self._inside.get(threading.get_ident(), 0)
+        self._renew()
+        if depth:
+            self._inside[threading.get_ident()] = depth
+
+
+_thread = threading.local()
+
+
+def _before_fork() -> None:
+    _thread.closed = gates = list(_gates)
+    for gate in gates:
+        gate.close()
+    deadline = monotonic() + _PATIENCE
+    busy = [gate for gate in gates if not gate.wait_until_empty(deadline)]
+    if busy:
+        _logger.error(
+            "the process forks while a thread has been inside SQLite for %.0f s: the child may find its "
+            "database locked for ever",
+            _PATIENCE,
+        )
+
+
+def _after_fork_in_parent() -> None:
+    for gate in _thread.closed:
+        gate.open()
+    del _thread.closed
+
+
+def _after_fork_in_child() -> None:
+    for gate in list(_gates):
+        gate.renew()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)
