@@ -70,10 +70,10 @@ class Codec:
         # The length from which the nesting has to be looked at.
         self._shallow = _SHALLOW if _can_nest(info, ()) else sys.maxsize
         self._opening = _opening(info)
-        self.decode_fast: Callable[[bytes], Any] = self._decoder.decode
+        self.decode_fast: Callable[[bytes], Any] = self._decode
         """As ``decode``, for what is known to decode: errors are the decoder's own."""
         hides = self._shallow < sys.maxsize or _may_hide_null(info)
-        self.encode_part: Callable[[Any], bytes] = self.encode if hides else self._encoder.encode
+        self.encode_part: Callable[[Any], bytes] = self.encode if hides else self._encode
         """As ``encode``, for what ``decodes`` is asked about afterwards: the encoder alone, where the decoder
         finds all that ``encode`` looks for. Its errors are the encoder's own: see ``explain``."""
 
@@ -517,12 +517,12 @@ def _can_nest(info: Any, outer: tuple[Any, ...]) -> bool:
 
 
 def _may_hide_null(info: Any) -> bool:
-    """Tell whether a float that is not finite, which is written as null, may decode all the same."""
-    inner = list(_inner_types(info))
+    """Tell whether the null that a float is written as that is not finite may decode all the same.
+
+    Whatever else is annotated beside None: the float may stand where an int or a text should.
+    """
     optional = isinstance(info, msgspec.inspect.UnionType) and info.includes_none
-    return (optional and any(isinstance(one, msgspec.inspect.FloatType) for one in inner)) or any(
-        map(_may_hide_null, inner)
-    )
+    return optional or any(map(_may_hide_null, _inner_types(info)))
 
 
 _UNBOUNDED = (msgspec.inspect.AnyType, msgspec.inspect.RawType, msgspec.inspect.CustomType)
