@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from msgspec import json
 
 from ..store import Codec, check_key
+from ..store.codec import ReadBackError
 from .projection import EventT, Projection, StateT, check_projection, delta_type, event_types
 from .system import ProjectionSystem
 
@@ -78,15 +79,28 @@ class _Codecs:
         encode, decode = projection.encode_hook, projection.decode_hook
         self._state = Codec(projection.state_type, encode_hook=encode, decode_hook=decode)
         self._delta = Codec(delta_type(projection), encode_hook=encode, decode_hook=decode)
+        self._verifies = projection.verify
 
     def plain(self, state: Any) -> Any:
         return json.decode(self._state.encode(state))
 
     def plain_delta(self, delta: Any) -> Any:
-        return json.decode(self._delta.encode(delta))
+        encoded = self._delta.encode(delta)
+        if self._verifies:
+            undecodable = self._delta.decodes([encoded])
+            if undecodable is not None:
+                raise ReadBackError(str(undecodable[1]))
+        return json.decode(encoded)
 
     def round_trip(self, state: Any) -> Any:
-        return self._state.decode(self._state.encode(state))
+        return self._state.decode(self.encode(state))
+
+    def encode(self, state: Any) -> bytes:
+        """Return the state as its row would have it. Raises EncodeError as the actor's turn would."""
+        encoded = self._state.encode(state)
+        if self._verifies:
+            self._state.verify(state, encoded)
+        return encoded
 
 
 def _differ(what: str, wanted: Any, found: Any) -> NoReturn:
@@ -190,7 +204,14 @@ class _Refusal(NamedTuple):
 def _outcome(projection: Projection[Any, Any], codecs: _Codecs, state: Any, event: Any) -> Any:
     try:
         delta = codecs.plain_delta(projection.apply(state, event))
-        codecs.plain(state)
+        codecs.encode(state)
+    except ReadBackError as error:
+        _found(
+            "the event is refused: its state or delta is not read back as it was",
+            [event],
+            "equal",
+            str(error),
+        )
     except Exception as error:
         return _Refusal(f"{type(error).__name__}: {error}")
     return delta

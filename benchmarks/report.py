@@ -20,7 +20,7 @@ from plots import PLOTS, draw
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 ALL = (
-    "durable", "write_path", "contention", "dispatch", "growth", "live_actors", "fan_out", "held_sockets", "latency", "frozen_client",
+    "durable", "write_path", "contention", "dispatch", "verify", "growth", "live_actors", "fan_out", "held_sockets", "latency", "frozen_client",
     "backplane", "convergence",
 )  # fmt: skip
 HEAD = """# Benchmarks

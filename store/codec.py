@@ -62,18 +62,18 @@ class Codec:
         decode_hook: DecodeHook | None = None,
     ) -> None:
         self._hook = encode_hook
-        self._encoder = msgspec.json.Encoder(enc_hook=encode_hook)
+        self._encode = msgspec.json.Encoder(enc_hook=encode_hook).encode
         self._packer = msgspec.msgpack.Encoder(enc_hook=encode_hook)
-        self._decoder = msgspec.json.Decoder(type_, dec_hook=decode_hook)
+        self._decode = msgspec.json.Decoder(type_, dec_hook=decode_hook).decode
         self._many = msgspec.json.Decoder(list[type_], dec_hook=decode_hook)
         info = _type_info(type_)
         # The length from which the nesting has to be looked at.
         self._shallow = _SHALLOW if _can_nest(info, ()) else sys.maxsize
         self._opening = _opening(info)
-        self.decode_fast: Callable[[bytes], Any] = self._decoder.decode
+        self.decode_fast: Callable[[bytes], Any] = self._decode
         """As ``decode``, for what is known to decode: errors are the decoder's own."""
         hides = self._shallow < sys.maxsize or _may_hide_null(info)
-        self.encode_part: Callable[[Any], bytes] = self.encode if hides else self._encoder.encode
+        self.encode_part: Callable[[Any], bytes] = self.encode if hides else self._encode
         """As ``encode``, for what ``decodes`` is asked about afterwards: the encoder alone, where the decoder
         finds all that ``encode`` looks for. Its errors are the encoder's own: see ``explain``."""
 
@@ -88,8 +88,8 @@ class Codec:
                 would be written as null, or is nested deeper than MAX_NESTING. The message names the field.
         """
         try:
-            encoded = self._encoder.encode(value)
-            if b"null" in encoded or len(encoded) > self._shallow:
+            encoded = self._encode(value)
+            if len(encoded) > self._shallow or _NULL(encoded) is not None:
                 self._check(value, encoded)
         except (KeyboardInterrupt, ReadBackError):
             raise
@@ -104,7 +104,7 @@ class Codec:
             DecodeError: The data does not fit the type; the message names the field.
         """
         try:
-            return self._decoder.decode(data)
+            return self._decode(data)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -125,7 +125,7 @@ class Codec:
                 not equal ``value``. The message names the field.
         """
         try:
-            decoded = self._decoder.decode(encoded)
+            decoded = self._decode(encoded)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -170,7 +170,7 @@ class Codec:
             path = self._too_deep(value)
             msg = f"{_where(path)}nested deeper than {MAX_NESTING} levels, which a reader may not be able to decode"
             raise ReadBackError(msg)
-        if b"null" in encoded and self._may_hold_non_finite(value):
+        if _NULL(encoded) is not None and self._may_hold_non_finite(value):
             found = self._non_finite(value)
             if found is not None:
                 path, number = found
@@ -286,8 +286,12 @@ class Codec:
         )
 
     def _leaves_differ(self, path: str, value: Any, decoded: Any) -> _Difference | None:
-        """Compare what has no parts: by its encoding, unless its class knows better what is equal."""
-        if isinstance(value, _LEAVES) or _without_equality(value, decoded):
+        """Compare what has no parts.
+
+        A class of the app says itself what is equal, if it says anything. All else is the same if its encoding
+        is: a Decimal that is no number, a time that is there twice when the clocks go back.
+        """
+        if not _is_foreign(value) or _without_equality(value, decoded):
             try:
                 if self._forms(value) == self._forms(decoded):
                     return None
@@ -299,7 +303,7 @@ class Codec:
 
     def _forms(self, value: Any) -> list[bytes]:
         parts = value if isinstance(value, (set, frozenset)) else (value,)
-        return sorted(type(part).__qualname__.encode() + self._encoder.encode(part) for part in parts)
+        return sorted(type(part).__qualname__.encode() + self._encode(part) for part in parts)
 
     # -- words
 
@@ -354,7 +358,7 @@ class Codec:
 
     def _complaint(self, plain: Any) -> str | None:
         try:
-            self._decoder.decode(msgspec.json.encode(plain))
+            self._decode(msgspec.json.encode(plain))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -372,7 +376,7 @@ class Codec:
         if depth:
             for step, part in _parts(value) or ():
                 try:
-                    self._encoder.encode(part)
+                    self._encode(part)
                 except KeyboardInterrupt:
                     raise
                 except BaseException:
@@ -380,6 +384,8 @@ class Codec:
         return path, value
 
 
+# Searching is twice as fast as ``b"null" in``, which first tries the right side as a number.
+_NULL = re.compile(rb"null").search
 _NO_EQUALITY: Any = object.__eq__
 _NON_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
 _LEAVES = (str, int, float, bytes, bytearray, type(None))
@@ -468,16 +474,18 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
 def _nested_too_deep(encoded: bytes) -> bool:
     """Tell whether brackets stand in each other deeper than MAX_NESTING: by a few passes in C.
 
-    Brackets within strings don't count. What remains are the brackets; each pass takes out the innermost
-    pairs, so that the number of passes is the depth.
+    Brackets within text don't count. What remains are the brackets; each pass takes out the innermost pairs,
+    so that the number of passes is the depth.
     """
     if encoded.count(b"[") + encoded.count(b"{") <= MAX_NESTING:
         return False
     if b"\\" in encoded:
         encoded = encoded.replace(b"\\\\", b"").replace(b'\\"', b"")
     brackets = encoded.translate(_AS_BRACKETS, _NO_BRACKETS)
-    if b'"' in brackets:
-        brackets = _STRINGS.sub(b"", brackets.replace(b'""', b""))
+    if 2 * brackets.count(b'""') == brackets.count(b'"'):  # no text holds a bracket
+        brackets = brackets.translate(None, b'"')
+    else:
+        brackets = _TEXT.sub(b"", brackets)
     for _ in range(MAX_NESTING):
         if not brackets:
             return False
@@ -487,7 +495,7 @@ def _nested_too_deep(encoded: bytes) -> bool:
 
 _AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
-_STRINGS = re.compile(rb'"[^"]*"')
+_TEXT = re.compile(rb'"[^"]*"')
 
 
 # -- types
@@ -509,12 +517,12 @@ def _can_nest(info: Any, outer: tuple[Any, ...]) -> bool:
 
 
 def _may_hide_null(info: Any) -> bool:
-    """Tell whether a float that is not finite, which is written as null, may decode all the same."""
-    inner = list(_inner_types(info))
+    """Tell whether the null that a float is written as that is not finite may decode all the same.
+
+    Whatever else is annotated beside None: the float may stand where an int or a text should.
+    """
     optional = isinstance(info, msgspec.inspect.UnionType) and info.includes_none
-    return (optional and any(isinstance(one, msgspec.inspect.FloatType) for one in inner)) or any(
-        map(_may_hide_null, inner)
-    )
+    return optional or any(map(_may_hide_null, _inner_types(info)))
 
 
 _UNBOUNDED = (msgspec.inspect.AnyType, msgspec.inspect.RawType, msgspec.inspect.CustomType)

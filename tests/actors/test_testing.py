@@ -191,6 +191,50 @@ def test_an_event_that_json_loses_is_found() -> None:
         check_apply(Odds(), [Odd(object())])
 
 
+class CountsByNumber(Projection[Moved, dict]):  # type: ignore[type-arg]
+    """Has int keys in an untyped dict, which come back as str."""
+
+    name = "test.by_number"
+
+    def key(self, event: Moved) -> str:
+        return "a"
+
+    def apply(self, state: Any, event: Moved) -> int:
+        state[1] = state.get(1, 0) + 1
+        count: int = state[1]
+        return count
+
+
+class Misannotated(Places):
+    """Returns something else than it says."""
+
+    def apply(self, state: Place, event: Moved) -> int:
+        return "text"  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("faulty", "message"),
+    [(CountsByNumber, "int keys don't come back as int"), (Misannotated, "Expected `int`, got `str`")],
+)
+def test_what_a_running_system_would_refuse_is_found(faulty: Any, message: str) -> None:
+    """Each of its events would be a dead letter, so that the order of events hardly matters."""
+    with pytest.raises(AssertionError, match=message):
+        check_apply(faulty(), moves)
+    with pytest.raises(ValueError, match=message):
+        given(faulty(), [Moved("a", "b")])
+
+
+def test_a_projection_that_turns_verifying_off_is_checked_for_what_it_does() -> None:
+    """Its states are saved as they are, and here it shows what comes of it."""
+
+    class Unverified(CountsByNumber):
+        name = "test.unverified"
+        verify = False
+
+    with pytest.raises(AssertionError, match="read back from its row"):
+        check_apply(Unverified(), moves)
+
+
 def test_keys_that_differ_are_found() -> None:
     """The same event has to go to the same key, always."""
 
