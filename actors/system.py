@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..store import Row, Shape, SnapshotStore
 from .degraded import Degraded
-from .engine import Engine
 from .dispatcher import on_dispatcher_thread, on_own_thread
+from .engine import Engine
 from .errors import AlreadyRegistered, Closed, UnknownProjection, WouldDeadlock
 from .event_bus import EventBus
 from .health import Loop
@@ -224,7 +224,10 @@ class ProjectionSystem:
         if self.closed:
             msg = "the system is closed"
             raise Closed(msg)
-        if threading.current_thread() is threading.main_thread() and not threading.current_thread().is_alive():
+        if (
+            threading.current_thread() is threading.main_thread()
+            and not threading.current_thread().is_alive()
+        ):
             # In a handler of atexit: whatever is started now ends with the process, and no close would follow.
             msg = "the process ends: nothing is started any more"
             raise Closed(msg)
@@ -367,7 +370,17 @@ def _interrupts_keyfold() -> bool:
     return False
 
 
-_PARTS = "counters dispatcher engine mailbox readers supervisor sweeper system timer".split()
+_PARTS = (
+    "counters",
+    "dispatcher",
+    "engine",
+    "mailbox",
+    "readers",
+    "supervisor",
+    "sweeper",
+    "system",
+    "timer",
+)
 _WITH_LOCKS = frozenset(
     [f"{__package__}.{part}" for part in _PARTS]
     + [f"{SnapshotStore.__module__.rpartition('.')[0]}.{part}" for part in ("snapshot_store", "writer")]
