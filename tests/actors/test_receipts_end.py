@@ -32,7 +32,7 @@ from keyfold.actors import (
     WouldDeadlock,
 )
 from support.counting import Added, Total, Totals, park_in, poison
-from support.parking import DEADLINE, Parking
+from support.parking import DEADLINE, Parking, wait_until
 
 MakeSystem = Callable[..., ProjectionSystem]
 Runtime = ProjectionRuntime[Added, Total]
@@ -113,7 +113,7 @@ def test_a_dispatch_that_waits_for_room_is_refused_by_the_close(make_system: Mak
     with ThreadPoolExecutor(1) as pool:
         late = pool.submit(system.bus.dispatch, Added("a"))
         mailbox = system.runtime("test.totals").running().actors["a"].actor_inbox
-        _wait_until(lambda: mailbox._room is not None and bool(mailbox._room._waiters))  # type: ignore[attr-defined]
+        wait_until(lambda: mailbox._room is not None and bool(mailbox._room._waiters))  # type: ignore[attr-defined]
         system.close(0.2)
         parking.release()
         error = late.exception(DEADLINE)
@@ -133,7 +133,7 @@ def test_a_second_close_waits_for_the_first(make_system: MakeSystem) -> None:
     parking.wait_for_arrival()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(system.close, DEADLINE)
-        _wait_until(lambda: system.closed)
+        wait_until(lambda: system.closed)
         second = pool.submit(system.close, DEADLINE)
         assert not first.done()
         parking.release()
@@ -299,7 +299,7 @@ def test_a_start_that_fails_half_way_accepts_nothing_and_leaves_nothing(
                 with pytest.raises(RuntimeError):
                     system.bus.dispatch(Added("a"))
         assert system.settle(0)
-        _wait_until(lambda: set(threading.enumerate()) <= before)
+        wait_until(lambda: set(threading.enumerate()) <= before)
     assert totals.apply_event(Added("a"), DEADLINE)[0].version == 1
 
 
@@ -415,12 +415,3 @@ def test_the_receipt_of_many_keys_looks_at_each_part_a_few_times(
 def test_errors_of_this_module_are_projection_errors() -> None:
     """Those who catch the root catch all of them."""
     assert issubclass(WouldDeadlock, ProjectionError)
-
-
-def _wait_until(predicate: Callable[[], bool]) -> None:
-    condition = threading.Condition()
-    with condition:
-        ends = monotonic() + DEADLINE
-        while not predicate():
-            assert monotonic() < ends, "it did not come to that"
-            condition.wait(0.005)
