@@ -18,11 +18,11 @@ totals = system.register(Totals())
 """
 
 
-def python(program: str, *arguments: str) -> subprocess.Popen[str]:
+def python(program: str, *arguments: str, stdin: int | None = None) -> subprocess.Popen[str]:
     """Run a program after the prologue, in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-c", PROLOGUE + program, *arguments],
-        env=ENVIRONMENT, cwd="/", text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=ENVIRONMENT, cwd="/", text=True, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
