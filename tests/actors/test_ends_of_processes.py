@@ -90,7 +90,7 @@ system.reporter._under_way.result(20)
     for _ in range(2):
         output_of(python(program, database_url))
     with ProjectionSystem(database_url, report_seconds=0) as system:
-        assert system.ask(lambda: system.reporter.others()) == []
+        assert system.ask(system.reporter.others) == []
         sql = "SELECT count(*) FROM projection_processes"
         assert system.ask(lambda: system.store.database.execute_sql(sql).fetchone()) == (0,)
 
