@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo demo-workers test lint format typing build release docs bench soak clean
+.PHONY: help demo demo-workers test test-all chaos lint format typing build release docs bench soak clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,8 +34,15 @@ demo-workers: .venv/demo.stamp .venv/servers.stamp  ## the same by gunicorn, fou
 	tests/install_tools.sh
 	touch $@
 
-test: .venv/test.stamp .venv/tools.stamp  ## run all tests, on SQLite and on a real PostgreSQL
-	$(BIN)/pytest
+test: .venv/test.stamp .venv/tools.stamp  ## run the tests, on SQLite and on a real PostgreSQL
+	$(BIN)/pytest -m "not slow"
+
+test-all: .venv/test.stamp .venv/tools.stamp  ## run the tests that make test leaves out, as they take longer
+	$(BIN)/pytest -m slow
+
+chaos: .venv/test.stamp  ## an hour of faults in two processes, until a promise is broken: make chaos MINUTES=5 SEED=7
+	PYTHONPATH=tests/helpers $(BIN)/python -W ignore tests/chaos/rounds.py $(if $(SEED),--seed $(SEED)) \
+		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(ROUND),--round $(ROUND)) $(if $(DATABASE),--database $(DATABASE))
 
 lint: .venv/lint.stamp  ## check style and format
 	$(BIN)/ruff check

@@ -29,9 +29,16 @@ if TYPE_CHECKING:
 class Command(ABC):
     """A message that is no event. The actor has saved everything before it when ``begin`` is called."""
 
+    done: Future[Any]
+    """Its outcome."""
+
     @abstractmethod
     def begin(self, actor: ProjectionActor) -> Write | Amend | None:
         """Return what the writer shall do; None, after ``fail`` or ``put_back``, if it can't be done as it is."""
+
+    def is_over(self) -> bool:
+        """Return whether it has its outcome."""
+        return self.done.done()
 
     @abstractmethod
     def saved(self, actor: ProjectionActor) -> None:

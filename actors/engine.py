@@ -21,6 +21,8 @@ from .sweeper import Sweeper
 from .timer import Timer
 
 if TYPE_CHECKING:
+    from pykka import ActorRef
+
     from ..store import SnapshotStore
     from .broadcaster import Broadcaster
     from .observer import Observer
@@ -59,20 +61,10 @@ class Engine:
         self._give_up = threading.Event()
         self._supervisors: list[Supervisor] = []
         self._writer_facts = WriterFacts()
-        try:
-            self._writer = SnapshotWriter.start(
-                store, commit_limit=settings.commit_limit, give_up=self._give_up, facts=self._writer_facts
-            )
-        except BaseException:
-            for ref in pykka.ActorRegistry.get_by_class(SnapshotWriter):
-                pykka.ActorRegistry.unregister(ref)  # one whose thread could not be started
-            raise
-        # Out of Pykka's global registry: its stop_all(), which also runs when any actor of the app raises
-        # SystemExit, would take the writer from under events that were accepted.
-        pykka.ActorRegistry.unregister(self._writer)
+        self._writer: ActorRef[SnapshotWriter] | None = None
 
     def add(self, runtime: ProjectionRuntime[Any, Any]) -> Supervisor:
-        """Make a supervisor for the runtime in this process. From when it has it, the runtime accepts events."""
+        """Make a supervisor for the runtime, once the engine is started. With it the runtime accepts events."""
         projection = runtime.projection
         props = Props(
             projection=runtime.name,
@@ -86,7 +78,7 @@ class Engine:
             explain_delta=runtime.delta_codec.explain,
             check_deltas=runtime.check_deltas,
             encode_event=runtime.delta_codec.encode,
-            tell_writer=self._writer.tell,
+            tell_writer=self._writer.tell,  # type: ignore[union-attr]  # it is started
             broadcaster=self._broadcaster,
             dispatcher=self._dispatcher,
             mailbox_limit=self._settings.mailbox_limit,
@@ -107,7 +99,20 @@ class Engine:
         return supervisor
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start the threads. Where this fails half way, ``stop`` ends those that were started."""
+        try:
+            self._writer = SnapshotWriter.start(
+                self._store,
+                commit_limit=self._settings.commit_limit,
+                give_up=self._give_up,
+                facts=self._writer_facts,
+            )
+        finally:
+            # Out of Pykka's global registry: its stop_all(), which also runs when any actor of the app raises
+            # SystemExit, would take the writer from under events that were accepted. One whose thread could not
+            # be started is registered as well.
+            for ref in pykka.ActorRegistry.get_by_class(SnapshotWriter):
+                pykka.ActorRegistry.unregister(ref)
         self._dispatcher.start()
         self._sweeper.start()
 
@@ -146,6 +151,8 @@ class Engine:
 
     def _stop_writer(self, deadline: float) -> bool:
         """Let the writer end, and wait for that. Returns whether it has ended."""
+        if self._writer is None:
+            return True
         ended = self._writer.stop(block=False)
         try:
             ended.get(timeout=max(0.0, deadline - monotonic()))

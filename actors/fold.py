@@ -13,7 +13,9 @@ _MAX_STRIDE = 32
 _SLOW_SECONDS = 0.001
 
 
-def fold(props: Props, state: Any, batch: Sequence[Any], turn_ends: float) -> tuple[list[bytes], BaseException | None]:
+def fold(
+    props: Props, state: Any, batch: Sequence[Any], turn_ends: float
+) -> tuple[list[bytes], BaseException | None]:
     """Apply the events of batch to state, in order, until the turn's time is over.
 
     The items of batch have their event as the attribute ``event``. Returns the encoded deltas of those that

@@ -174,6 +174,11 @@ def check_projection(projection: object) -> Projection[Any, Any]:
     if type(projection).key is Projection.key and not overrides_keys(projection):
         msg = f"{who} must define key(event), or keys(event) for several keys"
         raise InvalidProjection(msg)
+    _check_options(projection, who)
+    return projection
+
+
+def _check_options(projection: Projection[Any, Any], who: str) -> None:
     if projection.on_error not in ("dead_letter", "halt"):
         msg = f'{who}.on_error must be "dead_letter" or "halt", not {projection.on_error!r}'
         raise InvalidProjection(msg)
@@ -184,7 +189,6 @@ def check_projection(projection: object) -> Projection[Any, Any]:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         msg = f"{who}.schema_version must be a whole number of at least 1, not {version!r}"
         raise InvalidProjection(msg)
-    return projection
 
 
 def delta_type(projection: Projection[Any, Any]) -> Any:

@@ -46,13 +46,9 @@ class _Read:
         self.thread: int | None = None
 
     def answer(self) -> None:
-        try:
-            result = self.ask()
-        except BaseException as error:  # a reader's thread survives whatever a hook raises
-            self.fail(error)
-        else:
-            with suppress(InvalidStateError):  # it was too late
-                self.future.set_result(result)
+        result = self.ask()
+        with suppress(InvalidStateError):  # it was too late
+            self.future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
         with suppress(InvalidStateError):
@@ -149,16 +145,26 @@ class Readers:
         _this.reads = True
         self._store.keep_connection()
         try:
-            while (read := self._waiting.get()) is not None:
-                if not read.future.done():
-                    read.thread = threading.get_ident()
-                    self._busy[number] = read
-                    read.answer()
-                    self._busy[number] = None
-                del read  # else the last answer would live as long as the thread waits
+            while self._answer_one(number):
+                pass
+        finally:
+            self._store.disconnect()
+
+    def _answer_one(self, number: int) -> bool:
+        """Answer the next read. False: the thread is to end."""
+        read = self._waiting.get()
+        if read is None:
+            return False
+        try:
+            self._busy[number] = read
+            read.thread = threading.get_ident()
+            if not read.future.done():
+                read.answer()
+        except BaseException as error:  # the thread survives whatever a hook raises
+            read.fail(error)
         finally:
             self._busy[number] = None
-            self._store.disconnect()
+        return True
 
     def _run_watch(self) -> None:
         be_own_thread()

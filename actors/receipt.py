@@ -154,6 +154,8 @@ class Delivery(Receipt, eq=False, kw_only=True):
     def done(self) -> bool:
         return self._settled is not None
 
+    is_over = done
+
     def result(self, timeout: float | None = None) -> tuple[Applied, ...]:
         if self._settled is None:
             self._wait(timeout)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .supervisor import Supervisor
     from .system import ProjectionSystem
 
+
 class ProjectionRuntime(Generic[EventT, StateT]):
     """One projection in one system. Made by ``ProjectionSystem.register``; safe from any thread.
 
@@ -130,7 +131,9 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         try:
             keys = self._keys(event)
             if isinstance(keys, str):
-                msg = f"keys() returned the str {keys!r}: return a list or tuple of keys, or define key(event)"
+                msg = (
+                    f"keys() returned the str {keys!r}: return a list or tuple of keys, or define key(event)"
+                )
                 raise TypeError(msg)
             # Each once, and all checked before the first takes the event.
             return dict.fromkeys([check_key(key, projection=self.name) for key in keys])

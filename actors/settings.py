@@ -26,8 +26,6 @@ class Settings:
     """Events accepted but not yet committed, over all keys. At the limit dispatch waits."""
     dispatch_timeout: float = 1.0
     """Seconds that dispatch waits for room before it raises MailboxFull."""
-    read_timeout: float = 10.0
-    """Seconds that a read waits for the database before it raises StoreUnavailable."""
     event_bytes: int = 1_048_576
     """Bytes of JSON that one event may have. A larger one is refused by dispatch with InvalidEvent."""
     dispatcher_threads: int = 2

@@ -14,10 +14,10 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..store import Row, SnapshotStore
+from ..store import Row, Shape, SnapshotStore
 from .degraded import Degraded
-from .engine import Engine
 from .dispatcher import on_dispatcher_thread, on_own_thread
+from .engine import Engine
 from .errors import AlreadyRegistered, Closed, UnknownProjection, WouldDeadlock
 from .event_bus import EventBus
 from .health import Loop
@@ -98,6 +98,7 @@ class ProjectionSystem:
             runtime = ProjectionRuntime(projection, self)
             if self._engine is not None:
                 runtime.supervisor = self._engine.add(runtime)
+            self.store.shapes[runtime.name] = Shape(projection.schema_version, runtime.state_codec)
             self.projections[runtime.name] = runtime
             self.bus.attach(runtime)
         return runtime
@@ -145,8 +146,8 @@ class ProjectionSystem:
     def _start_engine(self) -> None:
         engine = Engine(self.store, self.settings, self.broadcaster, self.reporter.report, self._observers)
         try:
-            supervisors = [(runtime, engine.add(runtime)) for runtime in self.projections.values()]
             engine.start()
+            supervisors = [(runtime, engine.add(runtime)) for runtime in self.projections.values()]
             self._engine = engine
             for runtime, supervisor in supervisors:  # last: from here on events are accepted
                 runtime.supervisor = supervisor
@@ -223,7 +224,10 @@ class ProjectionSystem:
         if self.closed:
             msg = "the system is closed"
             raise Closed(msg)
-        if threading.current_thread() is threading.main_thread() and not threading.current_thread().is_alive():
+        if (
+            threading.current_thread() is threading.main_thread()
+            and not threading.current_thread().is_alive()
+        ):
             # In a handler of atexit: whatever is started now ends with the process, and no close would follow.
             msg = "the process ends: nothing is started any more"
             raise Closed(msg)
@@ -366,7 +370,17 @@ def _interrupts_keyfold() -> bool:
     return False
 
 
-_PARTS = "counters dispatcher engine mailbox readers supervisor sweeper system timer".split()
+_PARTS = (
+    "counters",
+    "dispatcher",
+    "engine",
+    "mailbox",
+    "readers",
+    "supervisor",
+    "sweeper",
+    "system",
+    "timer",
+)
 _WITH_LOCKS = frozenset(
     [f"{__package__}.{part}" for part in _PARTS]
     + [f"{SnapshotStore.__module__.rpartition('.')[0]}.{part}" for part in ("snapshot_store", "writer")]

@@ -33,8 +33,9 @@ class Timer:
             heapq.heappush(self._due, (monotonic() + seconds, next(self._number), call))
             if self._thread is None or self._ended:
                 self._ended = False
-                self._thread = threading.Thread(target=self._run, name="keyfold-timer", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="keyfold-timer", daemon=True)
+                thread.start()
+                self._thread = thread
             elif self._due[0][2] is call:
                 self._changed.notify()
 

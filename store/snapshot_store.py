@@ -366,7 +366,12 @@ class SnapshotStore:
             self._within_gate(self.database.close)
 
     def close(self) -> None:
-        """Let go of a database in memory, which ends by it. Other databases hold nothing but threads' connections."""
+        """Close. A database in memory is gone with it. Connections that threads keep are closed by these threads."""
+        if getattr(self._thread, "opened", False):
+            self._close_own()  # an interrupt has kept the call from doing it
+        alive = {thread.ident for thread in threading.enumerate()}
+        for thread in [one for one in list(self._kept) if one not in alive]:
+            del self._kept[thread]  # it could not close it; freeing it does
         if isinstance(self.database, MemoryDatabase):
             self.database.release()
 
@@ -414,8 +419,10 @@ class SnapshotStore:
             gate.leave()
 
     def _run(self, operation: Callable[[], T]) -> T:
-        opened = self._connect()
+        closed = self.database.is_closed()
         try:
+            if closed:
+                self._connect()
             self._dialect.check_connection(self.database)
             return operation()
         except Exception as error:
@@ -430,26 +437,29 @@ class SnapshotStore:
                 raise
             raise failure from error
         finally:
-            if opened and not getattr(self._thread, "keeps", False):
-                self.database.close()
+            if closed and not getattr(self._thread, "keeps", False):
+                self._close_own()
 
-    def _connect(self) -> bool:
-        """Connect the calling thread unless it is; return whether that was to be done."""
+    def _connect(self) -> None:
+        keeps = getattr(self._thread, "keeps", False)
         try:
-            if not self.database.is_closed():
-                return False
             if self._migrated:
                 self._dialect.before_connecting(self.database)
+            self._thread.opened = not keeps
             # Another thread's pool, and an app's own connect hook, may raise anything. No data was sent.
             self.database.connect()
         except StoreError:
             raise
         except Exception as error:
             raise self._dialect.classify_connecting(driver_error(error), self.describe()) from error
-        if getattr(self._thread, "keeps", False):
+        if keeps:
             self._kept[threading.get_ident()] = self.database.connection()
         self._dialect.connected(self.database)
-        return True
+
+    def _close_own(self) -> None:
+        """Close the connection that the calling thread has opened for one call."""
+        self.database.close()
+        self._thread.opened = False
 
     def _drop_connection(self) -> None:
         with contextlib.suppress(Exception):

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 missing=()
-for pair in node:nodejs npm:npm chromium:chromium chromedriver:chromium-driver redis-server:redis-server ip:iproute2 nginx:nginx-light; do
+for pair in curl:curl node:nodejs npm:npm chromium:chromium chromedriver:chromium-driver redis-server:redis-server ip:iproute2 nginx:nginx-light; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 if [ ${#missing[@]} -gt 0 ]; then

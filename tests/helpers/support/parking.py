@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from time import monotonic
 
 DEADLINE = 20.0
 """Seconds after which a test that waits has failed. Nothing takes this long."""
@@ -27,3 +29,12 @@ class Parking:
     def release(self) -> None:
         """Let everyone go, now and later."""
         self._leave.set()
+
+
+def wait_until(predicate: Callable[[], bool]) -> None:
+    """Return once it is so; look every few milliseconds at what nothing tells of. Fails at the deadline."""
+    condition, ends = threading.Condition(), monotonic() + DEADLINE
+    with condition:
+        while not predicate():
+            assert monotonic() < ends, "it did not come to that"
+            condition.wait(0.005)
