@@ -406,7 +406,7 @@ def class_of(kind: str, fields: dict[str, Any]) -> type:
     return make_dataclass("Event", list(fields.items()), **flags.get(kind, {}))
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(
     kind=st.sampled_from(kinds),
     fields=st.dictionaries(names, st.sampled_from(field_types), min_size=1, max_size=4),

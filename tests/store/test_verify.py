@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keyfold.store import Codec, DecodeError, EncodeError
 from keyfold.store.codec import MAX_NESTING
@@ -338,6 +338,7 @@ plain_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(plain_values, st.integers(MAX_NESTING - 12, MAX_NESTING + 5))
 def test_the_depth_is_measured_exactly(leaf: Any, levels: int) -> None:
     """Brackets and quotes in text don't count, side by side or not."""
@@ -529,6 +530,7 @@ def same_types(value: Any, decoded: Any) -> bool:
     return isinstance(value, type(decoded)) and isinstance(value, str | int | float | None)
 
 
+@settings(deadline=None)
 @given(typed_states())
 @example(Typed(share=1e16))
 def test_any_typed_state_is_refused_or_reads_back(state: Typed) -> None:
@@ -543,6 +545,7 @@ def test_any_typed_state_is_refused_or_reads_back(state: Typed) -> None:
     assert same_types(state.anything, decoded.anything)
 
 
+@settings(deadline=None)
 @given(odd_values, st.sampled_from([Any, dict, list, dict[str, Any], dict[str, int], list[str], str, float]))
 def test_any_untyped_state_is_refused_or_reads_back(state: Any, type_: Any) -> None:
     """The same where nothing is annotated."""
@@ -557,6 +560,7 @@ def test_any_untyped_state_is_refused_or_reads_back(state: Any, type_: Any) -> N
         assert same_types(state, decoded)
 
 
+@settings(deadline=None)
 @given(odd_values)
 def test_no_float_that_is_not_finite_gets_through(value: Any) -> None:
     """Python's own encoder finds them as well."""
