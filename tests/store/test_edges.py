@@ -167,7 +167,7 @@ def test_a_file_that_others_have_locked_is_tried_for_a_while_only(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By time, however long each attempt takes."""
-    monkeypatch.setattr("keyfold.store.snapshot_store._PATIENCE", 0.5)
+    monkeypatch.setattr("keyfold.store.tables._PATIENCE", 0.5)
     path = sqlite_url.removeprefix("sqlite:///")
     other = peewee.SqliteDatabase(path, pragmas={"journal_mode": "wal"})
     store = SnapshotStore(peewee.SqliteDatabase(path, pragmas={"busy_timeout": 100}))
