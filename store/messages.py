@@ -66,6 +66,8 @@ class Amend(NamedTuple):
 
 
 Message = Load | Write | Amend
+KINDS = (Load, Write, Amend)
+"""The same for ``isinstance``, which takes a union three times as long."""
 
 SAVED = Saved()
 CONFLICT = Conflict()

@@ -16,7 +16,7 @@ import pykka
 from .deferrals import Deferrals
 from .errors import CommitInDoubt, StatementRefused, StoreError, StoreRejected
 from .ledger import Ledger
-from .messages import Amend, Answer, Load, Message, Rejected, Write, answers_to, size_of
+from .messages import KINDS, Amend, Answer, Load, Message, Rejected, Write, answers_to, size_of
 from .writer_facts import WriterFacts
 from .writer_inbox import Retry, WriterInbox
 
@@ -78,7 +78,7 @@ class SnapshotWriter(pykka.ThreadingActor):
 
     def on_stop(self) -> None:
         # Pykka drops the messages behind a stop.
-        self._groups.append(deque(self.actor_inbox.take_all(Load, Write, Amend)))
+        self._groups.append(deque(self.actor_inbox.take_all(KINDS)))
         self._fail_all("the writer has stopped")
         if not self._facts.trouble:
             try:
@@ -120,7 +120,7 @@ class SnapshotWriter(pykka.ThreadingActor):
             while len(group) < self._commit_limit and size < _MOST_BYTES:
                 envelope = get()
                 message = envelope.message
-                if not isinstance(message, (Load, Write, Amend)):
+                if not isinstance(message, KINDS):
                     return envelope
                 group.append(message)
                 size += size_of(message)
@@ -145,9 +145,8 @@ class SnapshotWriter(pykka.ThreadingActor):
         self._search_ends = None
         groups = self._groups
         while groups:
-            group = groups[-1]
             try:
-                answers = self._persist(group)
+                answers = self._persist(group := groups[-1])
             except StoreRejected as error:
                 if len(group) > 1:
                     self._halve()
