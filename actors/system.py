@@ -364,7 +364,7 @@ def _interrupts_keyfold() -> bool:
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # close() itself, which is no interruption
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
-        if module in _WITH_LOCKS and frame.f_code not in _CLOSING:
+        if (module in _WITH_LOCKS or module.startswith(_STORE)) and frame.f_code not in _CLOSING:
             return True
         frame = frame.f_back
     return False
@@ -381,10 +381,8 @@ _PARTS = (
     "system",
     "timer",
 )
-_WITH_LOCKS = frozenset(
-    [f"{__package__}.{part}" for part in _PARTS]
-    + [f"{SnapshotStore.__module__.rpartition('.')[0]}.{part}" for part in ("snapshot_store", "writer")]
-)
+_WITH_LOCKS = frozenset(f"{__package__}.{part}" for part in _PARTS)
+_STORE = f"{SnapshotStore.__module__.rpartition('.')[0]}."
 _CLOSING = frozenset([ProjectionSystem.close.__code__, ProjectionSystem.__exit__.__code__])
 
 

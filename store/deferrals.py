@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from .messages import size_of
+
 if TYPE_CHECKING:
     from .errors import StatementRefused
     from .messages import Message
@@ -76,14 +78,19 @@ class Deferrals:
         """Return all messages that wait."""
         return [deferral.message for deferral in self._waiting.values()]
 
-    def due(self, limit: int) -> list[Message]:
-        """Return the messages that are to be tried again by now, those that have waited longest for it first."""
+    def due(self, limit: int, max_bytes: int) -> list[Message]:
+        """Return the messages that are to be tried again by now, within the limits of a commit.
+
+        Those that have waited longest for it come first.
+        """
         now = monotonic()
-        due = sorted(
-            (deferral for deferral in self._waiting.values() if deferral.due <= now),
-            key=lambda deferral: deferral.due,
-        )
-        return [deferral.message for deferral in due[:limit]]
+        waiting = [deferral for deferral in self._waiting.values() if deferral.due <= now]
+        due, size = [], 0
+        for deferral in sorted(waiting, key=lambda deferral: deferral.due)[:limit]:
+            if size < max_bytes:
+                due.append(deferral.message)
+                size += size_of(deferral.message)
+        return due
 
     def look_at(self) -> float | None:
         """Return when the writer has to look again, as monotonic time; None if nothing waits."""

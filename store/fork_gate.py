@@ -93,8 +93,16 @@ class ForkGate:
 _thread = threading.local()
 
 
+def _all_gates() -> list[ForkGate]:
+    while True:
+        try:
+            return list(_gates)
+        except RuntimeError:  # another thread has made one meanwhile
+            continue
+
+
 def _before_fork() -> None:
-    _thread.closed = gates = list(_gates)
+    _thread.closed = gates = _all_gates()
     for gate in gates:
         gate.close()
     deadline = monotonic() + _PATIENCE
@@ -114,7 +122,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    for gate in list(_gates):
+    for gate in _all_gates():
         gate.renew()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from .errors import StoreError
@@ -66,7 +66,26 @@ class Amend(NamedTuple):
 
 
 Message = Load | Write | Amend
-
+KINDS = (Load, Write, Amend)
+"""The same for ``isinstance``, which takes a union three times as long."""
 
 SAVED = Saved()
 CONFLICT = Conflict()
+
+
+def size_of(message: Message) -> int:
+    """Return how many bytes a message adds to a transaction, roughly."""
+    return len(message.save.state) if type(message) is Write else 0
+
+
+def answers_to(group: Collection[Message], written: Sequence[bool], rows: dict[Address, Row]) -> list[Answer]:
+    """Return what each message is told. ``written`` has the saves first, then the amendments."""
+    writes = sum(type(message) is Write for message in group)
+    saved, amended = iter(written[:writes]), iter(written[writes:])
+    answers: list[Answer] = []
+    for message in group:
+        if type(message) is Load:
+            answers.append(Loaded(rows.get(message.address)))
+        else:
+            answers.append(SAVED if next(saved if type(message) is Write else amended) else CONFLICT)
+    return answers

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import sqlite3
-import threading
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future
-from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .codec import Codec
-from .database import MemoryDatabase, describe, driver_error, is_postgres, open_database
-from .errors import (
-    CommitInDoubt,
-    StatementRefused,
-    StoreError,
-    StoreRejected,
-    StoreUnavailable,
-    VersionConflict,
-)
-from .fork_gate import ForkGate
+from .connections import Connections
+from .database import MemoryDatabase, describe, is_postgres, open_database
+from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable, VersionConflict
 from .keys import check_key, check_name, plain
 from .ledger import Ledger
-from .migrations import migrate
 from .postgres import PostgresDialect
 from .records import Address, Amendment, DeadLetter, Position, Row, Save, new_epoch
 from .sqlite import SqliteDialect
+from .tables import Tables
 
 if TYPE_CHECKING:
     import peewee
 
+    from .dialect import Dialect
+
 T = TypeVar("T")
 RecordT = TypeVar("RecordT", Save, DeadLetter, Amendment)
-
-_PATIENCE = 10.0
-"""Seconds for which the migration of an SQLite file that others have locked is tried again."""
-_MOMENT_MILLISECONDS = 200
-"""How long another writer may have the lock where only the calling thread's own transaction would be waited for."""
 
 
 class Shape(NamedTuple):
@@ -47,50 +30,6 @@ class Shape(NamedTuple):
 
     schema_version: int
     codec: Codec
-
-
-class Dialect(Protocol):
-    """What differs between the databases. One object per store."""
-
-    @property
-    def gate(self) -> ForkGate | None:
-        """Entered around each operation; None where a fork has to wait for none."""
-
-    def before_connecting(self, database: peewee.Database) -> None:
-        """Refuse, by a StoreError, to open a new connection if what it would open is not what was in use."""
-
-    def connected(self, database: peewee.Database) -> None:
-        """Take note of the calling thread's new connection."""
-
-    def check_connection(self, database: peewee.Database) -> None:
-        """Refuse, by a StoreError, to use the calling thread's connection if its file is gone."""
-
-    def select(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Row]:
-        """Return the rows that exist among addresses."""
-
-    def positions(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Position]:
-        """Return where the rows stand that exist among addresses."""
-
-    def commit(
-        self,
-        database: peewee.Database,
-        saves: Sequence[Save],
-        letters: Sequence[DeadLetter],
-        amendments: Sequence[Amendment],
-        ledger: Ledger | None,
-        *,
-        lock_seconds: float | None,
-    ) -> list[bool]:
-        """Write all in one transaction; say for each save and amendment whether its base was still there."""
-
-    def locked(self, database: peewee.Database, addresses: Sequence[Address]) -> set[Address]:
-        """Return the addresses whose rows another transaction has locked at the moment."""
-
-    def classify(self, error: Exception, where: str) -> StoreError:
-        """Say whether trying again later can help."""
-
-    def classify_connecting(self, error: Exception, where: str) -> StoreError:
-        """Say the same of an error of connecting, which says nothing about any data."""
 
 
 class SnapshotStore:
@@ -102,14 +41,11 @@ class SnapshotStore:
 
     def __init__(self, database: str | peewee.Database, *, auto_migrate: bool = True) -> None:
         self.database = open_database(database)
-        self._migrated = not auto_migrate
         self.shapes: dict[str, Shape] = {}
         """The shape of the states under each name that is a projection's; ``write`` keeps to it."""
         self._dialect: Dialect = PostgresDialect() if is_postgres(self.database) else SqliteDialect()
-        self._thread = threading.local()
-        self._kept: dict[int, Any] = {}
-        # Connections of a parent process: kept, since freeing one would end it over there.
-        self._inherited: list[Any] = []
+        self._connections = Connections(self.database, self._dialect)
+        self._tables = Tables(self.database, self._connections, made=not auto_migrate)
 
     def describe(self) -> str:
         """Return the database's name for people, without a password."""
@@ -122,72 +58,7 @@ class SnapshotStore:
             StoreError: The tables can't be made. On SQLite at once, if the calling thread has written in a
                 transaction of the app's: it locks the migration out, and would wait for itself.
         """
-        if self._migrated:
-            return
-        # On a thread of its own: the caller may have a transaction of the app's open, and tables made inside
-        # of that would be nobody else's until it ends. No pool: its threads are joined at the interpreter's exit.
-        done: Future[None] = Future()
-        migration = threading.Thread(
-            target=self._migrate,
-            args=(done, self._has_sqlite_transaction()),
-            name="keyfold-migration",
-            daemon=True,
-        )
-        try:
-            migration.start()
-        except RuntimeError as error:
-            msg = f"the tables of {self.describe()} can't be made: {error}"
-            raise StoreUnavailable(msg) from error
-        done.result()
-        self._migrated = True
-
-    def _has_sqlite_transaction(self) -> bool:
-        """Return whether this thread has a transaction open, which may keep every other connection from writing."""
-        if is_postgres(self.database):
-            return False
-        if self.database.in_transaction():
-            return True
-        return not self.database.is_closed() and getattr(self.database.connection(), "in_transaction", False)
-
-    def _migrate(self, done: Future[None], in_transaction: bool) -> None:  # noqa: FBT001
-        try:
-            self._migrate_patiently(in_transaction=in_transaction)
-        except BaseException as error:
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-    def _migrate_patiently(self, *, in_transaction: bool) -> None:
-        deadline = monotonic() + _PATIENCE
-        while True:
-            try:
-                self.run(self._migrate_now if in_transaction else lambda: migrate(self.database))
-            except StoreUnavailable as error:
-                if "database is locked" not in str(error):
-                    raise
-                if in_transaction:
-                    msg = (
-                        f"the tables of {self.describe()} are still to be made, and this thread has a transaction "
-                        "open on the same database, which locks everyone else out: run 'flask keyfold migrate' first,"
-                        " or call store.ensure_tables() or dispatch the first event outside of a transaction"
-                    )
-                    raise StoreError(msg) from error
-                # SQLite does not wait, whatever its busy timeout, when two processes turn a new file to WAL.
-                if monotonic() > deadline:
-                    raise
-                threading.Event().wait(0.1)
-            else:
-                return
-
-    def _migrate_now(self) -> None:
-        """Migrate without waiting for a lock that only the caller's own thread could let go of."""
-        run: Callable[[str], Any] = self.database.execute_sql
-        [usual] = run("PRAGMA busy_timeout").fetchone()
-        run(f"PRAGMA busy_timeout = {_MOMENT_MILLISECONDS}")
-        try:
-            migrate(self.database)
-        finally:
-            run(f"PRAGMA busy_timeout = {usual}")
+        self._tables.ensure()
 
     # -- rows, for the runtime
 
@@ -355,25 +226,11 @@ class SnapshotStore:
 
     def keep_connection(self) -> None:
         """Let the calling thread keep its connection between calls, until ``disconnect``."""
-        self._thread.keeps = True
+        self._connections.keep()
 
     def disconnect(self) -> None:
         """Close the connection that the calling thread keeps."""
-        if getattr(self._thread, "keeps", False):
-            self._thread.keeps = False
-            self._kept.pop(threading.get_ident(), None)
-            # Closing the last connection to a file writes to it.
-            self._within_gate(self.database.close)
-
-    def close(self) -> None:
-        """Close. A database in memory is gone with it. Connections that threads keep are closed by these threads."""
-        if getattr(self._thread, "opened", False):
-            self._close_own()  # an interrupt has kept the call from doing it
-        alive = {thread.ident for thread in threading.enumerate()}
-        for thread in [one for one in list(self._kept) if one not in alive]:
-            del self._kept[thread]  # it could not close it; freeing it does
-        if isinstance(self.database, MemoryDatabase):
-            self.database.release()
+        self._connections.disconnect()
 
     def interrupt(self, threads: Collection[int] | None = None) -> None:
         """Make calls that are under way fail now, on connections that threads keep.
@@ -384,86 +241,21 @@ class SnapshotStore:
         Args:
             threads: The idents of the threads whose calls shall fail; None for all of them.
         """
-        for thread, connection in list(self._kept.items()):
-            if threads is not None and thread not in threads:
-                continue
-            with contextlib.suppress(Exception):
-                if isinstance(connection, sqlite3.Connection):
-                    connection.interrupt()
-                else:
-                    with socket.socket(fileno=os.dup(connection.fileno())) as link:
-                        link.shutdown(socket.SHUT_RDWR)
+        self._connections.interrupt(threads)
 
     def forget_connections(self) -> None:
         """In a forked child: use none of the parent's connections, and close none."""
-        # Peewee's lock may have been held by a thread that does not exist here.
-        vars(self.database)["_lock"] = threading.Lock()
-        if not self.database.is_closed():
-            self._inherited.append(self.database.connection())
-        self.database.dispose()
-        self._thread = threading.local()
-        self._kept = {}
+        self._connections.forget()
 
     def run(self, operation: Callable[[], T]) -> T:
         """Run one operation on the thread's connection, and turn every failure into a StoreError."""
-        return self._within_gate(lambda: self._run(operation))
+        return self._connections.run(operation)
 
-    def _within_gate(self, operation: Callable[[], T]) -> T:
-        gate = self._dialect.gate
-        if gate is None:
-            return operation()
-        try:
-            gate.enter()
-            return operation()
-        finally:
-            gate.leave()
-
-    def _run(self, operation: Callable[[], T]) -> T:
-        closed = self.database.is_closed()
-        try:
-            if closed:
-                self._connect()
-            self._dialect.check_connection(self.database)
-            return operation()
-        except Exception as error:
-            failure = (
-                error
-                if isinstance(error, StoreError)
-                else self._dialect.classify(driver_error(error), self.describe())
-            )
-            if not isinstance(failure, (StoreRejected, StatementRefused)):
-                self._drop_connection()
-            if failure is error:
-                raise
-            raise failure from error
-        finally:
-            if closed and not getattr(self._thread, "keeps", False):
-                self._close_own()
-
-    def _connect(self) -> None:
-        keeps = getattr(self._thread, "keeps", False)
-        try:
-            if self._migrated:
-                self._dialect.before_connecting(self.database)
-            self._thread.opened = not keeps
-            # Another thread's pool, and an app's own connect hook, may raise anything. No data was sent.
-            self.database.connect()
-        except StoreError:
-            raise
-        except Exception as error:
-            raise self._dialect.classify_connecting(driver_error(error), self.describe()) from error
-        if keeps:
-            self._kept[threading.get_ident()] = self.database.connection()
-        self._dialect.connected(self.database)
-
-    def _close_own(self) -> None:
-        """Close the connection that the calling thread has opened for one call."""
-        self.database.close()
-        self._thread.opened = False
-
-    def _drop_connection(self) -> None:
-        with contextlib.suppress(Exception):
-            self.database.close()
+    def close(self) -> None:
+        """Close. A database in memory is gone with it. Connections that threads keep are closed by these threads."""
+        self._connections.close_left()
+        if isinstance(self.database, MemoryDatabase):
+            self.database.release()
 
 
 def _plain(record: RecordT) -> RecordT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
@@ -15,14 +16,13 @@ import pykka
 from .deferrals import Deferrals
 from .errors import CommitInDoubt, StatementRefused, StoreError, StoreRejected
 from .ledger import Ledger
-from .messages import CONFLICT, SAVED, Amend, Answer, Load, Loaded, Rejected, Write
+from .messages import KINDS, Amend, Answer, Load, Message, Rejected, Write, answers_to, size_of
 from .writer_facts import WriterFacts
 from .writer_inbox import Retry, WriterInbox
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from .messages import Message
     from .records import Address, Amendment, DeadLetter, Row, Save
     from .snapshot_store import SnapshotStore
 
@@ -30,7 +30,6 @@ _logger = logging.getLogger("keyfold.writer")
 
 _MOST_BYTES = 8 * 1024 * 1024
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 2.0
-
 _LOCK_SECONDS = 0.3
 """How long a commit waits for rows that others have locked; other processes write them for milliseconds."""
 _SHORT_LOCK_SECONDS = 0.05
@@ -79,7 +78,7 @@ class SnapshotWriter(pykka.ThreadingActor):
 
     def on_stop(self) -> None:
         # Pykka drops the messages behind a stop.
-        self._groups.append(deque(self.actor_inbox.take_all(Load, Write, Amend)))
+        self._groups.append(deque(self.actor_inbox.take_all(KINDS)))
         self._fail_all("the writer has stopped")
         if not self._facts.trouble:
             try:
@@ -115,16 +114,16 @@ class SnapshotWriter(pykka.ThreadingActor):
         """Make a group of all messages that wait, within the limits of a commit; return what ended the taking."""
         group = deque((first,))
         self._groups.append(group)
-        size = _size(first)
+        size = size_of(first)
         get = self.actor_inbox.get_nowait
         try:
             while len(group) < self._commit_limit and size < _MOST_BYTES:
                 envelope = get()
                 message = envelope.message
-                if not isinstance(message, (Load, Write, Amend)):
+                if not isinstance(message, KINDS):
                     return envelope
                 group.append(message)
-                size += _size(message)
+                size += size_of(message)
         except queue.Empty:
             pass
         return None
@@ -134,12 +133,7 @@ class SnapshotWriter(pykka.ThreadingActor):
         if self._give_up.is_set():
             self._fail_all("the system closes")
             return
-        group: deque[Message] = deque()
-        size = 0
-        for message in self._deferrals.due(self._commit_limit):
-            if size < _MOST_BYTES:
-                group.append(message)
-                size += _size(message)
+        group = deque(self._deferrals.due(self._commit_limit, _MOST_BYTES))
         if group:
             self._groups.append(group)
 
@@ -151,9 +145,8 @@ class SnapshotWriter(pykka.ThreadingActor):
         self._search_ends = None
         groups = self._groups
         while groups:
-            group = groups[-1]
             try:
-                answers = self._persist(group)
+                answers = self._persist(group := groups[-1])
             except StoreRejected as error:
                 if len(group) > 1:
                     self._halve()
@@ -227,7 +220,7 @@ class SnapshotWriter(pykka.ThreadingActor):
                 backoff = min(_LONGEST_BACKOFF, 2 * backoff)
         if writes or letters or amendments or not self._deferrals:
             self._note_recovery()
-        return _answers(group, written, rows or {})
+        return answers_to(group, written, rows or {})
 
     def _commit(
         self, writes: list[Save], letters: list[DeadLetter], amendments: list[Amendment]
@@ -252,7 +245,11 @@ class SnapshotWriter(pykka.ThreadingActor):
             return
         if self._search_ends is None:
             self._search_ends = now + _SEARCH_SECONDS
-        locked = self._locked_in(group) if error.locked else set()
+        locked: set[Address] = set()
+        if error.locked:
+            # Otherwise they are found by halving, or the next attempt meets the same outage.
+            with contextlib.suppress(StoreError):
+                locked = self._store.locked([message.address for message in group])
         if locked:
             self._defer(
                 [message for message in group if message.address in locked], error, row_is_locked=True
@@ -263,12 +260,6 @@ class SnapshotWriter(pykka.ThreadingActor):
             self._halve()
         else:
             self._defer(list(group), error, guilty=False)
-
-    def _locked_in(self, group: Iterable[Message]) -> set[Address]:
-        try:
-            return self._store.locked([message.address for message in group])
-        except StoreError:
-            return set()  # then they are found by halving, or the next attempt meets the same outage
 
     def _defer(
         self,
@@ -307,20 +298,3 @@ class SnapshotWriter(pykka.ThreadingActor):
         if self._facts.trouble:
             self._facts.trouble = ""
             _logger.warning("the database takes writes again", extra={"database": self._store.describe()})
-
-
-def _size(message: Message) -> int:
-    return len(message.save.state) if type(message) is Write else 0
-
-
-def _answers(group: Collection[Message], written: Sequence[bool], rows: dict[Address, Row]) -> list[Answer]:
-    """Return what each message is told. ``written`` has the saves first, then the amendments."""
-    writes = sum(type(message) is Write for message in group)
-    saved, amended = iter(written[:writes]), iter(written[writes:])
-    answers: list[Answer] = []
-    for message in group:
-        if type(message) is Load:
-            answers.append(Loaded(rows.get(message.address)))
-        else:
-            answers.append(SAVED if next(saved if type(message) is Write else amended) else CONFLICT)
-    return answers

@@ -56,8 +56,8 @@ class WriterInbox:
         self._retried = True
         return _WAKE_UP
 
-    def take_all(self, *kinds: type) -> list[Any]:
-        """Remove the messages of these kinds, and return them in their order."""
+    def take_all(self, kinds: tuple[type, ...]) -> list[Any]:
+        """Remove the messages of these kinds, as ``isinstance`` takes them, and return them in their order."""
         envelopes = []
         while not self.empty():
             envelopes.append(self.get_nowait())

@@ -223,12 +223,14 @@ def test_a_function_that_fails_within_a_trigger_lets_its_key_wait(sqlite_url: st
         fails = threading.Event()
         fails.set()
 
-        @system.store.database.func("rule")  # type: ignore[attr-defined, untyped-decorator]  # SQLite's alone
         def rule(key: str) -> int:
             if key == "odd" and fails.is_set():
                 raise RuntimeError
             return 1
 
+        database = system.store.database
+        assert isinstance(database, peewee.SqliteDatabase)
+        database.register_function(rule, "rule")
         begin(system, "odd", "good")
         execute(
             system,

@@ -83,7 +83,6 @@ def test_a_pool_of_the_apps_own_that_is_exhausted_is_waited_for(postgres_url: st
 def test_whatever_connecting_raises_may_be_over_later(store: SnapshotStore, error: Exception) -> None:
     """StoreUnavailable: no data was sent that could be at fault."""
     store.ensure_tables()
-    connect = store.database._connect  # type: ignore[attr-defined]  # no stub names it
 
     def refuse() -> None:
         raise error
@@ -91,7 +90,7 @@ def test_whatever_connecting_raises_may_be_over_later(store: SnapshotStore, erro
     vars(store.database)["_connect"] = refuse
     with pytest.raises(StoreUnavailable, match="can't be used at the moment"):
         store.commit([FIRST])
-    vars(store.database)["_connect"] = connect
+    del vars(store.database)["_connect"]
     assert store.commit([FIRST]) == [True]
 
 
@@ -167,7 +166,7 @@ def test_a_file_that_others_have_locked_is_tried_for_a_while_only(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By time, however long each attempt takes."""
-    monkeypatch.setattr("keyfold.store.snapshot_store._PATIENCE", 0.5)
+    monkeypatch.setattr("keyfold.store.tables._PATIENCE", 0.5)
     path = sqlite_url.removeprefix("sqlite:///")
     other = peewee.SqliteDatabase(path, pragmas={"journal_mode": "wal"})
     store = SnapshotStore(peewee.SqliteDatabase(path, pragmas={"busy_timeout": 100}))
@@ -188,11 +187,12 @@ def test_a_child_forked_while_a_thread_writes_to_sqlite_can_write(sqlite_url: st
     store.ensure_tables()
     parking, forked = Parking(), threading.Event()
 
-    @store.database.func("park")  # type: ignore[attr-defined, untyped-decorator]  # SQLite's alone
     def park() -> int:
         parking.park()
         return 1
 
+    assert isinstance(store.database, peewee.SqliteDatabase)
+    store.database.register_function(park, "park")
     store.run(
         lambda: store.database.execute_sql(
             "CREATE TRIGGER parks AFTER INSERT ON projection_snapshots WHEN NEW.key = 'parked' "
@@ -201,10 +201,9 @@ def test_a_child_forked_while_a_thread_writes_to_sqlite_can_write(sqlite_url: st
     )
     writing = in_thread(lambda: store.write("settings", "parked", 1))
     parking.wait_for_arrival()
-    # A fork that does not wait is over long before.
 
     def release() -> None:
-        forked.wait(1)
+        forked.wait(1)  # a fork that does not wait is over long before
         parking.release()
 
     releasing = in_thread(release)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from functools import partial
 
 import psycopg2
 import pytest
@@ -70,8 +69,9 @@ def test_rows_of_dead_writers_are_removed_once_a_day(
     store, book = SnapshotStore(postgres_url), Ledger()
     store.commit([Save("test", "a", None, "e", 1, b"1")], (), book)
     dead = "INSERT INTO projection_writers VALUES (%s, 7, now() - interval '8 days')"
-    for name in ("dead", "locked"):
-        store.run(partial(store.database.execute_sql, dead, (name,)))
+    with store.database.connection_context():
+        for name in ("dead", "locked"):
+            store.database.execute_sql(dead, (name,))
     store.commit([Save("test", "b", None, "e", 1, b"1")], (), book)
     assert writers(store) == 3
     now += 86_401.0
