@@ -33,7 +33,7 @@ class Sweeper:
         self._settings = settings
         self._report = report
         self._populations: list[dict[str, ProjectionActor]] = []
-        self._hard_limit = settings.max_live_actors + settings.max_live_actors // 8
+        self._hard_limit = settings.max_live_actors + max(1, settings.max_live_actors // 8)
         self._wake = threading.Event()
         self._stopping = False
         self._busy_since: float | None = None

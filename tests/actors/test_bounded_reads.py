@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic
 
 import pytest
@@ -60,7 +60,12 @@ def test_a_read_that_nobody_waits_for_ends_too(system: ProjectionSystem) -> None
     ended: list[BaseException | None] = []
     called = threading.Event()
     late = system.submit(lambda: 1, seconds=0.05)
-    late.add_done_callback(lambda future: (ended.append(future.exception()), called.set()))
+
+    def end(future: Future[int]) -> None:
+        ended.append(future.exception())
+        called.set()
+
+    late.add_done_callback(end)
     assert called.wait(DEADLINE)
     assert isinstance(ended[0], StoreUnavailable)
     parking.release()
@@ -96,8 +101,8 @@ def test_a_close_ends_every_read(system: ProjectionSystem) -> None:
     started = monotonic()
     system.close(1)
     assert monotonic() - started < DEADLINE / 2
-    for read in (*held, *waiting):
-        assert isinstance(read.exception(0), Closed)
+    errors = [read.exception(0) for read in held] + [read.exception(0) for read in waiting]
+    assert [type(error) for error in errors] == [Closed] * 7
     parking.release()
     with pytest.raises(Closed):
         system.submit(lambda: 1)

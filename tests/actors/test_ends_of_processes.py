@@ -105,11 +105,9 @@ def in_child(work: Callable[[], bool]) -> bool:
             passed = work()
         finally:
             os._exit(0 if passed else 1)
-    ended = threading.Event()
-    killer = threading.Timer(DEADLINE, lambda: ended.is_set() or os.kill(pid, signal.SIGKILL))
+    killer = threading.Timer(DEADLINE, os.kill, (pid, signal.SIGKILL))
     killer.start()
     _, status = os.waitpid(pid, 0)
-    ended.set()
     killer.cancel()
     return status == 0
 
