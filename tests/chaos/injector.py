@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dis
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
@@ -53,6 +55,21 @@ def point_of(code: CodeType, line: int, role: str) -> Point:
     return Point(role, f"{path.parent.name}/{path.name}", line, code.co_qualname)
 
 
+@cache
+def lines_of(code: CodeType) -> frozenset[int]:
+    """Return the lines of a function on which something can be raised.
+
+    Not those that do nothing but begin a ``try``: their NOP is outside of the block that an enclosing ``with`` guards
+    (CPython 3.11), so an exception there would leave a lock held, and no signal is ever handled there.
+    """
+    nop = dis.opmap["NOP"]
+    return frozenset(
+        line
+        for start, end, line in code.co_lines()
+        if line is not None and any(operation != nop for operation in code.co_code[start:end:2])
+    )
+
+
 class Recorder:
     """Notes every line that is executed, with the role of the thread, in the order of the first time."""
 
@@ -64,7 +81,7 @@ class Recorder:
         return self._line if frame.f_code.co_filename.startswith(_FOLDERS) else None
 
     def _line(self, frame: FrameType, event: str, _argument: Any) -> Callable[..., Any]:
-        if event == "line":
+        if event == "line" and frame.f_lineno in lines_of(frame.f_code):
             role = role_of(threading.current_thread())
             self.points[point_of(frame.f_code, frame.f_lineno, role)] = None
         return self._line

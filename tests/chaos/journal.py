@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 Line = dict[str, Any]
@@ -20,7 +21,8 @@ class Journal:
 
     def note(self, what: str, **facts: Any) -> None:
         """Append a line. Several threads may do so at once."""
-        data = json.dumps({"what": what, **facts}).encode() + b"\n"
+        # Linux has one monotonic clock for all processes.
+        data = json.dumps({"what": what, "at": round(monotonic(), 4), **facts}).encode() + b"\n"
         with self._lock:
             os.write(self._file, data)
 

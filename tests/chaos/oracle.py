@@ -9,15 +9,20 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from math import inf
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from journal import Line
-from world import ILL_TYPED, OWN, Letters
+from world import ILL_TYPED, OWN, Halts, Letters
 
 _LETTER_ERRORS = {"ApplyError", "KeyHalted"}
 _REFUSALS = {"MailboxFull", "Closed", "InvalidEvent", "InvalidKey"}
 _TOLD = _LETTER_ERRORS | _REFUSALS | {"BroadcastError"}
 _UNCERTAIN = {"StoreError", "StoreUnavailable", "ProjectionError", "Closed", "CommitInDoubt"}
+_RELEASES = {"resume", "retry", "skip"}
+_STILL_HALTED = {"ApplyError", "KeyHalted", "InvalidEvent", "LetterNotFound"}
+"""Of a resume or a retry: nothing that was parked has become less."""
 _LATE = 3.0
 _SHOWN = 30
 
@@ -120,6 +125,7 @@ class Oracle:
         self._judge_versions()
         self._judge_published()
         self._judge_order()
+        self._judge_halts()
         self._judge_own()
         return self.violations
 
@@ -387,6 +393,37 @@ class Oracle:
                         self._violated("the order of a thread is kept", what, other, id_)
                     last[told.projection, key, epoch, told.thread] = (version, id_)
 
+    def _judge_halts(self) -> None:
+        """Between an event that halted its key and an operator's success nothing is folded into that key."""
+        releases: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        under_way: dict[str, Line] = {}
+        for line in self.lines:
+            if line["what"] == "attempt" and line["of"] in _RELEASES and line["projection"] == Halts.name:
+                under_way[line["number"]] = line
+            elif line["what"] == "attempted":
+                attempt = under_way.pop(line["number"], None)
+                if attempt is not None and line.get("error") not in _STILL_HALTED:
+                    releases[attempt["key"]].append((attempt["at"], line["at"]))
+        for unknown in under_way.values():
+            releases[unknown["key"]].append((unknown["at"], inf))
+        tried = {line["id"]: line["at"] for line in self.lines if line["what"] == "try"}
+        ends = [(line, self.events[line["id"]]) for line in self.lines if line["what"] == "ended"]
+        halts: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for line, told in ends:
+            if told.projection == Halts.name and line.get("error") in _LETTER_ERRORS:
+                began = line["at"]
+                until = min(
+                    (max(start, began) for start, end in releases[line["key"]] if end > began), default=inf
+                )
+                halts[line["key"]].append((began, until))
+        for line, told in ends:
+            if told.projection == Halts.name and "epoch" in line:
+                for began, until in halts[line["key"]]:
+                    if began < tried[line["id"]] and line["at"] < until:
+                        what = f"{line['id']} was folded into {line['key']!r}, which was halted from {began} to {until}"
+                        self._violated("a halted key waits", what, line["id"])
+                        break
+
     def _judge_own(self) -> None:
         written: dict[str, Counter[int]] = defaultdict(Counter)
         maybe: Counter[str] = Counter()
@@ -431,4 +468,4 @@ class Oracle:
                 line for line in self.lines
                 if line.get("id") in wanted or wanted & set(line.get("ids", ())) or line.get("number") in numbers
             ]  # fmt: skip
-        self.violations.append(Violation(promise, what, lines))
+        self.violations.append(Violation(promise, what, sorted(lines, key=itemgetter("at"))))

@@ -28,7 +28,7 @@ from keyfold.actors import (
     Receipt,
 )
 from keyfold.store import Position, VersionConflict
-from world import EVENT_OF, ILL_TYPED, KEYS, OWN, POISON, Echoes, Halts, Letters, limits
+from world import EVENT_OF, ILL_TYPED, KEYS, OWN, POISON, SLOW, Echoes, Halts, Letters, limits
 
 THREADS = 3
 PATIENCE = 30.0
@@ -320,7 +320,8 @@ def mayflies(url: str, journal: Journal, name: str, seed: str, stopping: threadi
         settings = limits(chance) | {"in_flight_limit": 500, "mailbox_limit": 200, "dispatch_timeout": 0.1}
         life = Life(url, journal, f"{name}m{number}", f"{seed} {number}", **settings)
         for _ in range(chance.choice([1, 20, 200])):
-            life.dispatch(Letters.name, chance.sample(KEYS, chance.choice([1, 2])), life.name)
+            then = SLOW if chance.random() < 0.2 else ""
+            life.dispatch(Letters.name, chance.sample(KEYS, chance.choice([1, 2])), life.name, then)
         life.stopping.set()
         life.close(chance.choice([0.0, 0.2, 0.2, 2.0]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ KEYS = ["a", "b c", "d/é", "f"]
 OWN = "chaos.own"
 """The name of the values that are written without a projection."""
 
+SLOW = "slow"
+"""Keeps a dispatcher thread for a moment, so that a close finds a backlog."""
 POISON = ("poison", "exit", "unprintable")
 """Raised by ``apply`` unless the process has mended it."""
 ILL_TYPED = ("list", "nan", "infinity", "unencodable", "list in event", "nan in event")
@@ -83,6 +86,8 @@ class _Logs:
         if event.then in POISON and not self.mended:
             raise {"poison": ValueError, "exit": SystemExit, "unprintable": Unprintable}[event.then](event.id)
         match event.then:
+            case "slow":
+                threading.Event().wait(0.02)
             case "list":
                 state.text = [event.id]  # type: ignore[assignment]
             case "nan":
