@@ -175,7 +175,7 @@ class Life:
         projection = Letters.name if chance.random() < 0.7 else Halts.name
         keys = chance.sample(KEYS, chance.choice([1, 1, 1, 2, 3]))
         then = ""
-        if chance.random() < (0.02 if projection == Letters.name else 0.005):
+        if chance.random() < (0.02 if projection == Letters.name else 0.01):
             then = chance.choice(POISON + ILL_TYPED)
         size = chance.choice([0, 0, 0, 0, 0, 0, 300, 12_000 if chance.random() < 0.9 else 45_000])
         return self.dispatch(projection, keys, thread, then, size)
@@ -183,18 +183,17 @@ class Life:
     def _operator(self) -> None:
         chance = random.Random(f"{self.seed} operator")
         while not self.stopping.wait(chance.uniform(0.0, 0.03)):
-            # More often on halted keys: nothing goes on there before it is dealt with.
             key = chance.choice(KEYS)
             match chance.randrange(10):
                 case 0:
                     self._replace(chance.choice([Letters.name, Echoes.name, Halts.name]), key, chance)
-                case 1 | 2:
+                case 1 | 2 | 3:
                     state = self._attempt("read", self.runtimes[Letters.name].read, key)
                     if state is not None and state.half:
                         self.journal.note("half read", key=key, id=state.half)
-                case 3 | 4:
+                case 4 | 5:
                     self._retry_or_skip(Letters.name, chance)
-                case 5:
+                case 6:
                     self._retry_or_skip(Halts.name, chance)
                 case _:
                     self._resume(key, chance)
