@@ -20,9 +20,10 @@ _LETTER_ERRORS = {"ApplyError", "KeyHalted"}
 _REFUSALS = {"MailboxFull", "Closed", "InvalidEvent", "InvalidKey"}
 _TOLD = _LETTER_ERRORS | _REFUSALS | {"BroadcastError"}
 _UNCERTAIN = {"StoreError", "StoreUnavailable", "ProjectionError", "Closed", "CommitInDoubt"}
+_CLOSED_IN_BETWEEN = {"StoreError", "StoreUnavailable", "CommitInDoubt"}
 _RELEASES = {"resume", "retry", "skip"}
-_STILL_HALTED = {"ApplyError", "KeyHalted", "InvalidEvent", "LetterNotFound"}
-"""Of a resume or a retry: nothing that was parked has become less."""
+_STILL_HALTED = {"ApplyError", "KeyHalted", "InvalidEvent"}
+"""After a resume or a retry. (LetterNotFound may mean that the key was no longer halted.)"""
 _LATE = 3.0
 _SHOWN = 30
 

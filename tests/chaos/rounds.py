@@ -25,12 +25,15 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
 
 import psycopg2
 from journal import read_journals
 from keyfold.actors import ProjectionSystem
 from keyfold.store import SnapshotStore
 from oracle import Final, Letter, Oracle, Row, Violation
+from support.postgres import PostgresServer
+from support.tcp_proxy import TcpProxy
 from world import EVENT_OF, KEYS, OWN, Echoes, Halts, Letters
 
 HERE = Path(__file__).parent
@@ -50,11 +53,13 @@ class Round(NamedTuple):
 class Trouble:
     """Locks and kills, from outside of the processes."""
 
-    def __init__(self, url: str, seed: str) -> None:
+    def __init__(self, url: str, seed: str, proxy: TcpProxy | None) -> None:
         self.counts: Counter[str] = Counter()
-        self._url, self._seed = url, seed
+        self._url, self._seed, self._proxy = url, seed, proxy
         self._stopping = threading.Event()
-        parts = [self._kill_backends, self._lock_rows] if url.startswith("postgresql") else [self._lock_file]
+        parts = [self._lock_file]
+        if proxy is not None:
+            parts = [self._kill_backends, self._lock_rows, self._lose_commits]
         self._threads = [threading.Thread(target=self._run, args=(part,)) for part in parts]
 
     def __enter__(self) -> Self:
@@ -91,6 +96,12 @@ class Trouble:
             if pids := sorted(pid for (pid,) in cursor.fetchall()):
                 cursor.execute("SELECT pg_terminate_backend(%s)", (chance.choice(pids),))
 
+    def _lose_commits(self, chance: random.Random) -> None:
+        """The answer to a COMMIT gets lost, or the COMMIT itself: nobody can tell which."""
+        assert self._proxy is not None
+        lose = self._proxy.swallow_reply_to if chance.random() < 0.7 else self._proxy.cut_before
+        lose(b"COMMIT")
+
     def _lock_rows(self, chance: random.Random) -> None:
         with closing(psycopg2.connect(self._url)) as connection:
             cursor = connection.cursor()
@@ -109,6 +120,9 @@ def play(url: str, seed: str, seconds: float, folder: Path) -> Round:
     for key in KEYS:
         store.write(OWN, key, {"count": 0})
     logs = folder / "stderr"
+    parts = urlsplit(url)
+    proxy = TcpProxy(parts.port) if parts.port else None
+    their_url = url if proxy is None else url.replace(f":{parts.port}/", f":{proxy.port}/")
     killed: set[str] = set()
     with logs.open("w") as stderr:
 
@@ -116,7 +130,7 @@ def play(url: str, seed: str, seconds: float, folder: Path) -> Round:
             command = [
                 sys.executable,
                 str(HERE / "worker.py"),
-                url,
+                their_url,
                 str(folder),
                 name,
                 f"{seed} {name}",
@@ -128,7 +142,7 @@ def play(url: str, seed: str, seconds: float, folder: Path) -> Round:
 
         began = monotonic()
         workers = {"A": start("A", seconds), "B": start("B", seconds)}
-        with Trouble(url, seed) as trouble:
+        with Trouble(url, seed, proxy) as trouble:
             if chance.random() < 0.5:
                 with suppress(subprocess.TimeoutExpired):
                     workers["B"].wait(seconds * chance.uniform(0.3, 0.8))
@@ -140,6 +154,8 @@ def play(url: str, seed: str, seconds: float, folder: Path) -> Round:
                 workers["A"].wait(max(0.0, seconds - (monotonic() - began)))
         for worker in workers.values():
             worker.wait()
+        if proxy is not None:
+            proxy.close()
     lines = read_journals(folder)
     final = read_final(url)
     oracle = Oracle(lines, final, killed=killed)
@@ -201,8 +217,6 @@ def fresh_database(kind: str, folder: Path, servers: dict[str, Any]) -> Iterator
         yield f"sqlite:///{folder}/chaos.db"
         return
     if kind not in servers:
-        from support.postgres import PostgresServer  # noqa: PLC0415  # only where PostgreSQL is wanted
-
         servers[kind] = PostgresServer(durable=False)
         servers[kind].start()
     name = servers[kind].create_database()
