@@ -412,9 +412,10 @@ class Oracle:
         halts: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for line, told in ends:
             if told.projection == Halts.name and line.get("error") in _LETTER_ERRORS:
-                began = line["at"]
+                began, asked = line["at"], tried[line["id"]]
+                # A success since the dispatch may have come after the halt, of which the Receipt tells later.
                 until = min(
-                    (max(start, began) for start, end in releases[line["key"]] if end > began), default=inf
+                    (max(start, began) for start, end in releases[line["key"]] if end > asked), default=inf
                 )
                 halts[line["key"]].append((began, until))
         for line, told in ends:
