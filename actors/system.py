@@ -281,8 +281,12 @@ class ProjectionSystem:
                 self._check_open()
                 if self._readers is None:
                     readers = Readers(self.store, seconds=self.settings.read_timeout)
-                    readers.start()
-                    self._readers = readers
+                    try:
+                        readers.start()
+                        self._readers = readers
+                    except BaseException:
+                        readers.stop(int, _ABORT_SECONDS)
+                        raise
                     self._close_at_exit()
                 readers = self._readers
         return readers.submit(ask, seconds)

@@ -31,7 +31,7 @@ class Timer:
         """Make a call in so many seconds, after ``stop`` at once. It has to be short, and may not wait."""
         with self._changed:
             heapq.heappush(self._due, (monotonic() + seconds, next(self._number), call))
-            if self._thread is None or self._ended:
+            if self._thread is None or self._ended or not self._thread.is_alive():
                 self._ended = False
                 thread = threading.Thread(target=self._run, name="keyfold-timer", daemon=True)
                 thread.start()

@@ -150,12 +150,12 @@ class PostgresDialect:
         written = [(save.name, save.key) in found for save in saves] + amended
         try:
             database.execute_sql("COMMIT")
+            return written
         except Exception as error:
             if _sqlstate(error).startswith(_DEFINITE):
                 raise
             msg = f"the answer to a COMMIT got lost: {error}"
             raise CommitInDoubt(msg, turn=turn, written=written) from error
-        return written
 
     def locked(self, database: peewee.Database, addresses: Sequence[Address]) -> set[Address]:
         """Return the addresses whose rows another transaction has locked at the moment."""

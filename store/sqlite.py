@@ -82,6 +82,8 @@ class SqliteDialect:
         now = datetime.now(UTC).isoformat()
         connection: sqlite3.Connection = database.connection()
         cursor = connection.cursor()
+        written: list[bool] | None = None
+        ends = False
         try:
             cursor.execute("BEGIN IMMEDIATE")
             written = _write_all(cursor, saves, now)
@@ -94,12 +96,15 @@ class SqliteDialect:
             if letters:
                 cursor.executemany(_BURY, [(*letter, now) for letter in letters])
             self._file.check_connection(database)
+            ends = True
             cursor.execute("COMMIT")
-        except BaseException:
+            return written
+        except BaseException as error:
             if connection.in_transaction:
                 cursor.execute("ROLLBACK")
+            elif ends and not isinstance(error, sqlite3.Error):
+                return written  # whatever was raised came after the COMMIT: done again, it would count twice
             raise
-        return written
 
     def locked(self, database: peewee.Database, addresses: Sequence[Address]) -> set[Address]:  # noqa: ARG002
         """Return nothing: the whole file is locked, or none of it."""
