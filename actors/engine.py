@@ -179,8 +179,10 @@ class Engine:
         return self._writer_facts.trouble
 
     def _trouble(self) -> str:
-        trouble = self._writer_facts.trouble
-        return f"; the database is in trouble: {trouble}" if trouble else ""
+        facts = self._writer_facts
+        if facts.trouble:
+            return f"; the database is in trouble: {facts.trouble}"
+        return f"; some rows can't be written at the moment: {facts.waiting_reason}" if facts.waiting_reason else ""
 
     def writer_facts(self) -> dict[str, Any]:
         """Return what the SnapshotWriter counted."""
