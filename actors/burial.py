@@ -9,9 +9,9 @@ from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..store import DeadLetter, Position, ProjectionError, StoreError, StoreUnavailable
+from ..store import DeadLetter, Position, ProjectionError, StoreError
 from ..store.describe import describe
-from .errors import ApplyError
+from .errors import ApplyError, NewerRow
 from .receipt import Delivery
 
 if TYPE_CHECKING:
@@ -146,13 +146,13 @@ def undecodable_row(projection: str, key: str, position: Position | None, cause:
     return error
 
 
-def newer_row(projection: str, key: str | None, found: int, known: int) -> StoreUnavailable:
+def newer_row(projection: str, key: str | None, found: int, known: int) -> NewerRow:
     """Say that a newer release has written a row, which this one leaves alone: another process can be asked."""
     msg = (
         f"{projection}: the row{f' of key {key!r}' if key else ''} has schema {found}, this process knows {known} "
         "at most: a newer release has written it. The row is untouched; run the newer release"
     )
-    return StoreUnavailable(msg, projection=projection, key=key)
+    return NewerRow(msg, projection=projection, key=key)
 
 
 def crash_error(projection: str, key: str, cause: BaseException) -> ProjectionError:

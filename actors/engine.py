@@ -182,7 +182,11 @@ class Engine:
         facts = self._writer_facts
         if facts.trouble:
             return f"; the database is in trouble: {facts.trouble}"
-        return f"; some rows can't be written at the moment: {facts.waiting_reason}" if facts.waiting_reason else ""
+        return (
+            f"; some rows can't be written at the moment: {facts.waiting_reason}"
+            if facts.waiting_reason
+            else ""
+        )
 
     def writer_facts(self) -> dict[str, Any]:
         """Return what the SnapshotWriter counted."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from pykka import ActorDeadError
 
-from ..store import Position, ProjectionError
+from ..store import Position, ProjectionError, StoreError
 
 
 class NotStarted(ProjectionError):
@@ -95,6 +95,13 @@ def key_halted(projection: str, key: str, position: Position | None) -> KeyHalte
 
 class LetterNotFound(ProjectionError):
     """There is no such dead letter, it is not its turn, or somebody else has dealt with it."""
+
+
+class NewerRow(StoreError):
+    """A newer release has written the row, in a shape that this one does not know. It is left alone.
+
+    In a rolling release another process can be asked, which runs that one.
+    """
 
 
 class StateNotFound(ProjectionError):

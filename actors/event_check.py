@@ -54,6 +54,14 @@ def make_event_check(event_class: type, codec: Codec | None, max_bytes: int, *, 
         return thorough
 
 
+def has_json_form(event_class: type) -> bool:
+    """Return whether msgspec knows how objects of a class look in JSON, whatever their parts are."""
+    try:
+        return not isinstance(inspect.type_info(event_class), inspect.CustomType)
+    except Exception:
+        return False
+
+
 def _thorough_check(codec: Codec, max_bytes: int, *, required: bool) -> EventCheck:
     encode, decode = codec.encode, codec.decode
 

@@ -16,7 +16,7 @@ from .degraded import Degraded
 from .dispatcher import on_dispatcher_thread
 from .errors import InvalidEvent, InvalidState, StateNotFound, WouldDeadlock
 from .event_bus import MAX_CLASSES
-from .event_check import EventCheck, make_event_check
+from .event_check import EventCheck, has_json_form, make_event_check
 from .projection import EventT, Projection, StateT, delta_type, event_types, overrides_keys
 from .receipt import Applied, Delivery, JointReceipt, Receipt
 
@@ -115,9 +115,9 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             codec = Codec(event_class, encode_hook=projection.encode_hook, decode_hook=projection.decode_hook)
         except Exception:
             codec = None  # msgspec knows nothing of the class
-        check = make_event_check(
-            event_class, codec, self._system.settings.event_bytes, required=projection.on_error == "halt"
-        )
+        # A key that halts parks its events, which have to be folded later: it takes no classes without JSON.
+        required = projection.on_error == "halt" and not has_json_form(event_class)
+        check = make_event_check(event_class, codec, self._system.settings.event_bytes, required=required)
         if len(self._checks) >= MAX_CLASSES:
             self._checks = {}  # an app that makes classes as it goes must not have all of them kept
         self._checks[event_class] = check

@@ -21,7 +21,7 @@ from werkzeug.exceptions import (
 )
 from wsproto.utilities import ProtocolError
 
-from ..actors import Closed, channel_of
+from ..actors import Closed, NewerRow, channel_of
 from ..store import Position, StoreError, StoreUnavailable
 from .admin import add_admin
 from .admission import Place, TooManyConnections
@@ -81,6 +81,7 @@ def make_blueprint(settings: WebSettings) -> Blueprint:
     blueprint.teardown_request(_free_place)
     blueprint.register_error_handler(HTTPException, _as_json)
     blueprint.register_error_handler(StoreUnavailable, _try_again)
+    blueprint.register_error_handler(NewerRow, _try_again)
     blueprint.register_error_handler(Closed, _try_again)
     blueprint.register_error_handler(StoreError, _refused)
     return blueprint
@@ -244,7 +245,7 @@ def _as_json(error: HTTPException) -> Response:
 
 
 def _try_again(error: Exception) -> Response:
-    """The database is away or too slow, or this process ends: the same request is right a little later."""
+    """The database is away or too slow, this process ends or is of an older release: later the request is right."""
     return _as_json(ServiceUnavailable(str(error), retry_after=_RETRY_SECONDS))
 
 

@@ -662,11 +662,19 @@ def test_a_row_that_cannot_be_shown_is_500_and_not_503(
     """No request changes it by itself, so nobody is told to come back; it is logged."""
     totals = operated.system.runtime("test.totals")
     totals.apply_event(Added("a"), DEADLINE)
-    damage(operated.system, "a", schema=2)
+    damage(operated.system, "a", schema=0)
     answer: Any = operated.app.test_client().get("/projection/test.totals/a")
     assert (answer.status_code, "Retry-After" in answer.headers) == (500, False)
-    assert "newer release" in answer.json["error"]["message"]
+    assert "does not decode" in answer.json["error"]["message"]
     assert [record.name for record in caplog.records if record.levelname == "ERROR"] == ["keyfold.routes"]
+
+
+def test_a_row_of_a_newer_release_is_503(operated: Operated) -> None:
+    """In a rolling release another process has an answer."""
+    operated.system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
+    damage(operated.system, "a", schema=2)
+    answer: Any = operated.app.test_client().get("/projection/test.totals/a")
+    assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
 
 
 # -- metrics, signals, spans, logs
