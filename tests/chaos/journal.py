@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from pathlib import Path
 from time import monotonic
@@ -34,3 +35,9 @@ def read_journals(folder: Path) -> list[Line]:
         for number, text in enumerate(path.read_text().split("\n")[:-1], 1):
             lines.append(json.loads(text) | {"in": f"{path.stem}:{number}"})
     return lines
+
+
+def id_of(event: str) -> str:
+    """Return the name of the event in a letter: of its JSON, or of its repr where it has no JSON."""
+    found = re.search(r"""\bid["']?[:=]["']([\w.]+)""", event)
+    return "?" if found is None else found[1]

@@ -228,7 +228,8 @@ def fresh_database(kind: str, folder: Path, servers: dict[str, Any]) -> Iterator
 
 def report(round_: Round, command: str) -> str:
     """Return all that a person needs who reads of a violation."""
-    found = "\n\n".join(map(str, round_.violations[:5]))
+    first = {one.promise: one for one in reversed(round_.violations)}
+    found = "\n\n".join(str(one) for one in round_.violations if one is first[one.promise])
     by_promise = Counter(one.promise for one in round_.violations)
     return f"{len(round_.violations)} violations: {dict(by_promise)}\nagain: {command}\n\n{found}\n\n{round_.counts}\n{round_.log}"
 

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any
 
 import psycopg2
+from journal import id_of
 from keyfold.actors import (
     ApplyError,
     Broadcaster,
@@ -312,7 +313,7 @@ class Scenario:
         letters = self._system().runtime("fault.books").dead_letters
         self._books.mended = True
         for number, letter in enumerate(letters.find()):
-            id_, account = json.loads(letter.event)["id"], self._account("fault.books", letter.key)
+            id_, account = id_of(letter.event), self._account("fault.books", letter.key)
             account.letters.discard(id_)
             account.may.discard(id_)
             if number % 3 == 2:
@@ -500,13 +501,13 @@ class Scenario:
         self._judge_afterlife()
 
     def _judge_connections(self) -> None:
-        for attempt in range(10):
-            count = self.database.connections()
+        count = self.database.connections()
+        for _ in range(10):
             if not count:
                 return
-            if not attempt:
-                gc.collect()  # a connection in a cycle
+            gc.collect()  # a connection in a cycle
             threading.Event().wait(0.02)  # a backend of PostgreSQL needs a moment to leave
+            count = self.database.connections()
         self.outcome.violated(f"{count} database connections are left")
 
     def _judge_rows(self) -> None:
@@ -519,7 +520,7 @@ class Scenario:
             if name != "fault.own"
         }
         letters = Counter(
-            (name, key, json.loads(event)["id"])
+            (name, key, id_of(event))
             for name, key, event in self.database.ask(
                 "SELECT projection_name, key, event FROM projection_dead_letters"
             )
@@ -578,6 +579,8 @@ class Scenario:
                 snapshot = system.runtime(name).snapshot(key)
                 expected[name, key] = 0 if snapshot is None else snapshot.version
             parked = runtime.dead_letters.find("h", parked=True)
+            while parked and not parked[0].event.startswith("{"):
+                runtime.dead_letters.skip(parked.pop(0).id)  # a repr is for people only
             if parked:
                 expected["fault.halting", "h"] = expected.get(("fault.halting", "h"), 0) + len(parked)
                 runtime.dead_letters.resume("h")

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any
 
 import psycopg2
-from journal import Journal
+from journal import Journal, id_of
 from keyfold.actors import (
     Applied,
     Broadcaster,
@@ -213,7 +213,7 @@ class Life:
         if not found:
             return
         letter = found[0] if chance.random() < 0.7 else chance.choice(found)
-        id_, skips = json.loads(letter.event)["id"], chance.random() < 0.5
+        id_, skips = id_of(letter.event), chance.random() < 0.5
         facts = {"projection": projection, "id": id_, "letter": letter.id}
         self._mend(chance)
         if skips:
@@ -340,7 +340,7 @@ def connections_to(url: str, name: str) -> int:
         with closing(psycopg2.connect(url.partition("?")[0])) as connection:
             cursor = connection.cursor()
             cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", (name,))
-            return int(cursor.fetchone()[0])
+            return sum(count for (count,) in cursor.fetchall())
     file = url.removeprefix("sqlite:///")
     count = 0
     for number in os.listdir("/proc/self/fd"):  # noqa: PTH208
@@ -370,11 +370,13 @@ def main() -> None:
     left = [t for t in threading.enumerate() if t is not threading.main_thread()]
     for thread in left:
         thread.join(2)
+    connections = connections_to(url, name)
     for _ in range(20):
-        if not (connections := connections_to(url, name)):
+        if not connections:
             break
         gc.collect()
         threading.Event().wait(0.05)
+        connections = connections_to(url, name)
     journal.note(
         "ended well",
         threads=[thread.name for thread in left if thread.is_alive()],
