@@ -1,4 +1,4 @@
-"""One process of a round: ``python worker.py URL FOLDER NAME SEED SECONDS``. Everything it learns is in its journal."""
+"""One process of a round: ``python worker.py URL FOLDER NAME SEED SECONDS``. It keeps a journal."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ class NotedBroadcaster(Broadcaster):
     ) -> None:
         """Note the new epoch."""
         self._journal.note(
-            "replaced", system=self._system, projection=projection, key=key, epoch=position.epoch, version=position.version
+            "replaced", system=self._system, projection=projection, key=key, epoch=position.epoch,
+            version=position.version,
         )  # fmt: skip
 
     def invalidate(self, projection: str, key: str) -> None:
@@ -92,7 +93,7 @@ class Life:
     def dispatch(
         self, projection: str, keys: list[str], thread: str, then: str = "", size: int = 0
     ) -> Receipt | None:
-        """Dispatch an event, and note what comes of it."""
+        """Dispatch an event, and note its outcome."""
         id_ = self.new_id()
         event = EVENT_OF[projection](id_, keys, then, "x" * size)
         if then == "list in event":
@@ -264,7 +265,7 @@ class Life:
     # -- the end
 
     def see_off(self) -> None:
-        """Wait for all Receipts, look at the facts, close, look at what is left."""
+        """Wait for all Receipts, note the facts, close."""
         system = self.system
         settled = system.settle(PATIENCE)
         undone = self.undone(PATIENCE)
@@ -274,7 +275,8 @@ class Life:
         self.journal.note(
             "settled", settled=settled, undone=undone, in_flight=facts["in_flight"],
             actors={
-                name: [one["spawned"], one["retired"], one["live"]] for name, one in self._stable_actors().items()
+                name: [one["spawned"], one["retired"], one["live"]]
+                for name, one in self._stable_actors().items()
             },
         )  # fmt: skip
         self.close(20.0)
