@@ -59,8 +59,8 @@ def point_of(code: CodeType, line: int, role: str) -> Point:
 def lines_of(code: CodeType) -> frozenset[int]:
     """Return the lines of a function on which something can be raised.
 
-    A line that only begins a ``try`` is left out. In CPython 3.11 it is a NOP which an enclosing ``with`` does
-    not guard: an exception there would leave a lock held, but no signal is ever handled there.
+    A line that only begins a ``try`` is left out. In CPython 3.11 it is a NOP that an outer ``with`` does not
+    guard: an exception there would leave a lock held, but no signal is ever handled there.
     """
     nop = dis.opmap["NOP"]
     return frozenset(

@@ -468,6 +468,8 @@ class Oracle:
             }
             lines = [
                 line for line in self.lines
-                if line.get("id") in wanted or line.get("number") in numbers or wanted & set(line.get("ids", ()))
+                if line.get("id") in wanted
+                or line.get("number") in numbers
+                or wanted & set(line.get("ids", ()))
             ]  # fmt: skip
         self.violations.append(Violation(promise, what, sorted(lines, key=itemgetter("at"))))

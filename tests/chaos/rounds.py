@@ -2,9 +2,9 @@
 
     python tests/chaos/rounds.py --seed 7 --round 12 --database sqlite
 
-Each round has a fresh database, two processes (tests/chaos/worker.py), and limits drawn by its seed. Meanwhile,
+Each round has a fresh database, two processes (tests/chaos/worker.py), and limits drawn by its seed. Then
 connections are killed, rows and files are locked, and in every other round a process is killed by SIGKILL and
-replaced. Then the oracle compares the journals of the processes with the rows. The first violation ends it.
+replaced. At the end the oracle compares the journals of the processes with the rows. The first violation ends it.
 """
 
 from __future__ import annotations

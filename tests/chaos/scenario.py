@@ -1,6 +1,6 @@
 """A short life of a system that executes nearly every line of actors/ and store/, and its judge.
 
-The thread CALLER goes through it step by step. Each step notes beforehand which events may end up in which key,
+The thread CALLER goes through it step by step. Each step notes beforehand which events may reach which key,
 so that it can be judged wherever it was interrupted.
 """
 
@@ -260,7 +260,8 @@ class Scenario:
     def _make(self) -> None:
         system = ProjectionSystem(
             self.database.url, broadcaster=self.broadcaster, dispatcher_threads=1, max_live_actors=8,
-            mailbox_limit=3, in_flight_limit=6, dispatch_timeout=PATIENCE, turn_limit=64, commit_limit=8, report_seconds=0.1,
+            mailbox_limit=3, in_flight_limit=6, dispatch_timeout=PATIENCE, turn_limit=64, commit_limit=8,
+            report_seconds=0.1,
         )  # fmt: skip
         self.system = system
         books, _ = system.register(self._books), system.register(self._halting)
