@@ -32,7 +32,7 @@ class Run(NamedTuple):
 
 
 def errors_for(role: str) -> tuple[type[BaseException], ...]:
-    """Return what may happen at any line of a thread: signals in the application's, defects in the library's."""
+    """Return the exceptions for a role: those of signal handlers for the caller, defects for our threads."""
     return (KeyboardInterrupt, SystemExit) if role == CALLER else (RuntimeError, MemoryError)
 
 
@@ -69,7 +69,7 @@ def play(url: str, trace: Callable[..., Any], disarm: Callable[[], None] = lambd
 
 
 def _close_for(scenario: Scenario, caller: threading.Thread) -> None:
-    """Close the system, as a signal handler or another thread would, under a caller who waits for an answer."""
+    """Close the system from another thread, while the caller waits for an answer."""
     outcome, system = scenario.outcome, scenario.system
     where = _where(caller)
     outcome.notes.append(f"{outcome.step} waited for the close, in {where}")

@@ -1,4 +1,4 @@
-"""Raises an exception at one chosen line of the library, the first time that a chosen kind of thread comes to it."""
+"""Raises an exception at a line of the library, the first time that a thread of a given role comes to it."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def point_of(code: CodeType, line: int, role: str) -> Point:
 def lines_of(code: CodeType) -> frozenset[int]:
     """Return the lines of a function on which something can be raised.
 
-    Not those that do nothing but begin a ``try``: their NOP is outside of the block that an enclosing ``with`` guards
-    (CPython 3.11), so an exception there would leave a lock held, and no signal is ever handled there.
+    A line that only begins a ``try`` is left out. In CPython 3.11 it is a NOP that an outer ``with`` does not
+    guard: an exception there would leave a lock held, but no signal is ever handled there.
     """
     nop = dis.opmap["NOP"]
     return frozenset(

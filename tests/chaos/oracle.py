@@ -1,7 +1,7 @@
-"""Judges a round by the journals of its processes and by what the database holds in the end.
+"""Judges a round by the journals of its processes and by the rows and letters in the end.
 
-An event is known by its name; a *part* is one event for one key. Evidence for where a part was folded is a place
-(epoch, version): the Receipt says one, the broadcaster was told one, the final row shows one. All must agree.
+Each event has a name; a *part* is one event for one key. The Receipt, the broadcaster and the final row each
+tell the place (epoch, version) at which a part was folded. All of them must agree.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Letter(NamedTuple):
 
 @dataclass
 class Final:
-    """What the database holds after the round."""
+    """The tables after the round."""
 
     rows: dict[tuple[str, str], Row]
     letters: list[Letter]
@@ -79,7 +79,7 @@ class Violation(NamedTuple):
 
 @dataclass
 class Told:
-    """An event, and what its process was told about it."""
+    """An event, and the answers that its process got."""
 
     projection: str
     keys: list[str]
@@ -112,7 +112,7 @@ class Oracle:
         self.uncertain_ids: set[str] = set()
 
     def judge(self) -> list[Violation]:
-        """Return what was violated, most telling first."""
+        """Return the violations."""
         self._read_journals()
         self._read_final()
         self._judge_processes()
@@ -147,7 +147,7 @@ class Oracle:
             if line["what"] == "try":
                 facts = {name: line[name] for name in ("projection", "keys", "thread", "then", "size")}
                 self.events[line["id"]] = Told(**facts, system=line["id"].partition(".")[0])
-        for line in self.lines:  # what another process says of these events
+        for line in self.lines:  # another process may speak of these events, too
             match line["what"]:
                 case "refused":
                     self.events[line["id"]].refused = line["error"]
@@ -212,13 +212,13 @@ class Oracle:
             try:
                 event = json.loads(letter.event)
             except ValueError:
-                what = f"letter {letter.id} of {letter.projection} {letter.key!r} is no JSON: {letter.event[:100]}"
+                what = f"letter {letter.id} of {letter.key!r} is no JSON: {letter.event[:100]}"
                 self._violated("letters are kept whole", what)
                 continue
             self.letters[letter.projection, letter.key, event["id"]] += 1
             told = self.events.get(event["id"])
             if told is None or len(event["pad"]) != told.size:
-                what = f"letter {letter.id} of {event['id']} has {len(event['pad'])} characters, not as dispatched"
+                what = f"letter {letter.id} of {event['id']} is not as it was dispatched"
                 self._violated("letters are kept whole", what, event["id"])
 
     # -- promises
@@ -296,7 +296,7 @@ class Oracle:
             if row is not None and epoch == row.epoch:
                 log = [] if row.state is None else row.state["log"]
                 if log[version - 1 : version] != [id_]:
-                    what = f"{id_} was version {version} of {name} {key!r}, where {log[version - 1 : version]} stands"
+                    what = f"{id_} was version {version} of {name} {key!r}, not {log[version - 1 : version]}"
                     self._violated("committed is committed", what, id_)
             elif (name, key) not in self.replaced:
                 what = (
@@ -422,7 +422,7 @@ class Oracle:
             if told.projection == Halts.name and "epoch" in line:
                 for began, until in halts[line["key"]]:
                     if began < tried[line["id"]] and line["at"] < until:
-                        what = f"{line['id']} was folded into {line['key']!r}, which was halted from {began} to {until}"
+                        what = f"{line['id']} was folded into {line['key']!r}, halted from {began} to {until}"
                         self._violated("a halted key waits", what, line["id"])
                         break
 
@@ -468,6 +468,8 @@ class Oracle:
             }
             lines = [
                 line for line in self.lines
-                if line.get("id") in wanted or wanted & set(line.get("ids", ())) or line.get("number") in numbers
+                if line.get("id") in wanted
+                or line.get("number") in numbers
+                or wanted & set(line.get("ids", ()))
             ]  # fmt: skip
         self.violations.append(Violation(promise, what, sorted(lines, key=itemgetter("at"))))

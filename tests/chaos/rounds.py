@@ -2,9 +2,9 @@
 
     python tests/chaos/rounds.py --seed 7 --round 12 --database sqlite
 
-Each round has a fresh database, two processes (tests/chaos/worker.py), and limits drawn by its seed. Meanwhile
-connections are killed, rows and files locked, and in every other round one process is killed by SIGKILL and comes
-again. In the end the oracle compares the journals of the processes with the rows. Stops at the first violation.
+Each round has a fresh database, two processes (tests/chaos/worker.py), and limits drawn by its seed. Then
+connections are killed, rows and files are locked, and in every other round a process is killed by SIGKILL and
+replaced. At the end the oracle compares the journals of the processes with the rows. The first violation ends it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import psycopg2
@@ -39,11 +39,12 @@ from world import EVENT_OF, KEYS, OWN, Echoes, Halts, Letters
 HERE = Path(__file__).parent
 SECONDS = 8.0
 """How long the processes of one round live, in ``make chaos``."""
+_MOST_LOG = 20_000
 _KINDS = ("sqlite", "postgresql")
 
 
 class Round(NamedTuple):
-    """What a round came to."""
+    """The outcome of a round."""
 
     violations: list[Violation]
     counts: dict[str, int]
@@ -91,7 +92,8 @@ class Trouble:
             connection.autocommit = True
             cursor = connection.cursor()
             cursor.execute(
-                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name <> ''"
+                "SELECT pid FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name <> ''"
             )
             if pids := sorted(pid for (pid,) in cursor.fetchall()):
                 cursor.execute("SELECT pg_terminate_backend(%s)", (chance.choice(pids),))
@@ -115,54 +117,76 @@ class Trouble:
 
 def play(url: str, seed: str, seconds: float, folder: Path) -> Round:
     """Run one round and judge it."""
-    chance = random.Random(seed)
     store = SnapshotStore(url)
     for key in KEYS:
         store.write(OWN, key, {"count": 0})
-    logs = folder / "stderr"
-    parts = urlsplit(url)
-    proxy = TcpProxy(parts.port) if parts.port else None
-    their_url = url if proxy is None else url.replace(f":{parts.port}/", f":{proxy.port}/")
-    killed: set[str] = set()
-    with logs.open("w") as stderr:
-
-        def start(name: str, seconds: float) -> subprocess.Popen[bytes]:
-            command = [
-                sys.executable,
-                str(HERE / "worker.py"),
-                their_url,
-                str(folder),
-                name,
-                f"{seed} {name}",
-                str(seconds),
-            ]
-            # A program's folder comes first on its path; the helpers' and the library's are handed on.
-            paths = os.pathsep.join(path for path in sys.path if path)
-            return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stderr=stderr)
-
-        began = monotonic()
-        workers = {"A": start("A", seconds), "B": start("B", seconds)}
+    log = folder / "stderr"
+    with ExitStack() as stack:
+        port, proxy, their_url = urlsplit(url).port, None, url
+        if port is not None:
+            proxy = TcpProxy(port)
+            stack.callback(proxy.close)
+            their_url = url.replace(f":{port}/", f":{proxy.port}/")
+        workers = Workers(their_url, seed, folder, stack.enter_context(log.open("w")))
+        stack.callback(workers.kill)
         with Trouble(url, seed, proxy) as trouble:
-            if chance.random() < 0.5:
-                with suppress(subprocess.TimeoutExpired):
-                    workers["B"].wait(seconds * chance.uniform(0.3, 0.8))
-                workers["B"].kill()
-                workers["B"].wait()
-                killed.add("B")
-                workers["C"] = start("C", max(1.0, seconds - (monotonic() - began)))
-            with suppress(subprocess.TimeoutExpired):
-                workers["A"].wait(max(0.0, seconds - (monotonic() - began)))
-        for worker in workers.values():
-            worker.wait()
-        if proxy is not None:
-            proxy.close()
-    lines = read_journals(folder)
+            workers.live(seconds)
+        workers.wait()
     final = read_final(url)
-    oracle = Oracle(lines, final, killed=killed)
+    oracle = Oracle(read_journals(folder), final, killed=workers.killed)
     violations = oracle.judge() + afterlife(url, final)
-    return Round(
-        violations, oracle.counts() | trouble.counts | {"killed": len(killed)}, logs.read_text()[-20_000:]
-    )
+    counts = oracle.counts() | trouble.counts | {"killed": len(workers.killed)}
+    return Round(violations, counts, log.read_text()[-_MOST_LOG:])
+
+
+class Workers:
+    """The processes of a round: A and B, and in every other round C after B was killed."""
+
+    def __init__(self, url: str, seed: str, folder: Path, stderr: IO[str]) -> None:
+        self.killed: set[str] = set()
+        self._arguments = url, str(folder)
+        self._seed, self._stderr = seed, stderr
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def live(self, seconds: float) -> None:
+        """Return when they have begun to end."""
+        chance, began = random.Random(self._seed), monotonic()
+        first, second = self._start("A", seconds), self._start("B", seconds)
+        if chance.random() < 0.5:
+            with suppress(subprocess.TimeoutExpired):
+                second.wait(seconds * chance.uniform(0.3, 0.8))
+            second.kill()
+            second.wait()
+            self.killed.add("B")
+            self._start("C", max(1.0, seconds - (monotonic() - began)))
+        with suppress(subprocess.TimeoutExpired):
+            first.wait(max(0.0, seconds - (monotonic() - began)))
+
+    def wait(self) -> None:
+        """Return when all have ended; one that hangs ends by itself."""
+        for process in self._processes:
+            process.wait()
+
+    def kill(self) -> None:
+        """End those that are left, after an error in the round itself."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    def _start(self, name: str, seconds: float) -> subprocess.Popen[bytes]:
+        command = [
+            sys.executable,
+            str(HERE / "worker.py"),
+            *self._arguments,
+            name,
+            f"{self._seed} {name}",
+            str(seconds),
+        ]
+        # A program's folder comes first on its path; the helpers' and the library's are handed on.
+        paths = os.pathsep.join(path for path in sys.path if path)
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stderr=self._stderr)
+        self._processes.append(process)
+        return process
 
 
 def read_final(url: str) -> Final:
@@ -227,10 +251,12 @@ def fresh_database(kind: str, folder: Path, servers: dict[str, Any]) -> Iterator
 
 
 def report(round_: Round, command: str) -> str:
-    """Return all that a person needs who reads of a violation."""
-    found = "\n\n".join(map(str, round_.violations[:5]))
+    """Return the first violation of each promise, the command that repeats the round, and the log."""
+    first = {one.promise: one for one in reversed(round_.violations)}
+    found = "\n\n".join(str(one) for one in round_.violations if one is first[one.promise])
     by_promise = Counter(one.promise for one in round_.violations)
-    return f"{len(round_.violations)} violations: {dict(by_promise)}\nagain: {command}\n\n{found}\n\n{round_.counts}\n{round_.log}"
+    head = f"{len(round_.violations)} violations: {dict(by_promise)}\nagain: {command}"
+    return f"{head}\n\n{found}\n\n{round_.counts}\n{round_.log}"
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
-"""A short life of a system that comes by nearly every line of actors/ and store/, and what has to hold after it.
+"""A short life of a system that executes nearly every line of actors/ and store/, and its judge.
 
-It is told by the thread CALLER, step by step. Each step says beforehand which events may end up in which key, so
-that it can be judged wherever it was interrupted.
+The thread CALLER goes through it step by step. Each step notes beforehand which events may reach which key,
+so that it can be judged wherever it was interrupted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any
 
 import psycopg2
+from journal import id_of
 from keyfold.actors import (
     ApplyError,
     Broadcaster,
@@ -34,7 +35,7 @@ from keyfold.actors import (
 from keyfold.store import Position, ProjectionError, SnapshotStore
 
 PATIENCE = 0.6
-"""Seconds that a step waits for what does not come before it goes on to close."""
+"""Seconds that a step waits for a Receipt; if it does not end, the system is closed."""
 CLOSE_SECONDS = 0.6
 MARGIN = 3.0
 """Seconds by which a close may be late on a busy machine."""
@@ -71,7 +72,7 @@ class Book:
 
 
 class Books(Projection[Entry, Book]):
-    """Folds Entry into Book. ``mended`` makes good of what was poison before."""
+    """Folds Entry into Book. With ``mended`` no event is poison."""
 
     name = "fault.books"
 
@@ -131,7 +132,7 @@ class FlakyBroadcaster(Broadcaster):
 
 
 class Account:
-    """The events of one key, by what the application was told about them."""
+    """The events of one key, by the answers that the application got."""
 
     def __init__(self) -> None:
         self.must: set[str] = set()
@@ -146,12 +147,12 @@ class Account:
         """Replaced by a rebuild or a wipe: not in the state."""
 
     def replacing(self, ids: set[str]) -> None:
-        """Be prepared for either outcome of a rebuild: what the key holds now, or these."""
+        """Be prepared for either outcome of a rebuild: the events of now, or these."""
         self.may |= self.must | self.either | ids
         self.must, self.either = set(), set()
 
     def replaced(self, before: set[str], ids: set[str]) -> None:
-        """The rebuild succeeded: nothing of what was confirmed before is left."""
+        """The rebuild succeeded: none of the events before it is left."""
         self.must = set(ids)
         self.gone |= before
 
@@ -165,7 +166,7 @@ class Given:
 
 
 class Outcome:
-    """What one run of the scenario came to."""
+    """The outcome of one run of the scenario."""
 
     def __init__(self) -> None:
         self.violations: list[str] = []
@@ -258,8 +259,9 @@ class Scenario:
 
     def _make(self) -> None:
         system = ProjectionSystem(
-            self.database.url, broadcaster=self.broadcaster, dispatcher_threads=1, max_live_actors=8, mailbox_limit=3,
-            in_flight_limit=6, dispatch_timeout=PATIENCE, turn_limit=64, commit_limit=8, report_seconds=0.1,
+            self.database.url, broadcaster=self.broadcaster, dispatcher_threads=1, max_live_actors=8,
+            mailbox_limit=3, in_flight_limit=6, dispatch_timeout=PATIENCE, turn_limit=64, commit_limit=8,
+            report_seconds=0.1,
         )  # fmt: skip
         self.system = system
         books, _ = system.register(self._books), system.register(self._halting)
@@ -297,7 +299,8 @@ class Scenario:
         if rows and rows[0][1]:
             state = json.loads(rows[0][0])
             state["seen"][name], state["folded"] = 1, state["folded"] + 1
-            sql = f"UPDATE projection_snapshots SET state = ?, version = version + 1 {where} AND version = ? RETURNING key"
+            change = "UPDATE projection_snapshots SET state = ?, version = version + 1"
+            sql = f"{change} {where} AND version = ? RETURNING key"
             if database.ask(sql, json.dumps(state), rows[0][1]):
                 self._account("fault.books", "a").must.add(name)
         for _ in range(3):
@@ -312,7 +315,7 @@ class Scenario:
         letters = self._system().runtime("fault.books").dead_letters
         self._books.mended = True
         for number, letter in enumerate(letters.find()):
-            id_, account = json.loads(letter.event)["id"], self._account("fault.books", letter.key)
+            id_, account = id_of(letter.event), self._account("fault.books", letter.key)
             account.letters.discard(id_)
             account.may.discard(id_)
             if number % 3 == 2:
@@ -474,7 +477,7 @@ class Scenario:
     # -- the judge's side
 
     def judge(self, threads_before: set[threading.Thread]) -> None:
-        """Look at what is left. Called on CALLER after the close, with nothing injected any more."""
+        """Look for violations. Called on CALLER after the close; nothing is injected any more."""
         outcome = self.outcome
         outcome.step = "judge"
         for given in self.given:
@@ -500,13 +503,13 @@ class Scenario:
         self._judge_afterlife()
 
     def _judge_connections(self) -> None:
-        for attempt in range(10):
-            count = self.database.connections()
+        count = self.database.connections()
+        for _ in range(10):
             if not count:
                 return
-            if not attempt:
-                gc.collect()  # a connection in a cycle
+            gc.collect()  # a connection in a cycle
             threading.Event().wait(0.02)  # a backend of PostgreSQL needs a moment to leave
+            count = self.database.connections()
         self.outcome.violated(f"{count} database connections are left")
 
     def _judge_rows(self) -> None:
@@ -519,7 +522,7 @@ class Scenario:
             if name != "fault.own"
         }
         letters = Counter(
-            (name, key, json.loads(event)["id"])
+            (name, key, id_of(event))
             for name, key, event in self.database.ask(
                 "SELECT projection_name, key, event FROM projection_dead_letters"
             )
@@ -578,6 +581,8 @@ class Scenario:
                 snapshot = system.runtime(name).snapshot(key)
                 expected[name, key] = 0 if snapshot is None else snapshot.version
             parked = runtime.dead_letters.find("h", parked=True)
+            while parked and not parked[0].event.startswith("{"):
+                runtime.dead_letters.skip(parked.pop(0).id)  # a repr is for people only
             if parked:
                 expected["fault.halting", "h"] = expected.get(("fault.halting", "h"), 0) + len(parked)
                 runtime.dead_letters.resume("h")

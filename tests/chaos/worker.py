@@ -1,4 +1,4 @@
-"""One process of a round: ``python worker.py URL FOLDER NAME SEED SECONDS``. Everything it learns is in its journal."""
+"""One process of a round: ``python worker.py URL FOLDER NAME SEED SECONDS``. It keeps a journal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any
 
 import psycopg2
-from journal import Journal
+from journal import Journal, id_of
 from keyfold.actors import (
     Applied,
     Broadcaster,
@@ -58,7 +58,8 @@ class NotedBroadcaster(Broadcaster):
     ) -> None:
         """Note the new epoch."""
         self._journal.note(
-            "replaced", system=self._system, projection=projection, key=key, epoch=position.epoch, version=position.version
+            "replaced", system=self._system, projection=projection, key=key, epoch=position.epoch,
+            version=position.version,
         )  # fmt: skip
 
     def invalidate(self, projection: str, key: str) -> None:
@@ -92,7 +93,7 @@ class Life:
     def dispatch(
         self, projection: str, keys: list[str], thread: str, then: str = "", size: int = 0
     ) -> Receipt | None:
-        """Dispatch an event, and note what comes of it."""
+        """Dispatch an event, and note its outcome."""
         id_ = self.new_id()
         event = EVENT_OF[projection](id_, keys, then, "x" * size)
         if then == "list in event":
@@ -213,7 +214,7 @@ class Life:
         if not found:
             return
         letter = found[0] if chance.random() < 0.7 else chance.choice(found)
-        id_, skips = json.loads(letter.event)["id"], chance.random() < 0.5
+        id_, skips = id_of(letter.event), chance.random() < 0.5
         facts = {"projection": projection, "id": id_, "letter": letter.id}
         self._mend(chance)
         if skips:
@@ -264,7 +265,7 @@ class Life:
     # -- the end
 
     def see_off(self) -> None:
-        """Wait for all Receipts, look at the facts, close, look at what is left."""
+        """Wait for all Receipts, note the facts, close."""
         system = self.system
         settled = system.settle(PATIENCE)
         undone = self.undone(PATIENCE)
@@ -274,7 +275,8 @@ class Life:
         self.journal.note(
             "settled", settled=settled, undone=undone, in_flight=facts["in_flight"],
             actors={
-                name: [one["spawned"], one["retired"], one["live"]] for name, one in self._stable_actors().items()
+                name: [one["spawned"], one["retired"], one["live"]]
+                for name, one in self._stable_actors().items()
             },
         )  # fmt: skip
         self.close(20.0)
@@ -340,7 +342,7 @@ def connections_to(url: str, name: str) -> int:
         with closing(psycopg2.connect(url.partition("?")[0])) as connection:
             cursor = connection.cursor()
             cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", (name,))
-            return int(cursor.fetchone()[0])
+            return sum(count for (count,) in cursor.fetchall())
     file = url.removeprefix("sqlite:///")
     count = 0
     for number in os.listdir("/proc/self/fd"):  # noqa: PTH208
@@ -370,11 +372,13 @@ def main() -> None:
     left = [t for t in threading.enumerate() if t is not threading.main_thread()]
     for thread in left:
         thread.join(2)
+    connections = connections_to(url, name)
     for _ in range(20):
-        if not (connections := connections_to(url, name)):
+        if not connections:
             break
         gc.collect()
         threading.Event().wait(0.05)
+        connections = connections_to(url, name)
     journal.note(
         "ended well",
         threads=[thread.name for thread in left if thread.is_alive()],

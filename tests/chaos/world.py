@@ -1,4 +1,4 @@
-"""What all processes of a round agree on: events, states, projections, and the limits that the seed draws."""
+"""The events, states and projections of all processes of a round, and the limits that the seed draws."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class HappenedInOrder:
 
 @dataclass
 class Echoed:
-    """What a hook dispatches."""
+    """An event of a hook."""
 
     id: str
     keys: list[str]
