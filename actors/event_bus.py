@@ -152,7 +152,7 @@ class EventBus:
         routes = self._routes
         matching = self._matching(event_type)
         if len(matching) == 1 and matching[0].runtime is not None:
-            route: Route = matching[0].runtime.accept
+            route: Route = matching[0].runtime.acceptor(event_type)
         else:
             route = _Fanout(matching)
         if len(routes) >= MAX_CLASSES:

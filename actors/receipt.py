@@ -7,15 +7,13 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from .broadcaster import Committed
 from .dispatcher import on_dispatcher_thread
 from .errors import WouldDeadlock
-
-if TYPE_CHECKING:
-    from .broadcaster import Committed
 
 _logger = logging.getLogger("keyfold.receipt")
 
@@ -157,9 +155,19 @@ class Delivery(Receipt, eq=False, kw_only=True):
     is_over = done
 
     def result(self, timeout: float | None = None) -> tuple[Applied, ...]:
-        if self._settled is None:
+        settled = self._settled
+        if settled is None:
             self._wait(timeout)
-        return self._outcome()
+            settled = self._settled
+        if type(settled) is not Committed:
+            return self._outcome()  # raises
+        index = self._index
+        try:  # as applied_of, without its call: this runs once for each event
+            delta = settled.decode_delta(settled.deltas[index])
+        except Exception:
+            return self._outcome()
+        version = settled.base_version + index + 1
+        return (Applied(settled.projection, settled.key, settled.epoch, version, delta),)
 
     @staticmethod
     def commit(deliveries: Sequence[Delivery], committed: Committed) -> None:

@@ -52,7 +52,6 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         self._fans_out = overrides_keys(projection)
         # Set when the system starts in this process, so that the hot path asks for nothing else.
         self.supervisor: Supervisor | None = None
-        self.accept: Callable[[Any], Receipt] = self._accept_many if self._fans_out else self._accept_one
 
     # -- events
 
@@ -67,19 +66,31 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             raise InvalidEvent(msg, event=event, projection=self.name)
         return self.accept(event).result(timeout)
 
-    def _accept_one(self, event: EventT) -> Receipt:
-        try:
-            key = self._key(event)
-        except Exception as cause:
-            self._no_key(event, cause)
-        if key is None:
-            return JointReceipt(parts=())
-        if type(key) is not str:
-            key = check_key(key, projection=self.name)
-        reason = (self._checks.get(type(event)) or self._make_check(type(event)))(event)
-        if reason is not None:
-            self._refuse(event, reason)
-        return (self.supervisor or self._start()).deliver(key, event)
+    def accept(self, event: EventT) -> Receipt:
+        """Take an event as the bus does, and return its Receipt. Raises as ``EventBus.dispatch``."""
+        return self.acceptor(type(event))(event)
+
+    def acceptor(self, event_class: type[Any]) -> Callable[[Any], Receipt]:
+        """Return a function that takes events of exactly this class: what a dispatch calls."""
+        if self._fans_out:
+            return self._accept_many
+        # Whatever does not depend on the event is looked up here, once.
+        key_of, check, name = self._key, self._check_of(event_class), self.name
+
+        def accept(event: Any) -> Receipt:
+            try:
+                key = key_of(event)
+            except Exception as cause:
+                self._no_key(event, cause)
+            if key is None:
+                return JointReceipt(parts=())
+            if type(key) is not str:
+                key = check_key(key, projection=name)
+            if (reason := check(event)) is not None:
+                self._refuse(event, reason)
+            return (self.supervisor or self._start()).deliver(key, event)
+
+        return accept
 
     def _accept_many(self, event: EventT) -> Receipt:
         parts: list[Delivery] = []
@@ -94,10 +105,8 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         """
         try:
             keys = self._keys_of(event)
-            if keys:
-                reason = (self._checks.get(type(event)) or self._make_check(type(event)))(event)
-                if reason is not None:
-                    self._refuse(event, reason)
+            if keys and (reason := self._check_of(type(event))(event)) is not None:
+                self._refuse(event, reason)
             supervisor = self.supervisor or self._start()
             for key in keys:
                 parts.append(supervisor.deliver(key, event))  # noqa: PERF401  # the ones before a refusal count
@@ -108,8 +117,11 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             refused.fail(refusal)
             parts.append(refused)
 
-    def _make_check(self, event_class: type[Any]) -> EventCheck:
+    def _check_of(self, event_class: type[Any]) -> EventCheck:
         """Return what tells whether an event of this class can be kept, and read back to be folded later."""
+        known = self._checks.get(event_class)
+        if known is not None:
+            return known
         projection = self.projection
         try:
             codec = Codec(event_class, encode_hook=projection.encode_hook, decode_hook=projection.decode_hook)

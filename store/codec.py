@@ -70,6 +70,7 @@ class Codec:
         # The length from which the nesting has to be looked at.
         self._shallow = _SHALLOW if _can_nest(info, ()) else sys.maxsize
         self._opening = _opening(info)
+        self._shapes = _Shapes(digits_are_free=_digits_are_free(info))
         self.decode_fast: Callable[[bytes], Any] = self._decode
         """As ``decode``, for what is known to decode: errors are the decoder's own."""
         hides = self._shallow < sys.maxsize or _may_hide_null(info)
@@ -148,13 +149,17 @@ class Codec:
             if not opening or {data[0] for data in encoded} <= opening:
                 return None
         else:
+            joined = b",".join(encoded)
+            if self._shapes.know(encoded, joined):
+                return None
             try:
-                self._many.decode(b"[" + b",".join(encoded) + b"]")
+                self._many.decode(b"[" + joined + b"]")
             except KeyboardInterrupt:
                 raise
             except BaseException:  # noqa: S110  # said below, with its index
                 pass
             else:
+                self._shapes.learn(encoded)
                 return None
         for index, data in enumerate(encoded):
             try:
@@ -514,6 +519,57 @@ def _can_nest(info: Any, outer: tuple[Any, ...]) -> bool:
         return True
     inner = partial(_can_nest, outer=(*outer, info))
     return any(map(inner, _inner_types(info)))
+
+
+class _Shapes:
+    """What JSON that decodes looks like without its digits.
+
+    Where a type leaves it open which number stands in a place, whatever differs in its digits alone decodes as well.
+    So most batches of deltas are known by one pass over their bytes, which makes no objects.
+    """
+
+    def __init__(self, *, digits_are_free: bool) -> None:
+        self._free = digits_are_free
+        self._known: set[bytes] = set()
+        self._misses = 0
+
+    def know(self, encoded: Sequence[bytes], joined: bytes) -> bool:
+        """Return whether all of these look alike, and like something that has decoded."""
+        if not self._free or not encoded:
+            return False
+        shape = encoded[0].translate(None, _DIGITS)
+        if shape in self._known and joined.translate(None, _DIGITS) == b",".join([shape] * len(encoded)):
+            self._misses = 0
+            return True
+        self._misses += 1
+        self._free = self._misses < _MAX_MISSES  # they hold names and texts: it would only cost
+        return False
+
+    def learn(self, encoded: Sequence[bytes]) -> None:
+        """Take note of the first of some that have all decoded."""
+        if self._free and encoded and len(self._known) < _MAX_SHAPES:
+            self._known.add(encoded[0].translate(None, _DIGITS))
+
+
+_DIGITS = b"0123456789"
+_MAX_MISSES, _MAX_SHAPES = 100, 100
+
+
+def _digits_are_free(info: Any) -> bool:
+    """Tell whether digits decide nothing: in dicts by text of plain numbers, texts and truth values.
+
+    Not so in lists: without its digits ``[5]`` looks as the empty one does.
+    """
+    return (
+        isinstance(info, msgspec.inspect.DictType)
+        and info.key_type == msgspec.inspect.StrType()
+        and (info.value_type in _FREE or _digits_are_free(info.value_type))
+        and info.min_length is None
+        and info.max_length is None
+    )
+
+
+_FREE = (msgspec.inspect.IntType(), msgspec.inspect.StrType(), msgspec.inspect.BoolType())
 
 
 def _may_hide_null(info: Any) -> bool:

@@ -229,7 +229,7 @@ def test_classes_made_on_the_fly_are_not_all_kept(make_system: MakeSystem) -> No
     for number in range(2_500):
         system.bus.dispatch(type(f"Made{number}", (SimpleNamespace,), {})())
         kind = type(f"Added{number}", (Added,), {})
-        runtime._make_check(kind)
+        runtime._check_of(kind)
     assert len(system.bus._routes) <= 1_000
     assert len(runtime._checks) <= 1_000
 
