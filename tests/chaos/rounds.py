@@ -4,7 +4,7 @@
 
 Each round has a fresh database, two processes (tests/chaos/worker.py), and limits drawn by its seed. Then
 connections are killed, rows and files are locked, and in every other round a process is killed by SIGKILL and
-replaced. At the end the oracle compares the journals of the processes with the rows. The first violation ends it.
+replaced. At the end the oracle compares the journals with the rows. The first violation ends the run.
 """
 
 from __future__ import annotations
