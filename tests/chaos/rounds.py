@@ -277,12 +277,14 @@ def main() -> int:
     totals: Counter[str] = Counter()
     ends = monotonic() + 60 * chosen.minutes
     number = chosen.round or 1
+    played = 0
     try:
         while monotonic() < ends:
             for kind in [chosen.database] if chosen.database else _KINDS:
                 folder = Path(tempfile.mkdtemp(prefix="keyfold-chaos-"))
                 with fresh_database(kind, folder, servers) as url:
                     round_ = play(url, f"{chosen.seed} {number}", chosen.seconds, folder)
+                played += 1
                 totals.update(round_.counts)
                 print(f"round {number} {kind}: {round_.counts}", flush=True)
                 if round_.violations:
@@ -297,7 +299,7 @@ def main() -> int:
     finally:
         for server in servers.values():
             server.remove()
-    print(f"SEED={chosen.seed}: {number} rounds, no promise broken: {dict(totals)}")
+    print(f"SEED={chosen.seed}: {played} rounds, no promise broken: {dict(totals)}")
     return 0
 
 
