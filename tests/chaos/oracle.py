@@ -375,10 +375,7 @@ class Oracle:
         if told is None or (name, key) in self.uncertain or id_ in self.uncertain_ids:
             return True  # of a rebuild; or by an operator's process that was killed
         ended = told.ended.get(key, {})
-        return self._process_of(id_) in self.killed or ended.get("error") in {
-            "StoreError",
-            "StoreUnavailable",
-        }
+        return self._process_of(id_) in self.killed or ended.get("error") in _CLOSED_IN_BETWEEN
 
     def _judge_order(self) -> None:
         last: dict[tuple[str, str, str, str], tuple[int, str]] = {}
