@@ -152,16 +152,18 @@ class Readers:
 
     def _answer_one(self, number: int) -> bool:
         """Answer the next read. False: the thread is to end."""
-        read = self._waiting.get()
-        if read is None:
-            return False
+        read: _Read | None = None
         try:
+            read = self._waiting.get()
+            if read is None:
+                return False
             self._busy[number] = read
             read.thread = threading.get_ident()
             if not read.future.done():
                 read.answer()
         except BaseException as error:  # the thread survives whatever a hook raises
-            read.fail(error)
+            if read is not None:
+                read.fail(error)
         finally:
             self._busy[number] = None
         return True

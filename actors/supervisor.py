@@ -111,7 +111,7 @@ class Supervisor:
             if mailbox.offer(message):
                 return
             if mailbox.sealed:
-                self._unmap(actor)
+                self._retired(actor)  # its own way out comes to this too, if it has not yet
             elif on_dispatcher_thread() or not mailbox.wait_for_room(deadline):
                 limit = mailbox.limit
                 self._refuse(f"the mailbox of key {key!r} holds {limit} events", key, limit)

@@ -102,7 +102,7 @@ class SqliteDialect:
         except BaseException as error:
             if connection.in_transaction:
                 cursor.execute("ROLLBACK")
-            elif ends and not isinstance(error, sqlite3.Error):
+            elif written is not None and ends and not isinstance(error, sqlite3.Error):
                 return written  # whatever was raised came after the COMMIT: done again, it would count twice
             raise
 

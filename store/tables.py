@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +36,10 @@ class Tables:
             return
         # On a thread of its own: the caller may have a transaction of the app's open, and tables made inside
         # of that would be nobody else's until it ends. No pool: its threads are joined at the interpreter's exit.
-        done: Future[None] = Future()
+        errors: list[BaseException] = [RuntimeError("the migration's thread ended without a word")]
         migration = threading.Thread(
             target=self._migrate,
-            args=(done, self._has_sqlite_transaction()),
+            args=(errors, self._has_sqlite_transaction()),
             name="keyfold-migration",
             daemon=True,
         )
@@ -49,7 +48,9 @@ class Tables:
         except RuntimeError as error:
             msg = f"the tables of {describe(self._database)} can't be made: {error}"
             raise StoreUnavailable(msg) from error
-        done.result()
+        migration.join()
+        if errors:
+            raise errors[-1]
         self.made = self._connections.file_has_to_be_there = True
 
     def _has_sqlite_transaction(self) -> bool:
@@ -62,13 +63,12 @@ class Tables:
             self._database.connection(), "in_transaction", False
         )
 
-    def _migrate(self, done: Future[None], in_transaction: bool) -> None:  # noqa: FBT001
+    def _migrate(self, errors: list[BaseException], in_transaction: bool) -> None:  # noqa: FBT001
         try:
             self._migrate_patiently(in_transaction=in_transaction)
+            errors.clear()
         except BaseException as error:
-            done.set_exception(error)
-        else:
-            done.set_result(None)
+            errors.append(error)
 
     def _migrate_patiently(self, *, in_transaction: bool) -> None:
         deadline = monotonic() + _PATIENCE

@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 from keyfold.actors import ApplyError, ProjectionRuntime, ProjectionSystem, Receipt
 from keyfold.store import StoreError
-from playhouse import db_url
+from playhouse.db_url import connect
 from support.counting import Added, Total, Totals
 from support.parking import DEADLINE
 
@@ -133,7 +133,7 @@ def test_a_database_of_the_apps_own_has_no_time_out_for_locks_and_needs_none(
     postgres_url: str, session: Session
 ) -> None:
     """The others go on here as well."""
-    database = db_url.connect(postgres_url)
+    database = connect(postgres_url)
     with ProjectionSystem(database, close_timeout=5) as system:
         begin(system, "a", "b")
         blocker = session()
