@@ -33,7 +33,7 @@ class Sweeper:
         self._settings = settings
         self._report = report
         self._populations: list[dict[str, ProjectionActor]] = []
-        self._hard_limit = settings.max_live_actors + max(1, settings.max_live_actors // 8)
+        self._hard_limit = settings.max_live_actors + settings.max_live_actors // 8
         self._wake = threading.Event()
         self._stopping = False
         self._busy_since: float | None = None
@@ -85,7 +85,8 @@ class Sweeper:
         silent_since = now - self._settings.idle_seconds
         chosen = [actor for actor in idle if actor.last_turn <= silent_since]
         most = self._settings.max_live_actors
-        excess = self.live() - len(chosen) - most
+        # A spawner that waits needs one to go, where an eighth of the limit is none.
+        excess = self.live() - len(chosen) - most + (self._waiting > 0)
         if excess > 0:
             others = (actor for actor in idle if actor.last_turn > silent_since)
             # A sixteenth more than needed, so that a flood of new keys is not one sweep a key.

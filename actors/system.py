@@ -14,7 +14,7 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..store import Row, Shape, SnapshotStore
+from ..store import Row, SnapshotStore
 from .degraded import Degraded
 from .dispatcher import on_dispatcher_thread, on_own_thread
 from .engine import Engine
@@ -98,7 +98,7 @@ class ProjectionSystem:
             runtime = ProjectionRuntime(projection, self)
             if self._engine is not None:
                 runtime.supervisor = self._engine.add(runtime)
-            self.store.shapes[runtime.name] = Shape(projection.schema_version, runtime.state_codec)
+            self.store.schema_versions[runtime.name] = projection.schema_version
             self.projections[runtime.name] = runtime
             self.bus.attach(runtime)
         return runtime

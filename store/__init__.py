@@ -19,7 +19,7 @@ from .models import ProjectionDeadLetter, ProjectionSnapshot, ProjectionWriter
 from .processes import Processes
 from .queries import KeyFacts, Queries
 from .records import Address, Amendment, DeadLetter, Position, Row, Save, Snapshot, StoredLetter, new_epoch
-from .snapshot_store import Shape, SnapshotStore
+from .snapshot_store import SnapshotStore
 from .writer import SnapshotWriter
 from .writer_facts import WriterFacts, quantile
 
@@ -54,7 +54,6 @@ __all__ = [
     "Row",
     "Save",
     "Saved",
-    "Shape",
     "Snapshot",
     "SnapshotStore",
     "SnapshotWriter",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .codec import Codec
 from .connections import Connections
@@ -25,13 +25,6 @@ T = TypeVar("T")
 RecordT = TypeVar("RecordT", Save, DeadLetter, Amendment)
 
 
-class Shape(NamedTuple):
-    """What the state of a projection looks like today."""
-
-    schema_version: int
-    codec: Codec
-
-
 class SnapshotStore:
     """Snapshots in one database. Safe from any thread; each thread has its own connection.
 
@@ -41,8 +34,8 @@ class SnapshotStore:
 
     def __init__(self, database: str | peewee.Database, *, auto_migrate: bool = True) -> None:
         self.database = open_database(database)
-        self.shapes: dict[str, Shape] = {}
-        """The shape of the states under each name that is a projection's; ``write`` keeps to it."""
+        self.schema_versions: dict[str, int] = {}
+        """The schema of the states under each name that is a projection's, as this release writes them."""
         self._dialect: Dialect = PostgresDialect() if is_postgres(self.database) else SqliteDialect()
         self._connections = Connections(self.database, self._dialect)
         self._tables = Tables(self.database, self._connections, made=not auto_migrate)
@@ -164,7 +157,7 @@ class SnapshotStore:
         """Store a value under a name and key, without dispatching an event. The last writer wins.
 
         Args:
-            name: A name of one's own, or a projection's: then the value is a state in today's shape.
+            name: A name of one's own, or a projection's: then the value has to be a state in today's shape.
             key: As of a projection.
             state: Anything that has a JSON form.
             expected: Replace only a value that still stands there.
@@ -174,17 +167,12 @@ class SnapshotStore:
 
         Raises:
             InvalidKey: The key is no ProjectionKey.
-            EncodeError: The state has no JSON form, or would not come back from it as it is (a ValueError).
+            EncodeError: The state has no JSON form (a ValueError).
             VersionConflict: The value does not stand at ``expected``; nothing is written.
             StoreError: The key is halted, the row is of a newer release, or the database failed.
         """
         name, key = check_name(name), check_key(key)
-        shape = self.shapes.get(name)
-        if shape is None:
-            encoded = Codec(Any).encode(state)
-        else:
-            encoded = shape.codec.encode(state)
-            shape.codec.verify(state, encoded)
+        encoded = Codec(Any).encode(state)
         while True:
             row = self.row(name, key)
             base = None if row is None else row.position
@@ -195,19 +183,16 @@ class SnapshotStore:
                 raise StoreError(msg, projection=name, key=key)
             # A row says in which shape its state is; a value that is written over it is in the same.
             schema_version = 1 if row is None else row.schema_version
-            if shape is not None:
-                if schema_version > shape.schema_version:
-                    msg = (
-                        f"{name}: the row of key {key!r} was written by a newer release, with schema_version "
-                        f"{schema_version}; this one has {shape.schema_version} and does not write over it"
-                    )
-                    raise StoreError(msg, projection=name, key=key)
-                schema_version = shape.schema_version
+            known = self.schema_versions.get(name, schema_version)
+            if schema_version > known:
+                msg = (
+                    f"{name}: the row of key {key!r} was written by a newer release, with schema_version "
+                    f"{schema_version}; this one has {known} and does not write over it"
+                )
+                raise StoreError(msg, projection=name, key=key)
             epoch, version = base or (new_epoch(), 0)
             try:
-                if self.commit([Save(name, key, base, epoch, version + 1, encoded, schema_version)]) == [
-                    True
-                ]:
+                if self.commit([Save(name, key, base, epoch, version + 1, encoded, known)]) == [True]:
                     return Position(epoch, version + 1)
             except CommitInDoubt:
                 # Writing it again is idempotent unless ``expected`` was given.

@@ -150,6 +150,17 @@ def test_over_the_limit_the_least_recently_used_retire(
     assert totals.read_required("key 3").total == 3
 
 
+def test_a_tiny_limit_of_live_actors_makes_room_by_retiring_the_idle(
+    make_system: Callable[..., ProjectionSystem],
+) -> None:
+    """An eighth of it is none, and nobody retired before idle_seconds were over: each new key was refused."""
+    system = make_system(max_live_actors=2, dispatch_timeout=DEADLINE, idle_seconds=3600)
+    totals = system.register(Totals())
+    for number in range(10):
+        totals.apply_event(Added(f"key {number}"), DEADLINE)
+    assert system.stats()["projections"]["test.totals"]["live"] <= 2
+
+
 def test_when_all_live_actors_are_busy_spawning_waits_and_then_refuses(
     make_system: Callable[..., ProjectionSystem],
 ) -> None:
