@@ -19,27 +19,35 @@ _logger = logging.getLogger("keyfold.dispatcher")
 
 _LOCKS = 16
 
-_this = threading.local()
+_ROLE = "keyfold_role"
 
 
 def on_dispatcher_thread() -> bool:
     """Return whether the calling thread belongs to a Dispatcher, and so must not wait for actors."""
-    return getattr(_this, "dispatches", False)
+    return role_of_thread() == "dispatcher"
 
 
 def on_own_thread() -> bool:
     """Return whether the calling thread is one of Keyfold's, and so must not wait for all of them to end."""
-    return getattr(_this, "is_ours", False)
+    return role_of_thread() != ""
 
 
-def be_own_thread(*, dispatches: bool = False) -> None:
+def role_of_thread() -> str:
+    """Return what the calling thread is there for; nothing if it is none of Keyfold's."""
+    # Kept by the Thread and not in a threading.local: one that was made before gevent has patched the module is
+    # shared by all greenlets.
+    role: str = vars(threading.current_thread()).get(_ROLE, "")
+    return role
+
+
+def be_own_thread(role: str) -> None:
     """Mark the calling thread as one of Keyfold's."""
-    _this.is_ours, _this.dispatches = True, dispatches
+    vars(threading.current_thread())[_ROLE] = role
 
 
 def _be_nobody() -> None:
     # A fork in a hook: the thread that forked is the child's main thread, and no longer one of ours.
-    _this.is_ours = _this.dispatches = False
+    be_own_thread("")
 
 
 os.register_at_fork(after_in_child=_be_nobody)
@@ -93,7 +101,7 @@ class Dispatcher:
         ]
 
     def _run(self, number: int) -> None:
-        be_own_thread(dispatches=True)
+        be_own_thread("dispatcher")
         while self._run_one(number):
             pass
 

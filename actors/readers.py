@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..store import StoreUnavailable
-from .dispatcher import be_own_thread
+from .dispatcher import be_own_thread, role_of_thread
 from .errors import Closed
 from .health import Loop
 
@@ -25,12 +25,9 @@ _THREADS = 2
 _MAX_WAITING = 10_000
 
 
-_this = threading.local()
-
-
 def on_reader_thread() -> bool:
     """Return whether the calling thread is a reader's, which may ask the database by itself."""
-    return getattr(_this, "reads", False)
+    return role_of_thread() == "reader"
 
 
 class _Read:
@@ -141,8 +138,7 @@ class Readers:
     # -- the threads
 
     def _run(self, number: int) -> None:
-        be_own_thread()
-        _this.reads = True
+        be_own_thread("reader")
         self._store.keep_connection()
         try:
             while self._answer_one(number):
@@ -169,7 +165,7 @@ class Readers:
         return True
 
     def _run_watch(self) -> None:
-        be_own_thread()
+        be_own_thread("watch")
         while not self._stopped:
             now = monotonic()
             late = [read for read in list(self._unanswered) if read.deadline <= now]

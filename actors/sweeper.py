@@ -116,7 +116,7 @@ class Sweeper:
         return Loop.of(self._thread, self._busy_since, now)
 
     def _run(self) -> None:
-        be_own_thread()
+        be_own_thread("sweeper")
         settings = self._settings
         interval = max(0.01, min(5.0, settings.idle_seconds / 4, settings.report_seconds or 5.0))
         while not self._stopping:

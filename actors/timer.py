@@ -54,7 +54,7 @@ class Timer:
         return [] if self._thread is None else [Loop.of(self._thread, self._busy_since, now)]
 
     def _run(self) -> None:
-        be_own_thread()
+        be_own_thread("timer")
         while (call := self._next()) is not None:
             try:
                 call()

@@ -14,8 +14,8 @@ from faults import Run, databases, inject, plan
 from support.postgres import PostgresServer
 
 SEED = int(os.environ.get("CHAOS_SEED", str(random.randrange(10**6))))
-SECONDS = 30.0
-POSTGRES_SECONDS = 12.0
+SECONDS = 15.0
+POSTGRES_SECONDS = 8.0
 """How long the lines that the seed has drawn are tried in turn."""
 _FEWEST = 20
 _SHOWN = 20
