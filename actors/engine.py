@@ -145,6 +145,8 @@ class Engine:
         # The writer first: it answers all that it was told, and the dispatcher takes these answers to the Receipts.
         ended &= self._stop_writer(deadline)
         ended &= self._dispatcher.stop(deadline)
+        for supervisor in self._supervisors:
+            supervisor.end()
         self.in_flight.fail_all(error)
         if not ended:
             _logger.error("some threads did not end in time; they end with the process")

@@ -162,6 +162,8 @@ class Mailbox:
         """End the turn. True: something is waiting already, and the actor must be submitted again."""
         with self._lock:
             self._suspended = suspended
+            if self._phase == _SEALED:
+                return False  # by a close, which did not wait for this turn
             if self._signals or (self._messages and not suspended):
                 self._phase = _SCHEDULED
                 return True

@@ -94,6 +94,11 @@ class Supervisor:
             for actor in list(self.actors.values()):
                 actor.actor_inbox.wake()
 
+    def end(self) -> None:
+        """Seal every mailbox: nothing runs any more, and a sender that waits for room is told so."""
+        for actor in list(self.actors.values()):
+            actor.actor_inbox.seal()
+
     # -- the slow path of deliver
 
     def _put(
@@ -128,6 +133,8 @@ class Supervisor:
             limit = self._settings.max_live_actors
             if on_dispatcher_thread() or not self._sweeper.wait_for_room(deadline):
                 self._refuse(f"{limit} actors are live and busy", key, limit)
+            if self._closed:
+                self._refuse_closed()
         actor = ProjectionActor(key, self.props)
         owner = self.actors.setdefault(key, actor)  # atomic: of two spawners, one wins
         if owner is actor:

@@ -54,7 +54,7 @@ class Sweeper:
         live = self.live()
         if live >= self._settings.max_live_actors:
             self._wake.set()
-        return live < self._hard_limit
+        return live < self._hard_limit or self._stopping
 
     def wait_for_room(self, deadline: float) -> bool:
         """Wait until an actor may be spawned. False once the deadline has passed."""
@@ -106,6 +106,7 @@ class Sweeper:
         """End the thread, and wait for that until deadline. Returns whether it has ended."""
         self._stopping = True
         self._wake.set()
+        self.actor_retired()  # whoever waits for one to retire is told that the system closes
         if self._thread.ident is None:
             return True  # it was never started
         self._thread.join(max(0.0, deadline - monotonic()))
