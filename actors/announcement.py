@@ -68,7 +68,10 @@ def _broadcast(
     try:
         publish(broadcaster)
     except BaseException as cause:
-        msg = f"{props.projection}: version {version} of key {key!r} is committed but was not broadcast: {describe(cause)}"
+        msg = (
+            f"{props.projection}: version {version} of key {key!r} is committed but was not broadcast: "
+            f"{describe(cause)}"
+        )
         error = BroadcastError(msg, projection=props.projection, key=key, version=version)
         error.__cause__ = cause
         _logger.exception(msg, extra=error.facts)

@@ -124,7 +124,8 @@ def apply_error(
     """Say which event of which key could not be folded, and why, and whether it is kept as a dead letter."""
     error = ApplyError(
         f"{projection}: {type(event).__qualname__} could not be folded into key {key!r}: "
-        f"{describe(cause)}" + (". It is kept as a dead letter" if kept else ""),
+        + describe(cause)
+        + (". It is kept as a dead letter" if kept else ""),
         projection=projection,
         key=key,
         event=event,

@@ -75,16 +75,13 @@ class InFlight:
             with self._changed:
                 self._changed.notify_all()
 
-    def fail_all(self, error: Exception) -> int:
-        """End with this error all that are left, and return how many that were."""
-        count = 0
+    def fail_all(self, error: Exception) -> None:
+        """End with this error all that are left."""
         while self.open:
             left = list(self.open)
             for one in left:
                 one.fail(error)
             self.remove(left)
-            count += len(left)
-        return count
 
     def wait_for_room(self, deadline: float) -> bool:
         """Wait until there are fewer than the limit. False once the deadline has passed."""

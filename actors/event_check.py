@@ -29,7 +29,7 @@ def make_event_check(event_class: type, codec: Codec | None, max_bytes: int, *, 
     equal then; a list in place of a tuple is fine.
 
     A flat class, whose fields are all text, numbers, times and the like, gets a function of its own that looks
-    at the types of the fields and encodes nothing. What that can't decide is encoded and decoded.
+    at the types of the fields and encodes nothing. Any event that this function can't decide about is encoded and decoded.
 
     Args:
         event_class: The class of the events: ``type(event)`` is it. A subclass has a check of its own.
