@@ -134,3 +134,38 @@ def test_waiting_for_room_ends_at_the_deadline() -> None:
     mailbox, _ = _mailbox(limit=1)
     mailbox.put("a")
     assert mailbox.wait_for_room(monotonic()) is False
+
+
+def test_an_actor_that_was_submitted_twice_has_one_turn() -> None:
+    """A wake-up may be repeated after an interrupt: two threads must not run one actor at the same time."""
+    mailbox, submissions = _mailbox()
+    mailbox.put("a")
+    mailbox.wake()
+    assert submissions.count == 2
+    assert [mailbox.begin_turn(), mailbox.begin_turn()] == [True, False]
+    assert mailbox.take(10) == ["a"]
+    assert mailbox.rest(suspended=False) is False
+    assert mailbox.begin_turn() is False  # its second submission comes late
+
+
+def test_a_message_whose_put_was_interrupted_is_taken_back_alone() -> None:
+    """Promise 1: the others stay, in their order, and the actor has its turn."""
+    mailbox, submissions = _mailbox()
+    first, second = object(), object()
+    mailbox.put(first)
+    mailbox.put(second)
+    mailbox.withdraw(first)
+    assert submissions.count == 2
+    assert mailbox.take(10) == [second]
+    mailbox.withdraw(second)
+    assert len(mailbox) == 0
+
+
+def test_a_turn_that_outlives_a_close_leaves_the_mailbox_sealed() -> None:
+    """Its end must not open it again: an event would wait there for ever."""
+    mailbox, _ = _mailbox()
+    mailbox.put("a")
+    assert mailbox.begin_turn() is True
+    mailbox.seal()
+    assert mailbox.rest(suspended=False) is False
+    assert mailbox.offer("late") is False
