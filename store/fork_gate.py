@@ -49,10 +49,14 @@ class ForkGate:
     def leave(self) -> None:
         """Go outside."""
         me, inside = threading.get_ident(), self._inside
-        depth = inside.pop(me, 1) - 1
+        depth = inside.get(me, 1) - 1
         if depth:
-            inside[me] = depth
-        elif self._forks:
+            inside[me] = (
+                depth  # never taken out in between: a fork would not see a thread that is still inside
+            )
+            return
+        inside.pop(me, None)
+        if self._forks:
             with self._changed:
                 self._changed.notify_all()
 
@@ -68,13 +72,14 @@ class ForkGate:
         with self._changed:
             self._forks += 1
 
-    def wait_until_empty(self, deadline: float) -> bool:
-        """Wait until no other thread is inside. False: the deadline has passed before."""
-        me = threading.get_ident()
+    def wait_until_empty(self, deadline: float) -> set[int]:
+        """Wait until no other thread is inside. Return the idents of those that still are at the deadline."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: not (self._inside.keys() - {me}), max(0.0, deadline - monotonic())
-            )
+            self._changed.wait_for(lambda: not self._others(), max(0.0, deadline - monotonic()))
+            return self._others()
+
+    def _others(self) -> set[int]:
+        return self._inside.keys() - {threading.get_ident()}
 
     def open(self) -> None:
         """Let everybody in again, after a fork."""
@@ -106,12 +111,14 @@ def _before_fork() -> None:
     for gate in gates:
         gate.close()
     deadline = monotonic() + _PATIENCE
-    busy = [gate for gate in gates if not gate.wait_until_empty(deadline)]
-    if busy:
+    inside = set[int]().union(*(gate.wait_until_empty(deadline) for gate in gates))
+    if inside:
+        names = [thread.name for thread in threading.enumerate() if thread.ident in inside]
         _logger.error(
-            "the process forks while a thread has been inside SQLite for %.0f s: the child may find its "
+            "the process forks while threads have been inside SQLite for %.0f s (%s): the child may find its "
             "database locked for ever",
             _PATIENCE,
+            ", ".join(names),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -179,6 +180,21 @@ def test_a_file_that_others_have_locked_is_tried_for_a_while_only(
 # -- forks
 
 
+@pytest.fixture
+def own_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork waits for the threads of all stores of a process: here, for those of this test alone."""
+    monkeypatch.setattr("keyfold.store.fork_gate._gates", weakref.WeakSet())
+
+
+def fork_and_wait() -> int:
+    """Make a child that ends at once, and return its pid."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
+
+
 def test_a_child_forked_while_a_thread_writes_to_sqlite_can_write(sqlite_url: str) -> None:
     """The fork waits for the transaction: the child would inherit its lock, and nobody there to let go of it."""
     store = SnapshotStore(sqlite_url)
@@ -227,22 +243,38 @@ def test_a_child_forked_while_a_thread_writes_to_sqlite_can_write(sqlite_url: st
     assert store.write("settings", "child", 2).version == 2
 
 
-def test_a_fork_inside_an_operation_waits_for_nobody(sqlite_url: str) -> None:
+def test_a_fork_inside_an_operation_waits_for_nobody(sqlite_url: str, own_gates: None) -> None:
     """The thread that forks would wait for itself; others wait outside meanwhile, and then go on."""
     store = SnapshotStore(sqlite_url)
     store.ensure_tables()
-
-    def fork() -> int:
-        child = os.fork()
-        if child == 0:
-            os._exit(0)
-        os.waitpid(child, 0)
-        return child
-
     started = monotonic()
-    assert store.run(lambda: store.run(fork)) > 0
+    assert store.run(lambda: store.run(fork_and_wait)) > 0
     assert monotonic() - started < 5
     assert in_thread(lambda: store.write("settings", "a", 1)).result(DEADLINE).version == 1
+
+
+def test_a_fork_that_waits_for_too_long_names_the_threads_that_are_inside(
+    sqlite_url: str, own_gates: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also one that has left the inner of two operations, and is still in the outer one."""
+    monkeypatch.setattr("keyfold.store.fork_gate._PATIENCE", 0.1)
+    store, parking = SnapshotStore(sqlite_url), Parking()
+    store.ensure_tables()
+
+    def linger() -> None:
+        store.run(lambda: store.read("settings", "a"))
+        parking.park()
+
+    thread = threading.Thread(target=store.run, args=(linger,), name="the lingering one")
+    thread.start()
+    parking.wait_for_arrival()
+    assert fork_and_wait() > 0
+    parking.release()
+    thread.join(DEADLINE)
+    assert "inside SQLite for 0 s (the lingering one)" in caplog.text
+    caplog.clear()
+    assert fork_and_wait() > 0
+    assert caplog.text == ""
 
 
 # -- a file that is gone
