@@ -274,6 +274,11 @@ class Hub(Broadcaster):
         if closing:
             self._all_told.wait(timeout)  # somebody else is at it: the process must not end before
             return
+        if not reactor.is_alive:  # nobody can say goodbye any more, so nothing is to be waited for
+            for connection in self.connections:
+                connection.end()
+            self._all_told.set()
+            return
         self.connections.close_all(reactor, GOING_AWAY, "the server is shutting down", timeout)
         self._all_told.set()
         reactor.stop(timeout)

@@ -70,6 +70,11 @@ class Reactor:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    @property
+    def is_alive(self) -> bool:
+        """The thread has not ended."""
+        return self._thread.is_alive()
+
     def loop(self, now: float) -> Loop:
         """Return how the thread fares."""
         return Loop.of(self._thread, self._busy_since, now)
