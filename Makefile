@@ -34,8 +34,9 @@ demo-workers: .venv/demo.stamp .venv/servers.stamp  ## the same by gunicorn, fou
 	tests/install_tools.sh
 	touch $@
 
+# Two at a time, a file on one side: most of a test's time is spent waiting for a process or a socket.
 test: .venv/test.stamp .venv/tools.stamp  ## run the tests, on SQLite and on a real PostgreSQL
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: .venv/test.stamp .venv/tools.stamp  ## run the tests that make test leaves out, as they take longer
 	$(BIN)/pytest -m slow

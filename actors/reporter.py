@@ -8,14 +8,13 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from ..store import Processes
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from .system import ProjectionSystem
 
 _logger = logging.getLogger("keyfold.system")
@@ -78,6 +77,8 @@ class Reporter:
     def leave(self) -> None:
         """Take the report back at the end; if the database is away, it grows old by itself."""
         if self._due:
+            if self._under_way is not None:
+                wait([self._under_way], _PATIENCE)  # on another thread: it would bring the report back
             try:
                 self._processes.leave(self.process)
             except Exception:

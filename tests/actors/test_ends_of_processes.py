@@ -12,7 +12,7 @@ from time import monotonic
 import pytest
 from keyfold.actors import ProjectionRuntime, ProjectionSystem, receipt
 from support.counting import Added, Total, Totals
-from support.parking import DEADLINE
+from support.parking import DEADLINE, Parking
 from support.postgres import PostgresServer
 from support.programs import output_of, python
 from support.tcp_proxy import TcpProxy
@@ -94,6 +94,35 @@ system.reporter._under_way.result(20)
         assert system.ask(system.reporter.others) == []
         sql = "SELECT count(*) FROM projection_processes"
         assert system.ask(lambda: system.store.database.execute_sql(sql).fetchone()) == (0,)
+
+
+def test_a_report_under_way_does_not_come_back_after_the_farewell(
+    make_system: MakeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs on one reader's thread, the farewell perhaps on another."""
+    system = make_system()
+    system.register(Totals()).apply_event(Added("a"), DEADLINE)
+    reporter, parking, left = system.reporter, Parking(), threading.Event()
+    reporter.hooks.append(lambda _stats: parking.park())
+    leave = reporter._processes.leave
+
+    def leave_and_tell(process: str) -> None:
+        leave(process)
+        left.set()
+
+    monkeypatch.setattr(reporter._processes, "leave", leave_and_tell)
+    reporter._due = 0.001
+    reporter.report()
+    parking.wait_for_arrival()
+    closing = threading.Thread(target=system.close)
+    closing.start()
+    left.wait(0.2)  # a farewell that does not wait is over long before
+    parking.release()
+    closing.join(DEADLINE)
+    assert left.is_set()
+    sql = "SELECT count(*) FROM projection_processes"
+    with make_system(report_seconds=0) as other:
+        assert other.ask(lambda: other.store.database.execute_sql(sql).fetchone()) == (0,)
 
 
 def in_child(work: Callable[[], bool]) -> bool:
