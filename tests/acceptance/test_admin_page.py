@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ from flask import Flask
 from keyfold.actors import Projection, ProjectionSystem, StoreError
 from keyfold.store.processes import Processes
 from keyfold.web import Keyfold
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -73,8 +78,8 @@ class Ledger(Shop):
 class Desk:
     """An operator's browser in front of an app."""
 
-    def __init__(self, browser: Browser, site: Site, app: Flask, shop: Shop, ledger: Ledger) -> None:
-        self.browser, self.site, self.shop, self.ledger = browser, site, shop, ledger
+    def __init__(self, browser: Browser, site: Site, app: Flask, shop: Shop) -> None:
+        self.browser, self.site, self.shop = browser, site, shop
         self.system: ProjectionSystem = app.extensions["keyfold"].system
 
     def sell(self, *counts: int, article: str = "pen", name: str = "shop.sales") -> None:
@@ -142,21 +147,28 @@ class Desk:
         wait(self.browser, lambda: text in text_of(self.browser, "outcome"))
 
 
-@pytest.fixture
-def desk(browser: Browser, sqlite_url: str) -> Iterator[Desk]:
-    """A desk whose operator has not signed in."""
-    keyfold, shop, ledger = Keyfold(), Shop(), Ledger()
-    for projection in (shop, ledger):
+@contextmanager
+def opened(browser: Browser, url: str, *others: Shop) -> Iterator[Desk]:
+    """Serve an app with a shop and others. Nobody is signed in."""
+    keyfold, shop = Keyfold(), Shop()
+    for projection in (shop, *others):
         keyfold.register(projection)
     app = Flask("test")
-    app.config.update(KEYFOLD_DATABASE=sqlite_url, KEYFOLD_ADMIN_TOKEN=TOKEN, KEYFOLD_REPORT_SECONDS=0.1)
+    app.config.update(KEYFOLD_DATABASE=url, KEYFOLD_ADMIN_TOKEN=TOKEN, KEYFOLD_REPORT_SECONDS=0.1)
     keyfold.init_app(app)
     with serve(app) as site:
-        made = Desk(browser, site, app, shop, ledger)
+        made = Desk(browser, site, app, shop)
         browser.execute_cdp_cmd("Network.clearBrowserCookies", {})
         yield made
         browser.get("about:blank")
         made.system.close()
+
+
+@pytest.fixture
+def desk(browser: Browser, sqlite_url: str) -> Iterator[Desk]:
+    """A desk whose operator has not signed in."""
+    with opened(browser, sqlite_url, Ledger()) as made:
+        yield made
 
 
 @pytest.fixture
@@ -411,3 +423,414 @@ def test_the_page_holds_the_policy_it_sets(signed_in: Desk) -> None:
     wait(desk.browser, lambda: "snapshot" in text_of(desk.browser, "deltas"))
     severe = [entry["message"] for entry in desk.browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert severe == []
+
+
+# -- only what changed is replaced
+
+OBSERVE = """
+const seen = window.seen = {nodes: 0, texts: 0, attributes: 0, same: 0, clicks: []};
+const note = (records) => {
+  for (const {type, target, attributeName, oldValue, addedNodes, removedNodes} of records) {
+    if (type === "childList") seen.nodes += addedNodes.length + removedNodes.length;
+    else if (type === "characterData") seen[oldValue === target.data ? "same" : "texts"] += 1;
+    else seen[oldValue === target.getAttribute(attributeName) ? "same" : "attributes"] += 1;
+  }
+};
+seen.observer = new MutationObserver(note);
+seen.look = () => { note(seen.observer.takeRecords()); return {...seen, observer: null, look: null}; };
+window.all = {subtree: true, childList: true, attributes: true, characterData: true,
+  attributeOldValue: true, characterDataOldValue: true};
+seen.observer.observe(document.body, window.all);
+addEventListener("click", (event) => {
+  const row = event.target.closest("tbody tr");
+  if (!row) return;
+  event.preventDefault();
+  seen.clicks.push(row.cells[0].innerText);
+}, true);
+"""
+"""Counts each change of the page by its kind, and the clicks that hit a link in a row, which then goes nowhere."""
+
+COUNT_MESSAGES = """
+window.heard = 0;
+window.WebSocket = class extends WebSocket {
+  constructor(...given) {
+    super(...given);
+    this.addEventListener("message", () => { window.heard += 1; });
+  }
+};
+"""
+
+
+HALF_A_MINUTE_LATER = "const now = performance.now(); performance.now = () => now + 31_000;"
+
+
+@pytest.fixture
+def counting_messages(browser: Browser) -> Iterator[None]:
+    """Pages count in ``heard`` what their WebSocket brings."""
+    command = "Page.addScriptToEvaluateOnNewDocument"
+    script = browser.execute_cdp_cmd(command, {"source": COUNT_MESSAGES})["identifier"]
+    yield
+    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", {"identifier": script})
+
+
+def seen(desk: Desk) -> dict[str, Any]:
+    """Return what changed on the page since it is observed."""
+    counts: dict[str, Any] = desk.browser.execute_script("return seen.look()")
+    return counts
+
+
+def hear(desk: Desk, messages: int) -> None:
+    """Wait until the page has got so many more states."""
+    goal = desk.browser.execute_script("return heard") + messages
+    wait(desk.browser, lambda: desk.browser.execute_script("return heard") >= goal)
+
+
+def polls(desk: Desk, times: int) -> None:
+    """Wait until a projection's page has asked so many times more, and was answered."""
+    asked = (
+        "return performance.getEntriesByType('resource').filter((one) => one.name.includes('/facts')).length"
+    )
+    goal = desk.browser.execute_script(asked) + times
+    wait(desk.browser, lambda: desk.browser.execute_script(asked) >= goal)
+
+
+def point_at(desk: Desk, selector: str) -> None:
+    """Move the pointer there, as a hand does."""
+    element = desk.browser.find_element(By.CSS_SELECTOR, selector)
+    ActionChains(desk.browser, duration=0).move_to_element(element).perform()
+
+
+def has_focus(desk: Desk) -> str:
+    """Return the row and the text of the control that has the focus."""
+    script = """
+    const control = document.activeElement;
+    return `${control.closest("tr")?.dataset.key} ${control.innerText}`;
+    """
+    text: str = desk.browser.execute_script(script)
+    return text
+
+
+@pytest.fixture
+def crowded(browser: Browser, sqlite_url: str, counting_messages: None) -> Iterator[Desk]:
+    """A desk with 50 projections, all of which get events all the time."""
+    del counting_messages
+    many = [type("Shop", (Shop,), {"name": f"shop.n{n:02}"})() for n in range(1, 50)]
+    over = threading.Event()
+    with opened(browser, sqlite_url, *many) as made:
+
+        def load() -> None:
+            for count in itertools.count():
+                for projection in (made.shop, *many):
+                    made.system.runtime(projection.name).accept(Sold(f"a{count % 7}", 1))
+                    if over.wait(0.002):
+                        return
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        try:
+            made.open()
+            made.sign_in()
+            wait(browser, lambda: len(made.names()) == 50)
+            browser.execute_script(OBSERVE)
+            yield made
+        finally:
+            over.set()
+            thread.join(DEADLINE)
+
+
+def hold_and_let_go(desk: Desk, name: str) -> None:
+    """Click on the link of a projection, with the time between the two halves in which a state comes."""
+    link = desk.browser.find_element(By.LINK_TEXT, name)
+    ActionChains(desk.browser, duration=0).move_to_element(link).click_and_hold().perform()
+    pressed = seen(desk)
+    hear(desk, 1)
+    now = seen(desk)
+    assert now == pressed, "the page changed in the middle of a click"
+    ActionChains(desk.browser, duration=0).release().perform()
+
+
+def focus_stays(desk: Desk, seconds: float) -> None:
+    """Look for so long whether a link keeps the focus, and what else changes."""
+    desk.browser.find_element(By.LINK_TEXT, "shop.n25").send_keys(Keys.SHIFT)
+    ends = monotonic() + seconds
+    while monotonic() < ends:
+        hear(desk, 1)
+        assert has_focus(desk) == "shop.n25 shop.n25"
+    counts = seen(desk)
+    assert (counts["nodes"], counts["same"]) == (0, 0)
+    assert counts["texts"] > 0
+    assert counts["attributes"] > 0  # the bars of the last minute
+
+
+def clicks_hit(desk: Desk, clicks: int) -> None:
+    """Click on so many links, from the top to the bottom and again."""
+    names = desk.names()
+    aims = [names[(7 * n) % 50] for n in range(clicks)]
+    for name in aims:
+        hold_and_let_go(desk, name)
+    counts = seen(desk)
+    assert counts["clicks"] == aims
+    assert counts["nodes"] == 0
+
+
+def test_under_load_no_node_is_replaced(crowded: Desk) -> None:
+    """50 projections whose numbers move each second: texts and attributes change, and those alone that differ."""
+    focus_stays(crowded, 4)
+
+
+def test_under_load_each_click_hits(crowded: Desk) -> None:
+    """A click that takes longer than it takes until the next state comes."""
+    clicks_hit(crowded, 4)
+
+
+def test_the_second_half_of_a_double_click_is_safe_as_well(crowded: Desk) -> None:
+    """The end of the first press is still to be followed up when the second begins."""
+    script = "for (const kind of arguments[0]) document.body.dispatchEvent(new PointerEvent(kind, {button: 0, bubbles: true}))"
+    crowded.browser.execute_script(script, ["pointerdown", "pointerup", "pointerdown"])
+    pressed = seen(crowded)
+    hear(crowded, 1)
+    assert seen(crowded) == pressed
+    crowded.browser.execute_script(script, ["pointerup"])
+    wait(crowded.browser, lambda: seen(crowded) != pressed)
+
+
+@pytest.mark.slow
+def test_for_a_minute_under_load_no_node_is_replaced_and_each_click_hits(crowded: Desk) -> None:
+    """The same for longer."""
+    focus_stays(crowded, 30)
+    clicks_hit(crowded, 40)
+
+
+def test_an_idle_page_changes_nothing(desk: Desk, counting_messages: None) -> None:
+    """States come each second and answers every two: nothing is written, and a reader of screens says nothing."""
+    del counting_messages
+    desk.open()
+    desk.sign_in()
+    wait(desk.browser, lambda: desk.names() == ["shop.ledger", "shop.sales"])
+    desk.browser.execute_script(OBSERVE)
+    hear(desk, 3)
+    nothing = dict.fromkeys(("nodes", "texts", "attributes", "same"), 0)
+    assert seen(desk) | nothing == seen(desk)
+    desk.sell(1, 2, 13)
+    desk.open("/of/shop.sales?key=pen")
+    wait(desk.browser, lambda: "snapshot" in text_of(desk.browser, "deltas"))
+    polls(desk, 1)
+    desk.browser.execute_script(OBSERVE)
+    polls(desk, 2)
+    assert seen(desk) | nothing == seen(desk)
+
+
+def test_trouble_is_told_once_and_moves_no_row(desk: Desk, counting_messages: None) -> None:
+    """An alert that is written again each second would be read aloud each second."""
+    del counting_messages
+    desk.open()
+    desk.sign_in()
+    wait(desk.browser, lambda: len(desk.names()) == 2)
+    top = "return document.querySelector('#projections').getBoundingClientRect().top"
+    before = desk.browser.execute_script(top)
+    desk.system.store.database.execute_sql("ALTER TABLE projection_processes RENAME TO away")
+    wait(desk.browser, lambda: "can't be asked" in text_of(desk.browser, "trouble"))
+    assert desk.browser.execute_script(top) == before
+    desk.browser.execute_script(OBSERVE)
+    hear(desk, 3)
+    assert seen(desk)["nodes"] == 0
+
+
+def test_rows_keep_their_order_under_the_pointer_and_around_the_focus(signed_in: Desk) -> None:
+    """Sorted by a number that moves; the numbers go on, and the order follows when the operator leaves the rows."""
+    desk = signed_in
+    column = [th.text for th in desk.browser.find_elements(By.CSS_SELECTOR, "#projections th")].index(
+        "Spawned"
+    )
+
+    def overtake(*, articles: int, name: str, still: bool) -> None:
+        """Bring a projection in front, and wait until the page says so."""
+        before = desk.names()
+        for article in range(articles):
+            desk.sell(1, article=f"{name}{articles}{article}", name=name)
+        spawned = str(desk.system.stats()["projections"][name]["spawned"])
+        wait(desk.browser, lambda: spawned in [row[column] for row in desk.cells("projections")])
+        if still:
+            assert desk.names() == before
+            assert desk.browser.find_element(By.ID, "still").is_displayed()
+
+    desk.browser.find_element(By.XPATH, "//th/button[text()='Spawned']").click()
+    overtake(articles=2, name="shop.sales", still=False)
+    wait(desk.browser, lambda: desk.names() == ["shop.ledger", "shop.sales"])
+    point_at(desk, "#projections tbody tr:first-child td:nth-child(3)")
+    overtake(articles=4, name="shop.ledger", still=True)
+    point_at(desk, "#connection")
+    wait(desk.browser, lambda: desk.names() == ["shop.sales", "shop.ledger"])
+    assert not desk.browser.find_element(By.ID, "still").is_displayed()
+    desk.browser.find_element(By.LINK_TEXT, "shop.sales").send_keys(Keys.SHIFT)
+    overtake(articles=6, name="shop.sales", still=True)
+    # Who has done nothing for half a minute is not about to act. The focus stays where it is, in its row.
+    desk.browser.execute_script(HALF_A_MINUTE_LATER)
+    wait(desk.browser, lambda: desk.names() == ["shop.ledger", "shop.sales"])
+    assert has_focus(desk) == "shop.sales shop.sales"
+
+
+def test_of_rows_that_change_their_order_the_fewest_are_moved(
+    signed_in: Desk, counting_messages: None
+) -> None:
+    """One comes from the last place to the first: it alone leaves the page for a moment."""
+    del counting_messages
+    desk = signed_in
+    for place in range(6):
+        desk.sell(*range(20, 40 - place), article=f"a{place}")
+    desk.open("/of/shop.sales")
+    order = [f"a{place}" for place in range(6)]
+    wait(desk.browser, lambda: [row[0] for row in desk.cells("busiest")] == order)
+    desk.browser.execute_script(OBSERVE)
+    desk.browser.execute_script(
+        "seen.observer.disconnect(); seen.observer.observe(document.querySelector('#busiest'), all)"
+    )
+    desk.sell(*range(20, 30), article="a5")
+    wait(desk.browser, lambda: [row[0] for row in desk.cells("busiest")] == ["a5", *order[:5]])
+    assert seen(desk)["nodes"] == 2
+
+
+def test_an_own_sort_is_done_at_once(signed_in: Desk) -> None:
+    """Whatever row has the pointer over it."""
+    desk = signed_in
+    wait(desk.browser, lambda: desk.names() == ["shop.ledger", "shop.sales"])
+    point_at(desk, "#projections tbody tr:first-child td:nth-child(3)")
+    desk.browser.find_element(By.XPATH, "//th/button[text()='Projection']").send_keys(Keys.ENTER, Keys.ENTER)
+    assert desk.names() == ["shop.sales", "shop.ledger"]
+
+
+def test_a_row_that_is_gone_stays_under_the_pointer_and_says_so(signed_in: Desk) -> None:
+    """A letter that somebody else has skipped: the one below it does not slip under the hand."""
+    desk = signed_in
+    desk.sell(13, 13)
+    [first, second] = [str(letter.id) for letter in desk.system.runtime("shop.sales").dead_letters.find()]
+    desk.open("/of/shop.sales")
+    wait(desk.browser, lambda: [row[0] for row in desk.cells("letters")] == [second, first])
+    point_at(desk, "#letters tbody tr:first-child td:nth-child(2)")
+    desk.system.runtime("shop.sales").dead_letters.skip(int(second))
+    wait(desk.browser, lambda: desk.browser.find_elements(By.CSS_SELECTOR, "#letters tr.gone"))
+    assert [row[0] for row in desk.cells("letters")] == [second, first]
+    point_at(desk, "#connection")
+    wait(desk.browser, lambda: [row[0] for row in desk.cells("letters")] == [first])
+
+
+def test_what_comes_above_rows_waits_for_the_pointer(signed_in: Desk) -> None:
+    """The degraded keys stand above the letters, and would push them down under the hand."""
+    desk = signed_in
+    desk.sell(1, 13)
+    desk.open("/of/shop.sales")
+    wait(desk.browser, lambda: "13 is refused" in str(desk.cells("letters")))
+    point_at(desk, "#letters tbody tr td:nth-child(2)")
+    damage(desk.system, "pen", UNLOADABLE, name="shop.sales")
+    with pytest.raises(StoreError):
+        desk.counts("shop.sales")
+    wait(desk.browser, lambda: desk.browser.find_element(By.ID, "still").is_displayed())
+    assert not desk.browser.find_element(By.ID, "degraded").is_displayed()
+    point_at(desk, "#connection")
+    wait(desk.browser, lambda: desk.browser.find_element(By.ID, "degraded").is_displayed())
+
+
+def test_a_question_stands_while_its_row_goes(signed_in: Desk) -> None:
+    """Somebody else skips the letter meanwhile: the question stays open, and the focus comes back from it."""
+    desk = signed_in
+    desk.sell(13)
+    [letter] = desk.system.runtime("shop.sales").dead_letters.find()
+    desk.open("/of/shop.sales")
+    wait(desk.browser, lambda: "13 is refused" in str(desk.cells("letters")))
+    desk.browser.find_element(By.XPATH, "//table[@id='letters']//button[text()='Retry']").send_keys(
+        Keys.ENTER
+    )
+    wait(desk.browser, lambda: desk.browser.find_element(By.ID, "question").is_displayed())
+    desk.system.runtime("shop.sales").dead_letters.skip(letter.id)
+    wait(desk.browser, lambda: desk.browser.find_elements(By.CSS_SELECTOR, "#letters tr.gone"))
+    assert text_of(desk.browser, "question") == "Fold this event into pen now?"
+    ActionChains(desk.browser).send_keys(Keys.ESCAPE).perform()
+    wait(desk.browser, lambda: not desk.browser.find_element(By.ID, "question").is_displayed())
+    desk.browser.execute_script(HALF_A_MINUTE_LATER)
+    polls(desk, 2)
+    assert has_focus(desk) == f"{letter.id} Retry"
+    desk.browser.find_element(By.NAME, "key").send_keys("p")
+    wait(desk.browser, lambda: desk.cells("letters") == [["none"]])
+
+
+def test_the_focus_goes_to_the_next_row_when_its_own_is_done(signed_in: Desk) -> None:
+    """By keyboard from letter to letter; the button of a row that changes meanwhile keeps the focus as well."""
+    desk = signed_in
+    desk.sell(1, 13, 13)
+    [first, second] = [str(letter.id) for letter in desk.system.runtime("shop.sales").dead_letters.find()]
+    desk.open("/of/shop.sales")
+    wait(desk.browser, lambda: [row[0] for row in desk.cells("letters")] == [second, first])
+    desk.browser.find_element(
+        By.CSS_SELECTOR, "#letters tbody tr td:last-child button:last-of-type"
+    ).send_keys(Keys.ENTER)
+    dialog = desk.browser.find_element(By.ID, "confirm")
+    wait(desk.browser, lambda: dialog.get_attribute("open") is not None)
+    desk.browser.find_element(By.ID, "yes").send_keys(Keys.ENTER)
+    desk.outcome("removed")
+    wait(desk.browser, lambda: [row[0] for row in desk.cells("letters")] == [first])
+    assert has_focus(desk) == f"{first} Skip"
+
+
+def test_the_button_of_a_halted_key_keeps_the_focus_while_events_are_parked(signed_in: Desk) -> None:
+    """The number beside it changes; the button is the same."""
+    desk = signed_in
+    desk.sell(13, 1, name="shop.ledger")
+    desk.open("/of/shop.ledger")
+    wait(desk.browser, lambda: desk.cells("halted") and desk.cells("halted")[0][3] == "2")
+    desk.browser.find_element(By.XPATH, "//table[@id='halted']//button[text()='Resume']").send_keys(
+        Keys.SHIFT
+    )
+    desk.sell(2, name="shop.ledger")
+    wait(desk.browser, lambda: desk.cells("halted")[0][3] == "3")
+    assert has_focus(desk) == "pen Resume"
+
+
+def test_what_is_selected_scrolled_and_half_typed_stays(signed_in: Desk) -> None:
+    """A part of a state, marked to copy it, while the state changes; it follows when nothing is marked."""
+    desk = signed_in
+    desk.sell(*range(20, 60))
+    desk.open("/of/shop.sales?key=pen")
+    wait(desk.browser, lambda: "59" in text_of(desk.browser, "state"))
+    desk.browser.find_element(By.NAME, "key").send_keys("cil")
+    script = """
+    const state = document.querySelector("#state");
+    state.scrollTop = 100;
+    getSelection().setBaseAndExtent(state.firstChild, 0, state.firstChild, 20);
+    return `${getSelection()}`;
+    """
+    marked = desk.browser.execute_script(script)
+    desk.sell(60)
+    wait(desk.browser, lambda: ["pen", "41"] in desk.cells("busiest"))
+    assert marked
+    assert desk.browser.execute_script("return `${getSelection()}`") == marked
+    assert desk.browser.find_element(By.NAME, "key").get_property("value") == "pencil"
+    desk.browser.execute_script("getSelection().empty()")
+    wait(desk.browser, lambda: "60" in desk.browser.find_element(By.ID, "state").text)
+    assert desk.browser.execute_script("return document.querySelector('#state').scrollTop") == 100
+
+
+def test_an_answer_that_comes_late_is_not_drawn_over_a_newer_one(signed_in: Desk) -> None:
+    """A letter that was skipped does not come back for two seconds."""
+    desk = signed_in
+    desk.sell(13)
+    desk.open("/of/shop.sales")
+    wait(desk.browser, lambda: "13 is refused" in str(desk.cells("letters")))
+    delay = """
+    const ask = window.fetch;
+    const free = new Promise((resolve) => { window.answer = resolve; });
+    window.fetch = async (...given) => {
+      window.fetch = ask;
+      const response = await ask(...given);
+      const body = await response.json();
+      window.delayed = true;
+      await free;
+      return {ok: true, json: () => body};
+    };
+    """
+    desk.browser.execute_script(delay)
+    wait(desk.browser, lambda: desk.browser.execute_script("return window.delayed"))
+    desk.click("letters", "Skip")
+    wait(desk.browser, lambda: desk.cells("letters") == [["none"]])
+    drawn: Any = desk.browser.execute_async_script("answer(); setTimeout(arguments[0], 50);")
+    assert drawn is None
+    assert desk.cells("letters") == [["none"]]

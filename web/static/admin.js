@@ -1,10 +1,12 @@
 // The operator's page. It watches a channel of the library itself, and asks over HTTP where that can't be.
 import { watch } from "./keyfold.js";
-import { act, answer, ask, button, cell, duration, edit, fill, number, root, size, spark, when } from "./admin_parts.js";
+import {
+  act, age, answer, ask, button, cell, count, duration, edit, fill, find, h, headings, number, paint, root, say, setAttribute, setChildren,
+  show, showAbove, size, spark, when,
+} from "./admin_parts.js";
 
 const { view, name } = document.documentElement.dataset;
 const POLL_MS = 2000;
-const find = (selector) => document.querySelector(selector);
 const params = () => new URLSearchParams(location.search);
 
 function keep(changes) {
@@ -21,7 +23,7 @@ const SUMS = [
 ];
 const MOST = ["oldest_seconds", "commit_events_p50", "commit_events_p95", "commit_ms_p50", "commit_ms_p95", "snapshot_bytes_p95"];
 const COLUMNS = [
-  ["name", "Projection", (p) => link(p.name)],
+  ["name", "Projection", (p) => h("td", {}, h("a", { href: `${root}/admin/projections/of/${encodeURIComponent(p.name)}` }, p.name))],
   ["state", "State", (p) => cell(`${SHAPES[p.state]} ${p.state}`, CLASSES[p.state], p.why)],
   ["live", "Live actors", (p) => number(p.live, `spawned ${p.spawned}, retired ${p.retired}`)],
   ["spawned", "Spawned", (p) => number(p.spawned)],
@@ -43,14 +45,6 @@ const COLUMNS = [
 const SHAPES = { live: "●", degraded: "▲", halted: "■" };
 const CLASSES = { live: "good", degraded: "warn", halted: "bad" };
 let facts = null;
-
-function link(of) {
-  const td = document.createElement("td");
-  const a = td.appendChild(document.createElement("a"));
-  a.href = `${root}/admin/projections/of/${encodeURIComponent(of)}`;
-  a.textContent = of;
-  return td;
-}
 
 // One row a projection, over the processes that are looked at.
 function merge(processes) {
@@ -87,17 +81,18 @@ function sortBy(column) {
   const here = params();
   const down = here.get("sort") === column && here.get("dir") !== "down";
   keep({ sort: column, dir: down ? "down" : "" });
-  drawOverview();
+  paint(drawOverview, { asked: true });
 }
 
 function drawOverview() {
   if (!facts) return;
+  drawProcessChoice();
   const query = params();
   const process = query.get("process") ?? "";
   const chosen = facts.processes.filter((one) => !process || one.process === process);
   const rows = merge(chosen.length ? chosen : facts.processes);
   tiles(rows, chosen);
-  find("#trouble").textContent = facts.trouble ?? "";
+  say("#trouble", facts.trouble ?? "");
   const wanted = (query.get("filter") ?? "").toLowerCase();
   const shown = rows.filter((row) => `${row.name} ${row.state}`.toLowerCase().includes(wanted));
   const sort = query.get("sort") ?? "name";
@@ -105,14 +100,13 @@ function drawOverview() {
   shown.sort((a, b) => (typeof value(a) === "string" ? value(a).localeCompare(value(b)) : value(a) - value(b)) || a.name.localeCompare(b.name));
   if (query.get("dir") === "down") shown.reverse();
   for (const th of find("#projections thead").rows[0].cells) {
-    const mine = th.dataset.column === sort;
-    mine ? th.setAttribute("aria-sort", query.get("dir") === "down" ? "descending" : "ascending") : th.removeAttribute("aria-sort");
+    setAttribute(th, "aria-sort", th.dataset.column === sort && (query.get("dir") === "down" ? "descending" : "ascending"));
   }
   fill(find("#projections"), shown, (row) => row.name, COLUMNS.map(([, , draw]) => draw));
-  find("#empty").hidden = shown.length > 0;
+  showAbove("#empty", shown.length === 0);
   fill(find("#processes"), facts.processes, (one) => one.process, [
     (one) => cell(`${one.host}:${one.pid}${one.process === facts.this ? " (serves this page)" : ""}`),
-    (one) => cell(duration(Date.now() / 1000 - one.started_at), "number"),
+    (one) => cell(age(Date.now() / 1000 - one.started_at), "number"),
     (one) => number(Object.values(one.projections).reduce((sum, part) => sum + part.live, 0)),
     (one) => number(Object.values(one.projections).reduce((sum, part) => sum + part.events_per_second, 0)),
     (one) => number(one.in_flight),
@@ -120,9 +114,12 @@ function drawOverview() {
     (one) => number(one.sockets.open ?? 0, `${one.sockets.carried ?? 0} were carried by request threads`),
     (one) => between(one),
     (one) => health(one),
-    (one) => cell(one.reported_ago ? `${one.reported_ago} s ago` : "now", "number"),
+    (one) => cell(reported(one.reported_ago), "number"),
   ]);
 }
+
+// In steps of ten seconds: a report comes every few of them, and what is overdue is what matters.
+const reported = (ago) => (ago < 10 ? "now" : ago < 120 ? `${Math.floor(ago / 10) * 10} s ago` : `${age(ago)} ago`);
 
 // How a process hears of what the others commit.
 function between(one) {
@@ -130,7 +127,7 @@ function between(one) {
   if (!redis) return facts.processes.length > 1 ? cell("▲ none: sockets lag", "warn", "KEYFOLD_REDIS is not set: what other processes commit is seen at the next heartbeat") : cell("–");
   if (redis.trouble) return cell("▲ away: sockets lag", "warn", redis.trouble);
   const title = `messages sent and received; dropped ${redis.dropped}, reconnects ${redis.reconnects}, waiting ${redis.waiting}`;
-  return cell(`● ${redis.published.toLocaleString()} out, ${redis.received.toLocaleString()} in`, "good", title);
+  return cell(`● ${count(redis.published)} out, ${count(redis.received)} in`, "good", title);
 }
 
 function health(one) {
@@ -143,77 +140,80 @@ function health(one) {
 function tiles(rows, processes) {
   const sum = (word) => rows.reduce((total, row) => total + row[word], 0);
   const all = [
-    ["Events/s", sum("events_per_second").toLocaleString()], ["Live actors", sum("live").toLocaleString()],
-    ["Waiting", sum("mailbox_depth").toLocaleString()], ["Subscribers", sum("subscribers").toLocaleString()],
-    ["Halted keys", sum("halted").toLocaleString()], ["Degraded keys", sum("degraded").toLocaleString()], ["Dead letters", sum("dead_letters").toLocaleString()],
-    ["Conflicts", sum("conflicts").toLocaleString()], ["Processes", processes.length],
+    ["Events/s", count(sum("events_per_second"))], ["Live actors", count(sum("live"))],
+    ["Waiting", count(sum("mailbox_depth"))], ["Subscribers", count(sum("subscribers"))],
+    ["Halted keys", count(sum("halted"))], ["Degraded keys", count(sum("degraded"))], ["Dead letters", count(sum("dead_letters"))],
+    ["Conflicts", count(sum("conflicts"))], ["Processes", processes.length],
   ];
-  const dl = find("#tiles");
-  while (dl.children.length < all.length) {
-    const div = dl.appendChild(document.createElement("div"));
-    div.append(document.createElement("dt"), document.createElement("dd"));
-  }
-  all.forEach(([label, text], index) => {
-    const [dt, dd] = dl.children[index].children;
-    dt.textContent = label;
-    dd.textContent = text;
-  });
+  setChildren(find("#tiles"), ...all.map(term));
+}
+
+const term = ([label, text]) => h("div", {}, h("dt", {}, label), h("dd", {}, text));
+
+function drawProcessChoice() {
+  const { process } = find("#filters").elements;
+  const known = [...process.options].map((option) => option.value);
+  for (const one of facts.processes) if (!known.includes(one.process)) process.add(new Option(`${one.host}:${one.pid}`, one.process));
+  for (const option of [...process.options]) if (option.value && !facts.processes.some((one) => one.process === option.value)) option.remove();
+  const chosen = params().get("process") ?? "";
+  if (process.value !== chosen) process.value = chosen; // else an opened list would forget which one is looked at
 }
 
 function startOverview() {
-  const head = find("#projections thead").insertRow();
-  for (const [column, label] of COLUMNS) {
-    const th = head.appendChild(document.createElement("th"));
-    th.scope = "col";
-    th.dataset.column = column;
-    th.append(button(label, () => sortBy(column)));
-  }
+  const sorter = ([column, label]) => h("th", { scope: "col", "data-column": column }, button(label, () => sortBy(column)));
+  setChildren(find("#projections thead"), h("tr", {}, ...COLUMNS.map(sorter)));
   const titles = ["Process", "Up for", "Live actors", "Events/s", "In flight", "Commit ms", "Sockets", "Redis", "Health", "Reported"];
-  find("#processes thead").insertRow().append(...titles.map((title) => Object.assign(document.createElement("th"), { textContent: title, scope: "col" })));
+  setChildren(find("#processes thead"), headings(titles));
   const { filter, process } = find("#filters").elements;
   filter.value = params().get("filter") ?? "";
-  filter.addEventListener("input", () => { keep({ filter: filter.value }); drawOverview(); });
-  process.addEventListener("change", () => { keep({ process: process.value }); drawOverview(); });
+  filter.addEventListener("input", () => { keep({ filter: filter.value }); paint(drawOverview, { asked: true }); });
+  process.addEventListener("change", () => { keep({ process: process.value }); paint(drawOverview, { asked: true }); });
   find("#filters").addEventListener("submit", (event) => event.preventDefault());
-  const show = (state) => {
+  const take = (state) => {
     facts = state;
-    const known = [...process.options].map((option) => option.value);
-    for (const one of facts.processes) if (!known.includes(one.process)) process.add(new Option(`${one.host}:${one.pid}`, one.process));
-    for (const option of [...process.options]) if (option.value && !facts.processes.some((one) => one.process === option.value)) option.remove();
-    process.value = params().get("process") ?? "";
-    drawOverview();
+    paint(drawOverview);
   };
   let live = false;
   watch("keyfold.overview", "all", {
-    onState: (state) => state && show(state),
+    onState: (state) => state && take(state),
     onStatus: (status, message) => {
       live = status === "live";
-      find("#connection").textContent = live ? "● live" : `▲ ${message ?? status}, asking every ${POLL_MS / 1000} s`;
+      say("#connection", live ? "● live" : `▲ ${message ?? status}, asking every ${POLL_MS / 1000} s`);
     },
   });
-  setInterval(async () => !live && show(await ask(`${root}/admin/projections/overview`)), POLL_MS);
+  setInterval(async () => !live && take(await ask(`${root}/admin/projections/overview`)), POLL_MS);
 }
 
 // -- one projection
 
 let watching = null;
-let shownKey = null;
+let watchedKey = null;
+let detail = null;
+let lookedUp = null;
+let asks = 0;
+let newest = 0;
 const base = `${root}/admin/projections/of/${encodeURIComponent(name)}`;
 
-async function refresh() {
+// Answers may come in another order than they were asked for: an older one is not drawn over a newer one.
+async function refresh({ asked = false } = {}) {
+  const mine = ++asks;
   const key = params().get("key");
-  const detail = await ask(`${base}/facts${key ? `?key=${encodeURIComponent(key)}` : ""}`);
-  find("#connection").textContent = "● live";
-  drawDetail(detail);
-  if (key) drawKey(key, detail.key);
+  const answered = await ask(`${base}/facts${key ? `?key=${encodeURIComponent(key)}` : ""}`);
+  if (mine < newest) return;
+  newest = mine;
+  detail = answered;
+  lookedUp = key;
+  say("#connection", "● live");
+  paint(drawDetail, { asked });
 }
 
-function drawDetail(detail) {
+function drawDetail() {
+  if (lookedUp) drawKey(lookedUp, detail.key);
   const open = (key) => button(key, () => lookUp(key));
-  const wrap = (element) => { const td = document.createElement("td"); td.append(element); return td; };
-  find("#unverified").hidden = detail.verified;
-  find("#degraded").hidden = !detail.degraded;
-  find("#degraded-more").textContent = detail.degraded > detail.degraded_keys.length ? `${detail.degraded_keys.length} of at least ${detail.degraded} are shown.` : "";
+  const wrap = (element) => h("td", {}, element);
+  show("#unverified", !detail.verified);
+  showAbove("#degraded", Boolean(detail.degraded));
+  say("#degraded-more", detail.degraded > detail.degraded_keys.length ? `${detail.degraded_keys.length} of at least ${detail.degraded} are shown.` : "");
   fill(find("#degraded-keys"), detail.degraded_keys, (one) => one.key, [
     (one) => wrap(open(one.key)), (one) => cell(one.error, "wide"), (one) => wrap(button("Repair", () => repair(one.key))),
   ], ["Key", "Why it does not load", ""]);
@@ -232,38 +232,33 @@ function drawDetail(detail) {
   ], ["Id", "At", "Key", "", "What happened", ""]);
   fill(find("#busiest"), detail.busiest, (one) => one.key, [(one) => wrap(open(one.key)), (one) => number(one.events)], ["Key", "Events"]);
   fill(find("#largest"), detail.largest, (one) => one.key, [(one) => wrap(open(one.key)), (one) => cell(size(one.bytes), "number"), (one) => number(one.version)], ["Key", "State", "Version"]);
-  fill(find("#clients"), detail.clients, (one) => `${one.id}`, [
+  fill(find("#clients"), detail.clients, (one) => `${detail.process} ${one.id}`, [
     (one) => cell(one.address), (one) => cell(one.user ?? "–"), (one) => cell(one.kind),
     (one) => cell(one.keys.join(", ") + (one.more_keys ? ` and ${one.more_keys} more` : ""), "wide"),
-    (one) => cell(duration(one.open_seconds), "number"), (one) => cell(size(one.waiting_bytes), "number"),
+    (one) => cell(age(one.open_seconds), "number"), (one) => cell(size(one.waiting_bytes), "number"),
     (one) => actions(["Drop", { action: "drop", client: one.id, process: detail.process }, `Close the connection of ${one.user ?? one.address}?`]),
   ], ["Address", "User", "Kind", "Keys", "Open for", "Unsent", ""]);
 }
 
-function actions(...all) {
-  const td = document.createElement("td");
-  for (const [label, wish, question, evidence] of all) td.append(button(label, () => run(wish, question, label, evidence)), " ");
-  return td;
-}
+const actions = (...all) => h("td", {}, ...all.flatMap(([label, wish, question, evidence]) => [
+  button(label, () => run(wish, question, label, evidence)), " ",
+]));
 
-function letter(one) {
-  const td = cell("", "wide");
-  const details = td.appendChild(document.createElement("details"));
-  details.appendChild(document.createElement("summary")).textContent = `${one.event_type.split(".").pop()}: ${one.error}`;
-  for (const text of [one.event, one.traceback]) if (text) details.appendChild(document.createElement("pre")).textContent = text;
-  return td;
-}
+const letter = (one) => h("td", { class: "wide" }, h("details", {},
+  h("summary", {}, `${one.event_type.split(".").pop()}: ${one.error}`),
+  ...[one.event, one.traceback].filter(Boolean).map((text) => h("pre", {}, text))));
 
 async function run(wish, question, label, evidence = "") {
   if (await answer(question, label, evidence)) await carryOut(wish);
 }
 
 async function carryOut(wish) {
+  say("#outcome", `${wish.action} …`); // the same outcome twice is told twice
   try {
-    find("#outcome").textContent = await act(`${base}/actions`, wish);
-    await refresh();
+    say("#outcome", await act(`${base}/actions`, wish));
+    await refresh({ asked: true });
   } catch (error) {
-    find("#outcome").textContent = `Not done, or not known: ${error.message}`;
+    say("#outcome", `Not done, or not known: ${error.message}`);
   }
 }
 
@@ -273,7 +268,7 @@ async function repair(key) {
   try {
     ({ raw } = await ask(`${base}/raw?key=${encodeURIComponent(key)}`));
   } catch (error) {
-    find("#outcome").textContent = `The row can't be read: ${error.message}`;
+    say("#outcome", `The row can't be read: ${error.message}`);
     return;
   }
   const question = `Replace the state of ${key} by this one? Events committed meanwhile are overwritten.`;
@@ -284,46 +279,43 @@ async function repair(key) {
 function lookUp(key) {
   keep({ key });
   find("#lookup").elements.key.value = key;
-  refresh();
+  again();
 }
 
 function drawKey(key, row) {
-  find("#key").hidden = false;
-  find("#key-name").textContent = key;
-  const facts = row ? [
+  show("#key", true);
+  say("#key-name", key);
+  const terms = row ? [
     ["version", row.version], ["epoch", row.epoch], ["state", [row.halted && "■ halted", row.error && "▲ does not load"].filter(Boolean).join(", ") || "● live"], ["subscribers here", row.subscribers],
     ["size", size(row.bytes)], ["schema", row.schema_version], ["updated", when(row.updated_at)],
   ] : [["no row", "nothing was folded into this key"]];
-  find("#key-facts").replaceChildren(...facts.map(([label, text]) => {
-    const div = document.createElement("div");
-    div.append(Object.assign(document.createElement("dt"), { textContent: label }), Object.assign(document.createElement("dd"), { textContent: text }));
-    return div;
-  }));
-  find("#key-error").textContent = row?.error ?? "";
-  find("#state").textContent = JSON.stringify(row?.state ?? null, null, 2);
-  if (shownKey === key) return;
-  shownKey = key;
-  find("#key-actions").replaceChildren(
+  setChildren(find("#key-facts"), ...terms.map(term));
+  say("#key-error", row?.error ?? "");
+  say("#state", JSON.stringify(row?.state ?? null, null, 2));
+  setChildren(find("#key-actions"),
     button("Rebuild", () => run({ action: "rebuild", key }, `Replace the state of ${key} by the fold of its history?`, "Rebuild")), " ",
     button("Wipe", () => run({ action: "wipe", key }, `Forget the state of ${key}?`, "Wipe")), " ",
     button("Repair", () => repair(key)),
   );
+  if (watchedKey === key) return;
+  watchedKey = key;
   find("#deltas").replaceChildren();
   watching?.close();
-  const say = (kind, value, { version }) => {
+  const log = (kind, value, { version }) => {
     const li = document.createElement("li");
     const text = JSON.stringify(value);
     li.textContent = `${version}  ${kind}  ${text.length > 300 ? `${text.slice(0, 300)}…` : text}`;
     find("#deltas").prepend(li);
     while (find("#deltas").children.length > 30) find("#deltas").lastChild.remove();
   };
-  watching = watch(name, key, { onState: (state, position) => say("snapshot", state, position), onDelta: (delta, position) => say("delta", delta, position) });
+  watching = watch(name, key, { onState: (state, position) => log("snapshot", state, position), onDelta: (delta, position) => log("delta", delta, position) });
 }
+
+const again = () => refresh().catch((error) => say("#connection", `▲ ${error.message}`));
 
 function startDetail() {
   find("#lookup").elements.key.value = params().get("key") ?? "";
   find("#lookup").addEventListener("submit", (event) => { event.preventDefault(); lookUp(event.target.elements.key.value); });
-  const again = () => refresh().catch((error) => { find("#connection").textContent = `▲ ${error.message}`; });
   again();
   setInterval(() => document.visibilityState === "visible" && again(), POLL_MS);
 }

@@ -1,18 +1,15 @@
-// What the operator's page is made of: cells, tables that change in place, questions and actions.
+// What the operator's page is made of: descriptions of elements, the way they change the page, questions and actions.
 
 export const { root } = document.documentElement.dataset;
 const csrf = document.querySelector('meta[name="csrf"]').content;
+export const find = (selector) => document.querySelector(selector);
 
-export function cell(text, kind = "", title = "") {
-  const td = document.createElement("td");
-  td.textContent = text;
-  if (kind) td.className = kind;
-  if (title) td.title = title;
-  return td;
-}
+// -- numbers and moments
 
-export const number = (value, title = "", kind = "") => cell(value.toLocaleString(undefined, { maximumFractionDigits: 1 }), `number ${kind}`.trim(), title);
-export const when = (moment) => new Date(moment).toLocaleString();
+const plain = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
+const moments = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+export const count = (value) => plain.format(value);
+export const when = (moment) => moments.format(new Date(moment));
 export const size = (bytes) => (bytes < 1000 ? `${bytes} B` : bytes < 1e6 ? `${(bytes / 1e3).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 
 export function duration(seconds) {
@@ -21,56 +18,192 @@ export function duration(seconds) {
   return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
 }
 
-export function button(label, onclick) {
-  return Object.assign(document.createElement("button"), { type: "button", textContent: label, onclick });
+// The age of what merely grows older. It is no finer than a minute: a number that moves says that something happens.
+export function age(seconds) {
+  if (seconds < 60) return "under 1 min";
+  return seconds < 7200 ? `${Math.floor(seconds / 60)} min` : `${Math.floor(seconds / 3600)} h`;
 }
 
-// A bar a second. The numbers are in its title, for those who can't see it.
+// -- elements
+
+// Describes an element. An attribute that is null, false or undefined is absent; a function is a handler, as onclick.
+export const h = (tag, attributes, ...children) => ({ tag, attributes, children });
+export const cell = (text, kind = null, title = null) => h("td", { class: kind || null, title: title || null }, text);
+export const number = (value, title = null, kind = "") => cell(count(value), `number ${kind}`.trim(), title);
+export const button = (label, onclick) => h("button", { type: "button", onclick }, label);
+export const headings = (titles) => h("tr", {}, ...titles.map((title) => h("th", { scope: "col" }, title)));
+
+// A bar a second. The numbers are in its label, for those who can't see it.
 export function spark(values) {
   const most = Math.max(1, ...values);
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("class", "spark");
-  svg.setAttribute("viewBox", `0 0 ${values.length} 24`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", `events in each of the last ${values.length} s: at most ${Math.max(...values)}, now ${values.at(-1)}`);
-  const path = svg.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "path"));
-  path.setAttribute("d", values.map((value, x) => (value ? `M${x} 24V${24 - Math.max(1, (23 * value) / most)}h.8V24z` : "")).join(""));
-  const td = document.createElement("td");
-  td.append(svg);
-  return td;
+  const d = values.map((value, x) => (value ? `M${x} 24V${24 - Math.max(1, (23 * value) / most)}h.8V24z` : "")).join("");
+  const label = `events in each of the last ${values.length} s: at most ${Math.max(...values)}, now ${values.at(-1)}`;
+  const frame = { class: "spark", viewBox: `0 0 ${values.length} 24`, preserveAspectRatio: "none", role: "img", "aria-label": label };
+  return h("td", {}, h("svg", frame, h("path", { d })));
 }
 
-// Changes rows and cells in place, so that neither the focus nor an opened detail is lost while numbers move.
-export function fill(table, items, keyOf, draws, titles = null) {
-  if (titles && !table.tHead.rows.length) {
-    const head = table.tHead.insertRow();
-    for (const title of titles) head.append(Object.assign(document.createElement("th"), { textContent: title, scope: "col" }));
-  }
-  const body = table.tBodies[0];
-  const rows = new Map([...body.rows].map((tr) => [tr.dataset.key, tr]));
-  items.forEach((item, place) => {
-    const key = keyOf(item);
-    const tr = rows.get(key) ?? document.createElement("tr");
-    rows.delete(key);
-    tr.dataset.key = key;
-    draws.forEach((draw, column) => {
-      const seen = JSON.stringify([item, column]);
-      const td = draw(item);
-      const old = tr.cells[column];
-      if (!old) tr.append(td);
-      else if (old.outerHTML !== td.outerHTML && (old.dataset.seen !== seen || !old.querySelector("details, button"))) old.replaceWith(td);
-      tr.cells[column].dataset.seen = seen;
-    });
-    if (body.rows[place] !== tr) body.insertBefore(tr, body.rows[place] ?? null);
+const SVG = new Set(["svg", "path"]);
+
+function make(wanted) {
+  if (!wanted.tag) return document.createTextNode(wanted);
+  const namespace = SVG.has(wanted.tag) ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml";
+  return patch(document.createElementNS(namespace, wanted.tag), wanted);
+}
+
+// Makes an element what is described, and touches nothing that is so already: the same nodes stay, with their focus,
+// their listeners and whatever the description does not name, as the open attribute of details.
+export function patch(element, { attributes, children }) {
+  for (const [name, value] of Object.entries(attributes)) setAttribute(element, name, value);
+  setChildren(element, ...children);
+  return element;
+}
+
+// Setting an attribute to the value that it has is a mutation too, and a live region may be read aloud for it.
+export function setAttribute(element, name, value) {
+  if (typeof value === "function") element[name] = value;
+  else if (value === null || value === undefined || value === false) element.hasAttribute(name) && element.removeAttribute(name);
+  else if (element.getAttribute(name) !== `${value === true ? "" : value}`) element.setAttribute(name, value === true ? "" : value);
+}
+
+export function setChildren(element, ...children) {
+  children.forEach((child, place) => {
+    const wanted = child?.tag ? child : `${child}`;
+    const old = element.childNodes[place];
+    if (!old) element.append(make(wanted));
+    else if (old.nodeName.toLowerCase() !== (wanted.tag ?? "#text")) old.replaceWith(make(wanted));
+    else if (wanted.tag) patch(old, wanted);
+    else if (old.data !== wanted && !selectionEnds.includes(old)) old.data = wanted;
   });
-  for (const tr of rows.values()) tr.remove();
-  if (titles && !items.length) {
-    const tr = body.insertRow();
-    const td = tr.appendChild(cell("none", "none"));
-    td.colSpan = titles.length;
+  while (element.childNodes.length > children.length) element.lastChild.remove();
+}
+
+export const show = (selector, visible) => setAttribute(find(selector), "hidden", !visible);
+export const say = (selector, text) => setChildren(find(selector), text);
+
+// A selection ends at two texts. To write into one of them moves that end away; a drawing after the selection does it.
+// They are noted when they change: to ask for them between two writes would lay the page out each time.
+let selectionEnds = [];
+document.addEventListener("selectionchange", () => {
+  const { isCollapsed, anchorNode, focusNode } = getSelection();
+  selectionEnds = isCollapsed ? [] : [anchorNode, focusNode];
+});
+
+// -- when the page may change
+
+const STILL_MS = 30_000;
+const ABOUT_TO_ACT = 'tbody tr:not([data-key=""]):is(:hover, :has(:focus-visible)), dialog[open]';
+let lastInput = -Infinity;
+let pressed = false;
+let releasing = null;
+let postponed = null;
+let rowsStandStill = false;
+let answersTheOperator = false;
+let someRowsWait = false;
+
+for (const kind of ["pointermove", "pointerdown", "wheel", "keydown"]) {
+  addEventListener(kind, () => { lastInput = performance.now(); }, { capture: true, passive: true });
+}
+
+// A click is one only if its two halves fall on the same node. The click itself comes between the end of the press and
+// the next task. A browser may keep the end for itself, after its own menu say: a move without a button tells of that.
+addEventListener("pointerdown", ({ button: which }) => { clearTimeout(releasing); pressed = which === 0; }, true);
+addEventListener("click", () => { pressed = false; }, true);
+addEventListener("pointermove", ({ buttons }) => pressed && !buttons && release(), true);
+for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => { releasing = setTimeout(release); }, true);
+addEventListener("blur", () => pressed && release());
+
+function release() {
+  pressed = false;
+  if (!postponed) return;
+  const [draw, asked] = postponed;
+  postponed = null;
+  paint(draw, { asked });
+}
+
+// Draws, now or when the pointer is let go. What the operator asked for is drawn whatever they point at.
+export function paint(draw, { asked = false } = {}) {
+  if (pressed) {
+    postponed = [draw, asked || Boolean(postponed?.[1])];
+    return;
+  }
+  if (asked) lastInput = -Infinity;
+  answersTheOperator = asked;
+  rowsStandStill = performance.now() - lastInput < STILL_MS && Boolean(find(ABOUT_TO_ACT));
+  someRowsWait = false;
+  draw();
+  show("#still", someRowsWait);
+}
+
+// Shows or hides what stands above rows, and would shift them.
+export function showAbove(selector, visible) {
+  if (!rowsStandStill) show(selector, visible);
+  else someRowsWait ||= find(selector).hidden === visible;
+}
+
+// Brings the rows of a table up to date. A row is known by its key and stays the same node as long as the key is listed.
+// While somebody is about to act on a row, none comes, goes or changes its place; one that is gone says so.
+export function fill(table, items, keyOf, draws, titles = null) {
+  if (titles && !table.tHead.rows.length) table.tHead.append(make(headings(titles)));
+  const body = table.tBodies[0];
+  const old = [...body.rows];
+  const known = new Map(old.map((tr) => [tr.dataset.key, tr]));
+  const wanted = items.map((item) => [keyOf(item), draws.map((draw) => draw(item))]);
+  if (titles && !items.length) wanted.push(["", [h("td", { class: "none", colspan: titles.length }, "none")]]);
+  const listed = new Set(wanted.map(([key]) => key));
+  for (const tr of old) {
+    const gone = !listed.has(tr.dataset.key);
+    setAttribute(tr, "class", gone && "gone");
+    setAttribute(tr, "title", gone && "no longer listed");
+  }
+  const rows = wanted.map(([key, cells]) => {
+    const tr = known.get(key);
+    const row = h("tr", { "data-key": key }, ...cells);
+    return tr ? patch(tr, row) : rowsStandStill ? null : make(row);
+  });
+  if (rowsStandStill) someRowsWait ||= rows.length !== old.length || rows.some((tr, place) => tr !== old[place]);
+  else arrange(body, old, rows);
+}
+
+// The row that has the focus is not moved, as that would take the focus from it: the others are moved around it. Nor is
+// it removed, unless by what the operator did; then the focus goes to the same control of the row that takes its place.
+function arrange(body, old, rows) {
+  const focused = old.find((tr) => tr.contains(document.activeElement));
+  const place = old.indexOf(focused);
+  const control = focused ? controls(focused).indexOf(document.activeElement) : -1;
+  const gone = focused && !rows.includes(focused);
+  if (gone && !answersTheOperator) rows.splice(place, 0, focused);
+  for (const tr of old) if (!rows.includes(tr)) tr.remove();
+  const staying = inOrder(rows, old, focused?.isConnected ? focused : null);
+  rows.reduceRight((next, tr) => {
+    if (!staying.has(tr)) body.insertBefore(tr, next);
+    return tr;
+  }, null);
+  if (gone && !focused.isConnected) {
+    const heir = body.rows[Math.min(place, body.rows.length - 1)];
+    (controls(heir)[control] ?? find("#main")).focus({ preventScroll: true });
   }
 }
+
+// Returns as many rows as can be in the new order by standing where they are: the longest increasing run of old places.
+function inOrder(rows, old, focused) {
+  const place = new Map(old.map((tr, at) => [tr, at]));
+  const middle = rows.indexOf(focused);
+  const runs = []; // for each row that may stay: the longest run that ends with it
+  rows.forEach((tr, at) => {
+    const from = place.get(tr);
+    if (from === undefined || (focused && Math.sign(from - place.get(focused)) !== Math.sign(at - middle))) return;
+    const earlier = runs.filter((run) => run.from < from).reduce((most, run) => (run.length > (most?.length ?? 0) ? run : most), null);
+    runs.push({ tr, from, earlier, length: 1 + (earlier?.length ?? 0) });
+  });
+  const staying = new Set();
+  let run = runs.reduce((most, one) => (one.length > (most?.length ?? 0) ? one : most), null);
+  for (; run; run = run.earlier) staying.add(run.tr);
+  return staying;
+}
+
+const controls = (tr) => [...tr.querySelectorAll("a, button, summary")];
+
+// -- questions and actions
 
 export async function ask(url) {
   const response = await fetch(url, { credentials: "same-origin" });
@@ -87,7 +220,7 @@ export async function act(url, wish) {
 
 // Resolves to whether the operator agrees.
 export function answer(question, label, evidence) {
-  const dialog = document.querySelector("#confirm");
+  const dialog = find("#confirm");
   dialog.querySelector("#question").textContent = question;
   const pre = dialog.querySelector("#evidence");
   pre.textContent = evidence;
@@ -98,7 +231,7 @@ export function answer(question, label, evidence) {
 
 // Resolves to the text as the operator has changed it, or to null.
 export async function edit(question, label, text) {
-  const dialog = document.querySelector("#editor");
+  const dialog = find("#editor");
   dialog.querySelector("#editor-question").textContent = question;
   dialog.querySelector("#editor-yes").textContent = label;
   const field = dialog.querySelector("#editor-text");
