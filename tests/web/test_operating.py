@@ -247,6 +247,36 @@ def test_a_page_that_asks_keeps_its_operator_signed_in(operated: Operated) -> No
     assert ask(overview, 13 * 3600) == (403, False)
 
 
+class Clock:
+    """Shows what a test sets, and counts how often it is looked at."""
+
+    now = 1_000_000.0
+    looks = 0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        return self.now
+
+
+def test_a_page_that_only_listens_stays_until_its_login_ends(operate: Callable[..., Operated]) -> None:
+    """Its socket shows the pass it came with for ever: asked again, that stands for its renewals."""
+    operated, clock = operate(KEYFOLD_REAUTHORIZE_SECONDS=0.02), Clock()
+    access = operated.app.extensions["keyfold"].access
+    access._passes = Passes(TOKEN, clock)
+    cookie = f"Cookie: keyfold_admin={access.admin_pass()}"
+    watcher = operated.site.watch("keyfold.overview", "all", header=[cookie])
+    assert watcher.next()["type"] == "snapshot"
+    clock.now += 2 * 3600
+    looks = clock.looks
+    wait_until(lambda: clock.looks > looks + 9)
+    watcher.send(type="ping")
+    while watcher.next()["type"] != "pong":
+        pass
+    clock.now += 11 * 3600
+    assert watcher.close_code() == 4403
+    watcher.close()
+
+
 @pytest.mark.parametrize("number", [2**63 - 1, 2**63, 10**30, -(2**63) - 1])
 @pytest.mark.parametrize("action", ["retry", "skip"])
 def test_a_letter_of_whatever_number_is_found_or_not(operated: Operated, action: str, number: int) -> None:
