@@ -1,8 +1,9 @@
 # Two commands are all a fresh machine with Python >= 3.11 needs: make demo, make test.
 PYTHON ?= python3
+PYTHON2 ?= python2.7
 BIN := .venv/bin
 
-.PHONY: help demo demo-workers test test-all chaos lint format typing build release docs bench soak clean
+.PHONY: help demo demo-workers test test-all chaos lint format typing build release docs bench autobahn soak clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -80,6 +81,16 @@ bench: .venv/bench.stamp .venv/tools.stamp  ## run all benchmarks; write docs/be
 
 bench-%: .venv/bench.stamp .venv/tools.stamp  ## run one benchmark: make bench-durable
 	$(BIN)/python benchmarks/$*.py
+
+.venv/autobahn.stamp: benchmarks/autobahn.txt .venv/pip.stamp
+	@command -v $(PYTHON2) > /dev/null || { echo "The Autobahn suite needs Python 2.7, and there is no $(PYTHON2) here." \
+		"Install one (pyenv install 2.7.18), then: make autobahn PYTHON2=/path/to/python2.7"; exit 1; }
+	rm -rf .venv/autobahn
+	$(PYTHON2) -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/autobahn -r $<
+	touch $@
+
+autobahn: .venv/autobahn.stamp .venv/bench.stamp  ## the Autobahn WebSocket suite, figures into docs/benchmarks.md: make autobahn PYTHON2=python2.7
+	PYTHON2=$(PYTHON2) $(BIN)/python benchmarks/report.py autobahn
 
 soak: .venv/bench.stamp .venv/tools.stamp  ## ten minutes of kills and freezes: make soak MINUTES=2 SEED=7
 	$(BIN)/python benchmarks/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ ALL = (
     "durable", "write_path", "contention", "dispatch", "verify", "growth", "live_actors", "fan_out", "held_sockets", "latency", "frozen_client",
     "backplane", "convergence",
 )  # fmt: skip
+BY_ITSELF = ("autobahn",)
+"""Needs what not every machine has: run by its own name alone, and its part of the page is replaced alone."""
 HEAD = """# Benchmarks
 
 Written by `make bench` on {day}: what each command printed, both sides from the same run. Machines differ, and this
@@ -43,6 +46,11 @@ def main() -> None:
         )
         print(result.stdout, flush=True)
         (KEPT / f"{name}.txt").write_text(result.stdout)
+    for name in BY_ITSELF:
+        if name in options.only:
+            PAGE.write_text(with_part(PAGE.read_text(), name, part_of(name)))
+    if options.only and set(options.only) <= set(BY_ITSELF):
+        return
     missing = [name for name in ALL if not (KEPT / f"{name}.txt").exists()]
     if missing:
         print(f"no page is written before these have run: {', '.join(missing)}")
@@ -50,16 +58,35 @@ def main() -> None:
     day = datetime.now(UTC).date().isoformat()
     parts = [HEAD.format(day=day, cores=os.cpu_count())]
     for name in ALL:
-        about = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())) or ""
-        parts.append(f"## {name}\n\n{about}\n\n```text\n{(KEPT / f'{name}.txt').read_text().rstrip()}\n```\n")
+        parts.append(part_of(name))
         parts += [
             f"![{title}](images/{file}.svg)\n"
             for file, (program, title, _) in PLOTS.items()
             if program == name
         ]
+    before = PAGE.read_text()
+    parts += [part for name in BY_ITSELF if (part := find_part(before, name))]
     PAGE.write_text("\n".join(parts))
     draw(PAGE.parent / "images")
     write_headline(HERE.parent / "README.md")
+
+
+def part_of(name: str) -> str:
+    """Return what the page says of one program: its docstring, and what it printed last."""
+    about = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())) or ""
+    return f"## {name}\n\n{about}\n\n```text\n{(KEPT / f'{name}.txt').read_text().rstrip()}\n```\n"
+
+
+def find_part(page: str, name: str) -> str:
+    """Return what a page says of one program, or nothing."""
+    found = re.search(rf"^## {name}$.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    return found[0] if found else ""
+
+
+def with_part(page: str, name: str, part: str) -> str:
+    """Return the page with this part in the place of the old one, or at the end."""
+    old = find_part(page, name)
+    return page.replace(old, part) if old else f"{page.rstrip()}\n\n{part}"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from .records import StoredLetter
 if TYPE_CHECKING:
     from .snapshot_store import SnapshotStore
 
+_MAX_BIGINT = 2**63 - 1
 _LETTER = "id, projection_name, key, event_type, event, error, traceback, parked, at"
 _KEY = "projection_name, key, epoch, version, schema_version, halted, {size}, updated_at"
 
@@ -143,8 +144,14 @@ class Queries:
     def _rows(self, sql: str, *parameters: Any, make: Callable[[Any], Any]) -> list[Any]:
         self._store.ensure_tables()
         run: Callable[..., Any] = self._store.database.execute_sql
-        rows = self._store.run(lambda: run(sql.replace("?", self._param), parameters).fetchall())
+        given = [_as_bigint(value) if isinstance(value, int) else value for value in parameters]
+        rows = self._store.run(lambda: run(sql.replace("?", self._param), given).fetchall())
         return [make(row) for row in rows]
+
+
+def _as_bigint(number: int) -> int:
+    """Return the nearest number that a database knows: no row has a number beyond those, so it is as far off."""
+    return max(-_MAX_BIGINT, min(number, _MAX_BIGINT))
 
 
 def _where(**wanted: str | None) -> tuple[list[str], list[str]]:

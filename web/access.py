@@ -8,16 +8,16 @@ import logging
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from flask import Flask, Request
 from flask import request as current_request
-from itsdangerous import BadData, URLSafeTimedSerializer
-from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound
+from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound, Unauthorized
 
 from ..actors import InvalidKey, ProjectionKey, UnknownProjection
+from .origins import parse_origin
 from .overview import OVERVIEW
-from .tickets import Tickets
+from .passes import Passes
+from .tickets import NO_TICKET, Tickets
 from .visitor import May, Visitor
 
 if TYPE_CHECKING:
@@ -29,11 +29,9 @@ AuthorizeAdmin = Callable[[Request], bool]
 Identify = Callable[[Request], str | None]
 
 ADMIN_COOKIE = "keyfold_admin"
-ADMIN_SECONDS = 12 * 3600
-"""How long a login lasts."""
+_AGAIN = "keyfold.asked_again"
 
 _logger = logging.getLogger("keyfold.access")
-_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 class Access:
@@ -53,8 +51,9 @@ class Access:
         self._authorize = authorize
         self._authorize_admin = authorize_admin
         self._identify = identify
-        self._origins = {origin for given in settings.allowed_origins if (origin := _origin(given))}
+        self._origins = {parse_origin(given) for given in settings.allowed_origins}
         self._tickets: Tickets | None = None
+        self._passes = Passes(settings.admin_token)
 
     def check_address(self, name: str, key: str) -> None:
         """Raise NotFound for a name that is not registered, BadRequest for what can't be a key."""
@@ -99,7 +98,7 @@ class Access:
             self.check_address(*address)
             ticket = request.args.get("ticket")
             if ticket is not None:
-                user = self._ticket_office(app).redeem(ticket, *address)
+                user = self._redeem(app, ticket, *address)
                 return Visitor(remote, user, _nobody, by_ticket=True)
             self.check_read(request, *address)
         user = self.user(request)
@@ -110,13 +109,21 @@ class Access:
     def ticket(self, app: Flask, name: str, key: str, user: str | None) -> str:
         """Issue a ticket. Raises RuntimeError: the app has no secret key; else as ``check_address``."""
         self.check_address(name, key)
-        return self._ticket_office(app).issue(name, key, user)
+        office = self._ticket_office(app)
+        if office is None:
+            msg = "tickets are signed with the app's secret key; set app.secret_key"
+            raise RuntimeError(msg)
+        return office.issue(name, key, user)
 
-    def _ticket_office(self, app: Flask) -> Tickets:
-        if self._tickets is None:
-            if not app.secret_key:
-                msg = "tickets are signed with the app's secret key; set app.secret_key"
-                raise RuntimeError(msg)
+    def _redeem(self, app: Flask, ticket: str, name: str, key: str) -> str | None:
+        office = self._ticket_office(app)
+        if office is None:  # so it has never issued one
+            raise Unauthorized(NO_TICKET)
+        return office.redeem(ticket, name, key)
+
+    def _ticket_office(self, app: Flask) -> Tickets | None:
+        """Return what issues and redeems tickets, or None: the app has no secret key."""
+        if self._tickets is None and app.secret_key:
             self._tickets = Tickets(app.secret_key, self._settings.ticket_seconds)
         return self._tickets
 
@@ -125,13 +132,13 @@ class Access:
         kept = {name: value for name, value in request.environ.items() if isinstance(value, (str, tuple))}
 
         def may(name: str, key: str, ticket: str | None) -> bool:
-            environ = {**kept, "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr}
+            environ = {**kept, _AGAIN: "", "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr}
             try:
                 with app.request_context(environ):
                     if ticket is None:
                         self.check_read(current_request, name, key)
                     else:
-                        self._ticket_office(app).redeem(ticket, name, key)
+                        self._redeem(app, ticket, name, key)
             except HTTPException:
                 return False
             except Exception:
@@ -153,11 +160,11 @@ class Access:
 
     def admits(self, given: str, request: Request) -> bool:
         """Say whether pages of an origin may read here, with their user's cookies."""
-        origin = _origin(given)
-        here = _origin(f"{request.scheme}://{request.host}")
-        # The scheme is left out: behind a proxy that ends TLS the app may see http where the page was https.
-        same_host = origin is not None and here is not None and _host(origin, given) == _host(here, given)
-        return same_host or origin in self._origins
+        origin = parse_origin(given)
+        if origin is None:
+            return False
+        here = parse_origin(f"{request.scheme}://{request.host}")
+        return (here is not None and origin.is_of_host(here)) or origin in self._origins
 
     def check_admin(self, request: Request) -> None:
         """Let operators pass. Raises Forbidden."""
@@ -168,7 +175,8 @@ class Access:
 
     def is_admin(self, request: Request) -> bool:
         """Say whether an operator asks: by bearer token, by the pass of the login page, or as the app says."""
-        if self.has_admin_bearer(request) or self._has_pass(request):
+        given = request.cookies.get(ADMIN_COOKIE)
+        if self.has_admin_bearer(request) or self._passes.is_good(given, renewed=_AGAIN in request.environ):
             return True
         check = self._authorize_admin
         return check is not None and self._allows(lambda: check(request))
@@ -189,21 +197,12 @@ class Access:
         raise Forbidden(msg)
 
     def admin_pass(self) -> str:
-        """Return the cookie of an operator who has shown the token: signed with it, so a new token ends it."""
-        return self._passes().dumps("operator")
+        """Return the cookie of an operator who has shown the token."""
+        return self._passes.issue()
 
-    def _passes(self) -> URLSafeTimedSerializer:
-        return URLSafeTimedSerializer(self._settings.admin_token or "", salt="keyfold.admin")
-
-    def _has_pass(self, request: Request) -> bool:
-        given = request.cookies.get(ADMIN_COOKIE)
-        if given is None or not self._settings.admin_token:
-            return False
-        try:
-            self._passes().loads(given, max_age=ADMIN_SECONDS)
-        except BadData:
-            return False
-        return True
+    def renewed_pass(self, request: Request) -> str | None:
+        """Return the cookie that replaces the one of this request, or None: it needs none."""
+        return self._passes.renew(request.cookies.get(ADMIN_COOKIE))
 
     def user(self, request: Request) -> str | None:
         """Return the name of whoever asks, if the app tells."""
@@ -233,23 +232,3 @@ def _anyone(_name: str, _key: str, _ticket: str | None) -> bool:
 
 def _nobody(_name: str, _key: str, _ticket: str | None) -> bool:
     return False
-
-
-def _origin(text: str) -> tuple[str, str, int] | None:
-    """Return (scheme, host, port) of an origin, or None if it is not one (such as ``null``)."""
-    try:
-        parts = urlsplit(text)
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    except ValueError:
-        return None
-    if not parts.hostname or port is None:
-        return None
-    return parts.scheme, parts.hostname, port
-
-
-def _host(origin: tuple[str, str, int], given: str) -> tuple[str, int]:
-    """Return host and port, with a default port of either scheme taken as the one of the given origin."""
-    scheme, host, port = origin
-    if port == _DEFAULT_PORTS.get(scheme):
-        port = _DEFAULT_PORTS.get(urlsplit(given).scheme, port)
-    return host, port

@@ -29,9 +29,10 @@ from ..actors import (
     UnknownProjection,
 )
 from ..store import StoreUnavailable
-from .access import ADMIN_COOKIE, ADMIN_SECONDS
+from .access import ADMIN_COOKIE
 from .actions import ACTIONS, REFUSALS
 from .overview import SCAN_SECONDS
+from .passes import PASS_SECONDS
 from .state import current_state
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def add_admin(blueprint: Blueprint) -> None:
     rule("/admin/projections/of/<name>/facts", "admin_facts", _facts, methods=["GET"])
     rule("/admin/projections/of/<name>/raw", "admin_raw", _raw, methods=["GET"])
     rule("/admin/projections/of/<name>/actions", "admin_action", _act, methods=["POST"])
+    blueprint.after_request(_renew_pass)
 
 
 # -- pages
@@ -117,7 +119,7 @@ def _login() -> AnyResponse:
         )
         return _html("login", "", status=403, message="That is not the token.")
     response = redirect(_back(request.form.get("name", "")), 303)
-    _set_cookie(response, ADMIN_COOKIE, kept.access.admin_pass(), ADMIN_SECONDS)
+    _set_cookie(response, ADMIN_COOKIE, kept.access.admin_pass(), PASS_SECONDS)
     return response
 
 
@@ -125,6 +127,16 @@ def _logout() -> AnyResponse:
     _check_csrf()
     response = redirect(_back(""), 303)
     response.delete_cookie(ADMIN_COOKIE, secure=request.is_secure, httponly=True, samesite="Strict")
+    return response
+
+
+def _renew_pass(response: Response) -> Response:
+    """Let an operator stay signed in who is still there."""
+    kept = current_state()
+    if request.method != "POST" and request.path.startswith(f"{kept.settings.url_prefix}/admin/projections"):
+        renewed = kept.access.renewed_pass(request)
+        if renewed is not None:
+            _set_cookie(response, ADMIN_COOKIE, renewed, PASS_SECONDS)
     return response
 
 

@@ -6,7 +6,11 @@ import ipaddress
 import threading
 from collections import Counter
 
+from .descriptors import Room, make_room
 from .settings import WebSettings
+
+_SITE_BITS = 64
+"""Of an IPv6 address: a customer of a provider has at least all addresses that begin alike."""
 
 
 class TooManyConnections(Exception):  # says what it is
@@ -37,18 +41,36 @@ class Admission:
         self._lock = threading.Lock()
         self._open = 0
         self._by_name: Counter[str] = Counter()
+        self._room: Room | None = None
         self.refused = 0
+
+    @property
+    def limit(self) -> int:
+        """Connections that may be open: those of the settings, until somebody has looked for room."""
+        return self._settings.max_sockets if self._room is None else self._room.connections
+
+    def look_for_room(self) -> None:
+        """Raise this process's limit of descriptors, and log it if that is not enough. Else the first connection does."""
+        with self._lock:
+            self._look_for_room()
+
+    def _look_for_room(self) -> Room:
+        if self._room is None:
+            self._room = make_room(self._settings.max_sockets)
+        return self._room
 
     def enter(self, address: str, user: str | None) -> Place:
         """Take a place. Raises TooManyConnections."""
         limits, asked = self._settings, list[tuple[str, int, str]]()
-        if not _is_here(address):
-            asked.append((f"address {address}", limits.max_sockets_per_address, "your address has its"))
+        site = _site(address)
+        if site is not None:
+            asked.append((f"address {site}", limits.max_sockets_per_address, "your address has its"))
         if user is not None:
             asked.append((f"user {user}", limits.max_sockets_per_user, "you have your"))
         with self._lock:
-            if self._open >= limits.max_sockets:
-                self._refuse(f"this server has its {limits.max_sockets} connections open")
+            room = self._look_for_room()
+            if self._open >= room.connections or room.is_short:
+                self._refuse("this server has as many connections open as it can")
             for name, most, who in asked:
                 if self._by_name[name] >= most:
                     self._refuse(f"{who} {most} connections open")
@@ -71,10 +93,16 @@ class Admission:
         raise TooManyConnections(message)
 
 
-def _is_here(address: str) -> bool:
-    """Say whether an address is this machine's own: a proxy's then, with everybody behind it, or a developer's."""
+def _site(address: str) -> str | None:
+    """Return what counts as one client address: an IPv4 address, or the first half of one of IPv6.
+
+    None for one of this machine: a proxy's then, with everybody behind it, or a developer's.
+    """
     try:
-        given = ipaddress.ip_address(address)
-        return (getattr(given, "ipv4_mapped", None) or given).is_loopback
+        given = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:  # none at all: a Unix socket, so a proxy too
-        return True
+        return None
+    given = getattr(given, "ipv4_mapped", None) or given
+    if given.is_loopback:
+        return None
+    return str(given) if given.version == 4 else str(ipaddress.ip_network((given, _SITE_BITS), strict=False))  # noqa: PLR2004

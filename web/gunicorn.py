@@ -13,12 +13,19 @@ import threading
 from typing import Any
 
 from ..actors import all_systems
+from .hub import Hub
 
 __all__ = ["child_exit", "post_worker_init", "worker_exit"]
 
 
 def post_worker_init(worker: Any) -> None:  # noqa: ARG001  # gunicorn passes it
-    """Let the signals that end a worker end its sockets as well, before the worker waits for its requests."""
+    """Look for room for the sockets, so that the log tells at the start if there is little of it.
+
+    And let the signals that end a worker end its sockets as well, before the worker waits for its requests.
+    """
+    for system in all_systems():
+        if isinstance(system.broadcaster, Hub):
+            system.broadcaster.admission.look_for_room()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         before = signal.getsignal(number)
 

@@ -14,11 +14,13 @@ import selectors
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from io import BufferedReader
 from typing import Any, Protocol
 
 from flask import Response
 
 _MOST = 64 * 1024
+_MAX_AHEAD = 8 * 1024
 _KERNEL_BUFFER = 256 * 1024
 _USER_TIMEOUT_MS = 60_000
 _BORROWED = ("werkzeug.socket", "gunicorn.socket")
@@ -27,8 +29,8 @@ _BORROWED = ("werkzeug.socket", "gunicorn.socket")
 class Adopt(Protocol):
     """Gives a socket to the hub, which owns it from then on."""
 
-    def __call__(self, sock: socket.socket, *, carried: bool) -> None:
-        """``carried``: the request's thread stays and carries the bytes."""
+    def __call__(self, sock: socket.socket, ahead: bytes = b"") -> None:
+        """``ahead``: bytes of the client that the server has read beyond the request."""
 
 
 def raw_socket(environ: Mapping[str, Any]) -> socket.socket | None:
@@ -67,16 +69,60 @@ def _survives_its_server() -> bool:
             return False
 
 
+class Handover:
+    """A connection on its way from the server to the hub.
+
+    Making one takes every descriptor that the way needs, and changes nothing yet: whoever gets OSError here can
+    still answer over HTTP. From then on nothing on the way can fail for want of a descriptor.
+    """
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self._raw = raw_socket(environ)
+        self.carried = self._raw is None
+        """The request's thread stays and carries the bytes."""
+        if self._raw is None:
+            self._ours, self._kept = socket.socketpair()
+        else:
+            self._ours, self._kept = _dead_pair(self._raw)
+
+    def take(self) -> socket.socket:
+        """Return the socket for the hub. Where the server's was taken, it is left with the end of a dead pair."""
+        if self._raw is not None:
+            _leave_dead(self._raw, self._kept)
+        return self._ours
+
+    @property
+    def end(self) -> socket.socket:
+        """The end that the request's thread carries bytes to and from."""
+        return self._kept
+
+    def close(self) -> None:
+        """Give the descriptors back: the connection stays the server's."""
+        self._ours.close()
+        self._kept.close()
+
+
 def take_over(sock: socket.socket) -> socket.socket:
     """Return a socket for the same connection, and leave the end of a dead pair in the descriptor of the given."""
-    dead, other = (
-        socket.socketpair()
-    )  # first: if there are no descriptors left, nothing has changed hands yet
-    other.close()
-    with dead:
-        ours = socket.socket(fileno=os.dup(sock.fileno()))
-        os.dup2(dead.fileno(), sock.fileno(), inheritable=False)
+    ours, dead = _dead_pair(sock)
+    _leave_dead(sock, dead)
     return ours
+
+
+def _dead_pair(sock: socket.socket) -> tuple[socket.socket, socket.socket]:
+    """Return a second socket for the same connection, and the end of a dead pair."""
+    dead, other = socket.socketpair()
+    other.close()
+    try:
+        return socket.socket(fileno=os.dup(sock.fileno())), dead
+    except BaseException:
+        dead.close()
+        raise
+
+
+def _leave_dead(sock: socket.socket, dead: socket.socket) -> None:
+    with dead:
+        os.dup2(dead.fileno(), sock.fileno(), inheritable=False)
 
 
 def tune(sock: socket.socket) -> None:
@@ -91,58 +137,85 @@ def tune(sock: socket.socket) -> None:
 class Upgraded(Response):
     """What a view returns after a WebSocket handshake: nothing more is to be said over HTTP."""
 
-    def __init__(self, client: socket.socket, adopt: Adopt) -> None:
-        super().__init__()
+    def __init__(self, handover: Handover, client: socket.socket, adopt: Adopt) -> None:
+        super().__init__(status=101)
+        self._handover = handover
         self._client = client
         self._adopt = adopt
 
-    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:  # noqa: ARG002
-        raw = raw_socket(environ)
-        if raw is not None:
-            tune(raw)
-            self._adopt(take_over(raw), carried=False)
-            return _forsaken(environ)
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        handover = self._handover
         tune(self._client)
-        theirs, ours = socket.socketpair()
-        with ours:
-            self._adopt(theirs, carried=True)
-            carry(self._client, ours)
-        # gevent's is a duplicate: the server's close would not end the connection.
-        with contextlib.suppress(OSError):
-            self._client.shutdown(socket.SHUT_RDWR)
-        if "eventlet.input" in environ:
-            from eventlet.wsgi import WSGI_LOCAL  # noqa: PLC0415
+        ahead = read_ahead(environ)
+        self._adopt(handover.take(), ahead)
+        if handover.carried:
+            with handover.end:
+                carry(self._client, handover.end)
+            # gevent's is a duplicate: the server's close would not end the connection.
+            with contextlib.suppress(OSError):
+                self._client.shutdown(socket.SHUT_RDWR)
+            if "eventlet.input" in environ:
+                from eventlet.wsgi import WSGI_LOCAL  # noqa: PLC0415
 
-            WSGI_LOCAL.already_handled = True
-            return []
-        return _forsaken(environ)
+                WSGI_LOCAL.already_handled = True
+                return []
+        # The handshake has been sent already. This is for the server's log: the server's end is dead.
+        start_response(self.status, [("Upgrade", "websocket"), ("Connection", "Upgrade")])
+        return []
 
 
 class Stream(Response):
     """A response whose body the hub writes, for as long as the client listens."""
 
-    def __init__(self, adopt: Adopt, preamble: bytes) -> None:
+    def __init__(self, handover: Handover, adopt: Adopt, preamble: bytes) -> None:
         super().__init__(mimetype="text/event-stream")
         # Proxies shall pass on each event as it comes.
         self.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["Content-Length"]
+        self._handover = handover
         self._adopt = adopt
         self._preamble = preamble
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
-        raw = raw_socket(environ)
-        if raw is None:
-            theirs, ours = socket.socketpair()
-            self._adopt(theirs, carried=True)
+        handover = self._handover
+        if handover.carried:
+            self._adopt(handover.take())
             environ["eventlet.minimum_write_chunk_size"] = 1  # it would wait for 512 bytes
             start_response(self.status, self.headers.to_wsgi_list())
-            return _Pipe(ours, self._preamble)
+            return _Pipe(handover.end, self._preamble)
         self.headers["Connection"] = "close"
         lines = [f"HTTP/1.1 {self.status}", *(f"{name}: {value}" for name, value in self.headers)]
-        raw.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + self._preamble)
-        tune(raw)
-        self._adopt(take_over(raw), carried=False)
-        return _forsaken(environ)
+        sock = handover.take()
+        sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + self._preamble)
+        tune(sock)
+        self._adopt(sock)
+        # It has been sent already. This is for the server's log: the server's end is dead.
+        start_response(self.status, self.headers.to_wsgi_list())
+        return []
+
+
+def read_ahead(environ: Mapping[str, Any]) -> bytes:
+    """Return the bytes behind the request that gunicorn or Werkzeug has read from the socket already.
+
+    A client has to wait for the answer to its handshake. One that doesn't is served all the same where these
+    servers keep what they read.
+    """
+    given = environ.get("wsgi.input")
+    unreader = getattr(getattr(given, "reader", None), "unreader", None)
+    if unreader is not None:  # gunicorn
+        found: bytes = unreader.buf.getvalue()
+        return found
+    sock = environ.get("werkzeug.socket")
+    if sock is None or not isinstance(given, BufferedReader):
+        return b""
+    before = sock.gettimeout()
+    sock.setblocking(False)  # it would wait for a byte where it has none
+    try:
+        return given.read1(_MAX_AHEAD)
+    except OSError:
+        return b""
+    finally:
+        sock.settimeout(before)
 
 
 class _Pipe:
@@ -153,22 +226,17 @@ class _Pipe:
         self._preamble = preamble
 
     def __iter__(self) -> Iterator[bytes]:
-        yield self._preamble
-        while data := self._sock.recv(_MOST):
-            yield data
+        return self  # not a generator: whoever delegates to this with "yield from" also calls its close
+
+    def __next__(self) -> bytes:
+        data, self._preamble = self._preamble or self._sock.recv(_MOST), b""
+        if not data:
+            raise StopIteration
+        return data
 
     def close(self) -> None:
         """End it: the client has gone, or the server."""
         self._sock.close()
-
-
-def _forsaken(environ: Mapping[str, Any]) -> Iterable[bytes]:
-    """Make the server let go of a connection that is no longer its own, without a response."""
-    if "gunicorn.socket" in environ:
-        raise StopIteration  # what gunicorn takes as "handled"
-    if "werkzeug.socket" in environ:
-        raise ConnectionAbortedError  # what Werkzeug takes as "the client has gone"
-    return []
 
 
 def carry(client: socket.socket, ours: socket.socket) -> None:

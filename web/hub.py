@@ -145,14 +145,24 @@ class Hub(Broadcaster):
                     self._reactor = reactor
         return self._reactor
 
-    def adopt(self, connection: Connection, wish: Wish | None, *, carried: bool = False) -> None:
-        """Take over a connection, and subscribe it to the channel that its URL names. From any thread."""
+    def prepare(self) -> None:
+        """Start what owns the sockets, if nothing has yet. Raises OSError if there is no descriptor left."""
+        if not self._closed:
+            _ = self.reactor
+
+    def adopt(
+        self, connection: Connection, wish: Wish | None, *, carried: bool = False, ahead: bytes = b""
+    ) -> None:
+        """Take over a connection, and subscribe it to the channel that its URL names. From any thread.
+
+        ``ahead`` is what its client has sent already.
+        """
         if self._closed:
             connection.abandon()
             return
-        self.reactor.call(self._begin, connection, wish, carried)
+        self.reactor.call(self._begin, connection, wish, carried, ahead)
 
-    def _begin(self, connection: Connection, wish: Wish | None, carried: bool) -> None:  # noqa: FBT001
+    def _begin(self, connection: Connection, wish: Wish | None, carried: bool, ahead: bytes) -> None:  # noqa: FBT001
         self.connections.add(connection)
         self.counts["opened"] += 1
         self.counts["carried"] += carried
@@ -165,6 +175,8 @@ class Hub(Broadcaster):
         if self.connected is not None:
             name, key, _ = wish or (None, None, None)
             self.connected(name, key, connection.visitor.user)
+        if ahead:
+            connection.received(ahead)
 
     def gone(self, connection: Connection) -> None:
         """Forget a connection that has ended. On the reactor's thread."""
@@ -296,6 +308,7 @@ class Hub(Broadcaster):
             "projections": {name: {"subscribers": watched[name], "resyncs": resyncs[name]} for name in names},
             **self.channels.stats(),
             "backplane": self.bridge.stats(),
+            "limit": self.admission.limit,
             "refused": self.admission.refused,
             **{name: counts[name] for name in _COUNTS},
         }

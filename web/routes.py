@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from ..store import Position, StoreError, StoreUnavailable
 from .admin import add_admin
 from .admission import Place, TooManyConnections
 from .event_stream import PREAMBLE, EventStream
-from .handover import Stream, Upgraded, has_socket
+from .handover import Handover, Stream, Upgraded, has_socket
 from .positions import parse_position
 from .probes import add_probes
 from .state import current_state
@@ -46,11 +47,17 @@ _HANDSHAKE = (
     "HTTP_SEC_WEBSOCKET_KEY",
     "HTTP_SEC_WEBSOCKET_VERSION",
 )
+_WEBSOCKET_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
+_NO_DESCRIPTOR = "this server has no file descriptor left for a connection; try again"
+_AWAY = "the database can't be reached at the moment; try again"
+_NEWER = "a newer release has written this, which this server does not know yet; try again"
+_CLOSED = "the server is shutting down; try again"
+_REFUSED = "this can't be read; the server's log says why"
 _CLIENT_SECONDS = 3600
 _RETRY_SECONDS = 2
 _KINDS = {"js": "text/javascript", "ts": "text/plain", "css": "text/css"}
 _SHARED = ("keyfold.stream", "keyfold.snapshot")
-_ADMITTED = "_keyfold_admitted"
+_UNDO = "_keyfold_undo"
 
 
 class NoRawSocket(HTTPException):
@@ -77,12 +84,12 @@ def make_blueprint(settings: WebSettings) -> Blueprint:
     )
     add_admin(blueprint)
     add_probes(blueprint)
-    blueprint.after_request(_share)
-    blueprint.teardown_request(_free_place)
+    blueprint.after_request(_add_headers)
+    blueprint.teardown_request(_undo)
     blueprint.register_error_handler(HTTPException, _as_json)
-    blueprint.register_error_handler(StoreUnavailable, _try_again)
-    blueprint.register_error_handler(NewerRow, _try_again)
-    blueprint.register_error_handler(Closed, _try_again)
+    blueprint.register_error_handler(StoreUnavailable, _away)
+    blueprint.register_error_handler(NewerRow, _newer)
+    blueprint.register_error_handler(Closed, _closed)
     blueprint.register_error_handler(StoreError, _refused)
     return blueprint
 
@@ -105,16 +112,17 @@ def _sockets() -> Response:
 def _stream(name: str, key: str) -> Response:
     wanted = request.headers.get("Last-Event-ID") or request.args.get("since")
     visitor, place, since = _admit((name, key), wanted)
-    hub = current_state().hub
-    admitted = g.get(_ADMITTED)
-
-    def adopt(sock: socket.socket, *, carried: bool) -> None:
-        admitted.clear()
-        hub.adopt(EventStream(sock, hub, visitor, place), (name, key, since), carried=carried)
-
     if request.method == "HEAD":
         return Response(mimetype="text/event-stream")
-    return Stream(adopt, PREAMBLE)
+    hub, handover = current_state().hub, _begin_handover()
+    undo = g.get(_UNDO)
+
+    def adopt(sock: socket.socket, ahead: bytes = b"") -> None:  # noqa: ARG001  # a stream was asked for once
+        stream = EventStream(sock, hub, visitor, place)
+        undo.clear()
+        hub.adopt(stream, (name, key, since), carried=handover.carried)
+
+    return Stream(handover, adopt, PREAMBLE)
 
 
 def _need_socket(name: str, key: str) -> None:
@@ -136,18 +144,33 @@ def _admit(address: tuple[str, str] | None, wanted: str | None) -> tuple[Visitor
         raise BadRequest(str(error)) from None
     visitor = kept.access.admit(current_app._get_current_object(), request, address)  # type: ignore[attr-defined]  # noqa: SLF001
     if kept.system.closed:
-        msg = "the server is shutting down"
-        raise Closed(msg)
+        raise Closed(_CLOSED)
     try:
         place = kept.hub.admission.enter(visitor.address, visitor.user)
     except TooManyConnections as error:
         raise TooManyRequests(str(error), retry_after=10) from None
-    setattr(g, _ADMITTED, [place])
+    setattr(g, _UNDO, [place.leave])
     return visitor, place, since
+
+
+def _begin_handover() -> Handover:
+    """Take all descriptors that a connection needs, as long as the client can still be told that there are none."""
+    try:
+        current_state().hub.prepare()
+        handover = Handover(request.environ)
+    except OSError as error:
+        _logger.error("no connection can be taken over: %s", error)  # noqa: TRY400
+        raise ServiceUnavailable(_NO_DESCRIPTOR, retry_after=_RETRY_SECONDS) from None
+    g.get(_UNDO).append(handover.close)
+    return handover
 
 
 def _upgrade(visitor: Visitor, place: Place, wish: tuple[str, str, Position | None] | None) -> Response:
     environ = request.environ
+    if _WEBSOCKET_KEY.fullmatch(environ.get("HTTP_SEC_WEBSOCKET_KEY", "")) is None:
+        msg = "this is no WebSocket handshake: Sec-WebSocket-Key has to be 16 bytes in base64, once"
+        raise BadRequest(msg)
+    handover = _begin_handover()
     # Only what the handshake needs: permessage-deflate, for one, is not to be agreed on.
     needed = {name: environ[name] for name in _HANDSHAKE if name in environ}
     needed |= {name: value for name, value in environ.items() if not name.startswith("HTTP_")}
@@ -157,17 +180,16 @@ def _upgrade(visitor: Visitor, place: Place, wish: tuple[str, str, Position | No
         msg = f"this is no WebSocket handshake: {error}"
         raise BadRequest(msg) from None
     except OSError as error:
-        msg = f"the client went away in the middle of the handshake: {error}"
-        raise ClientDisconnected(msg) from None
-    hub = current_state().hub
-    admitted = g.get(_ADMITTED)
+        _logger.info("a client went away in the middle of its handshake: %s", error)
+        raise ClientDisconnected from None
+    hub, undo = current_state().hub, g.get(_UNDO)
 
-    def adopt(sock: socket.socket, *, carried: bool) -> None:
-        admitted.clear()
+    def adopt(sock: socket.socket, ahead: bytes = b"") -> None:
         connection = WebSocketConnection(sock, hub, visitor, place, many=wish is None)
-        hub.adopt(connection, wish, carried=carried)
+        undo.clear()
+        hub.adopt(connection, wish, carried=handover.carried, ahead=ahead)
 
-    return Upgraded(ws.sock, adopt)
+    return Upgraded(handover, ws.sock, adopt)
 
 
 class _NoThread:
@@ -182,17 +204,18 @@ class _NoThread:
         """Start nothing."""
 
 
-def _free_place(_error: BaseException | None) -> None:
-    """Give a place back that no connection took over."""
-    for place in g.pop(_ADMITTED, ()):
-        place.leave()
+def _undo(_error: BaseException | None) -> None:
+    """Give back the place and the descriptors that no connection has come to need."""
+    for give_back in g.pop(_UNDO, ()):
+        give_back()
 
 
 # -- HTTP
 
 
-def _share(response: Response) -> Response:
-    """Let the pages of allowed origins read streams and snapshots: browsers ask for these headers."""
+def _add_headers(response: Response) -> Response:
+    """Say that the type is meant, and let the pages of allowed origins read streams and snapshots."""
+    response.headers["X-Content-Type-Options"] = "nosniff"
     origin = request.headers.get("Origin")
     if request.endpoint in _SHARED:
         response.vary.add("Origin")
@@ -244,12 +267,30 @@ def _as_json(error: HTTPException) -> Response:
     return response
 
 
-def _try_again(error: Exception) -> Response:
-    """The database is away or too slow, this process ends or is of an older release: later the request is right."""
-    return _as_json(ServiceUnavailable(str(error), retry_after=_RETRY_SECONDS))
+def _away(error: StoreUnavailable) -> Response:
+    return _hidden(error, ServiceUnavailable(_AWAY, retry_after=_RETRY_SECONDS))
+
+
+def _newer(error: NewerRow) -> Response:
+    return _hidden(error, ServiceUnavailable(_NEWER, retry_after=_RETRY_SECONDS))
+
+
+def _closed(_error: Closed) -> Response:
+    return _as_json(ServiceUnavailable(_CLOSED, retry_after=_RETRY_SECONDS))
 
 
 def _refused(error: StoreError) -> Response:
     """A row does not load, or the database refuses the question: no request will change that by itself."""
-    _logger.error("%s", error, extra=error.facts)
-    return _as_json(InternalServerError(str(error)))
+    return _hidden(error, InternalServerError(_REFUSED))
+
+
+def _hidden(error: StoreError, answer: HTTPException) -> Response:
+    """Log the error, and tell its text to operators alone.
+
+    It names hosts, paths, users and values, and quotes drivers: the answer that others get is a fixed sentence.
+    """
+    level = logging.ERROR if answer.code == InternalServerError.code else logging.WARNING
+    _logger.log(level, "%s", error, extra=error.facts)
+    if current_state().access.is_admin(request):
+        answer.description = str(error)
+    return _as_json(answer)

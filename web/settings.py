@@ -10,6 +10,7 @@ from typing import Any
 import peewee
 
 from ..actors import ProjectionError, Settings, check_setting
+from .origins import parse_origin
 
 _PREFIX = "KEYFOLD_"
 
@@ -85,7 +86,11 @@ class WebSettings:
                     _malformed(field.name, value, "a path such as '/live', with no slash at its end")
             elif field.name == "allowed_origins":
                 if not isinstance(value, tuple) or not all(_is_origin(origin) for origin in value):
-                    _malformed(field.name, value, "a list of origins such as 'https://app.example.com'")
+                    _malformed(
+                        field.name,
+                        value,
+                        "a list of origins such as 'https://app.example.com', without a path",
+                    )
             elif field.name in ("admin_token", "metrics_token", "redis"):
                 if value is not None and (not isinstance(value, str) or not value):
                     _malformed(field.name, value, "a string that is not empty")
@@ -133,7 +138,7 @@ def read_config(config: Mapping[str, Any]) -> tuple[str | peewee.Database, dict[
 
 
 def _is_origin(value: object) -> bool:
-    return isinstance(value, str) and value.startswith(("http://", "https://")) and not value.endswith("/")
+    return isinstance(value, str) and parse_origin(value) is not None
 
 
 def _malformed(name: str, value: object, expected: str) -> None:

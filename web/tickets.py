@@ -7,10 +7,14 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+import msgspec
 from itsdangerous import BadData, SignatureExpired, URLSafeTimedSerializer
 from werkzeug.exceptions import Unauthorized
 
 _SALT = "keyfold.ticket"
+_Content = tuple[str, str, str | None, str]
+"""Projection, key, user, and the nonce by which it is remembered."""
+NO_TICKET = "this is no ticket of this app"
 
 
 class Tickets:
@@ -28,19 +32,21 @@ class Tickets:
 
     def issue(self, name: str, key: str, user: str | None) -> str:
         """Return a ticket for one key."""
-        made = self._serializer.dumps([name, key, user, secrets.token_urlsafe(12)])
+        whom = None if user is None else str(user)
+        made = self._serializer.dumps([name, key, whom, secrets.token_urlsafe(12)])
         return made if isinstance(made, str) else made.decode()
 
     def redeem(self, ticket: str, name: str, key: str) -> str | None:
         """Return the user whom a ticket was issued to. Raises Unauthorized."""
         try:
-            for_name, for_key, user, nonce = self._serializer.loads(ticket, max_age=self._seconds)
+            given = self._serializer.loads(ticket, max_age=self._seconds)
+            content: _Content = msgspec.convert(given, _Content)
         except SignatureExpired:
             msg = "the ticket is too old"
             raise Unauthorized(msg) from None
-        except (BadData, ValueError, TypeError):
-            msg = "this is no ticket of this app"
-            raise Unauthorized(msg) from None
+        except (BadData, msgspec.ValidationError):
+            raise Unauthorized(NO_TICKET) from None
+        for_name, for_key, user, nonce = content
         if (for_name, for_key) != (name, key):
             msg = "the ticket is for another key"
             raise Unauthorized(msg)
@@ -53,4 +59,4 @@ class Tickets:
                 msg = "the ticket has been used"
                 raise Unauthorized(msg)
             self._redeemed[nonce] = now + self._seconds + 2
-        return None if user is None else str(user)
+        return user

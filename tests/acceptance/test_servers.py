@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 import trustme
 import websocket
 from support.gunicorns import ENVIRONMENT, SHOP, gunicorn
-from support.parking import DEADLINE
+from support.parking import DEADLINE, wait_until
+from support.raw_client import PING, PONG, RawClient, client_frame, handshake, head_of
 from support.serving import Site
 
 GUNICORN = {
@@ -191,3 +193,19 @@ def test_a_stop_tells_every_socket(kind: str, tmp_path: Path) -> None:
         for watcher in watchers:
             watcher.close()
         assert "Traceback" not in "".join(server.log)
+
+
+@pytest.mark.parametrize("kind", ["gthread", "sync", "gevent"])
+def test_a_frame_in_the_packet_of_the_handshake_is_answered(kind: str, tmp_path: Path) -> None:
+    """gunicorn has read it with the request; and its log has a line for a socket, as for any request."""
+    log = tmp_path / "access.log"
+    options = [*GUNICORN[kind], "--access-logfile", str(log), "--access-logformat", "%(r)s -> %(s)s"]
+    with gunicorn(tmp_path, *options, DATABASE=f"sqlite:///{tmp_path}/shop.db") as server:
+        with socket.create_connection(("127.0.0.1", server.site.port), DEADLINE) as sock:
+            sock.sendall(handshake("/ws/projection/test.totals/a") + client_frame(PING, b"early"))
+            assert head_of(sock).split()[1] == "101"
+            client = RawClient(sock)
+            frames = [client.frame() for _ in range(2)]
+            assert (PONG, b"early") in frames
+        wait_until(lambda: "GET /ws/projection/test.totals/a HTTP/1.1 -> 101" in log.read_text())
+    assert "Traceback" not in "".join(server.log)

@@ -395,6 +395,8 @@ def test_a_halted_key(terminal: Terminal) -> None:
     ("arguments", "code", "message"),
     [
         (("show", "no.such", "a"), 2, "no projection is named 'no.such'"),
+        (("dead-letters", "skip", "shop.sales", "9" * 20, "--yes"), 1, f"there is no dead letter {'9' * 20}"),
+        (("dead-letters", "retry", "shop.sales", "9" * 20), 1, ""),
         (("show", "shop.sales", ""), 2, "not a valid key"),
         (("show", "shop.sales"), 2, "Missing argument"),
         (("keys", "shop.sales", "--limit", "0"), 2, "0 is not in the range"),

@@ -6,15 +6,20 @@ import json
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import pytest
 from flask import Flask
 from keyfold.actors import ProjectionSystem
 from keyfold.web import Hub, handover
 from support.counting import Added
-from support.parking import DEADLINE
-from support.serving import serve
+from support.parking import DEADLINE, wait_until
+from support.raw_client import PING, PONG, RawClient, client_frame, handshake, head_of
+from support.serving import Site, serve
+from werkzeug.debug import DebuggedApplication
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 BLOB = "x" * 50_000
 
@@ -94,3 +99,111 @@ def test_a_connection_that_can_t_be_taken_over_is_carried(
         hub.close()
         assert second.close_code() == 1001
         second.close()
+
+
+# -- the handshake
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "c2hvcnQ=",
+        "dGhlIHNhbXBsZSBub25jZQ",
+        "dGhlIHNhbXBsZSBub25jZSBpcyB0b28gbG9uZw==",
+        "dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "!!!!IHNhbXBsZSBub25jZQ==",
+    ],
+)
+def test_a_handshake_has_one_key_of_16_bytes(app: Flask, key: str) -> None:
+    """RFC 6455, 4.2.1: anything else is no handshake."""
+    with serve(app) as site, socket.create_connection(("127.0.0.1", site.port), DEADLINE) as sock:
+        sock.sendall(handshake(Sec_WebSocket_Key=key))
+        assert head_of(sock).split()[1] == "400"
+
+
+@pytest.mark.parametrize("survives", [True, False], ids=["taken over", "carried"])
+def test_frames_in_the_packet_of_the_handshake_are_answered(
+    app: Flask, system: ProjectionSystem, monkeypatch: pytest.MonkeyPatch, *, survives: bool
+) -> None:
+    """The server has read them with the request; they are not lost, and come before what follows."""
+    monkeypatch.setattr(handover, "_survives_its_server", lambda: survives)
+    with serve(app) as site, socket.create_connection(("127.0.0.1", site.port), DEADLINE) as sock:
+        first, second = client_frame(PING, b"first"), client_frame(PING, b"second")
+        sock.sendall(handshake() + first + second[:3])
+        assert head_of(sock).split()[1] == "101"
+        sock.sendall(second[3:])
+        client = RawClient(sock)
+        frames = [client.frame() for _ in range(3)]
+        assert [payload for opcode, payload in frames if opcode == PONG] == [b"first", b"second"]
+        system.close()
+
+
+@pytest.mark.parametrize("path", ["/ws/projection/test.totals/a", "/sse/projection/test.totals/a"])
+@pytest.mark.parametrize("missing", ["socketpair", "dup"])
+def test_without_descriptors_a_client_gets_an_answer_over_http(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str, missing: str
+) -> None:
+    """503 before a byte of the handshake; the place is free again, and nothing else is lost."""
+    hub: Hub = app.extensions["keyfold"].hub
+
+    def none_left(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    handover._survives_its_server()
+    with serve(app) as site:
+        before = site.watch("test.totals", "a")
+        assert before.next()["type"] == "snapshot"
+        real = getattr({"socketpair": socket, "dup": os}[missing], missing)
+        monkeypatch.setattr({"socketpair": socket, "dup": os}[missing], missing, none_left)
+        with socket.create_connection(("127.0.0.1", site.port), DEADLINE) as sock:
+            stream = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+            sock.sendall(stream if path.startswith("/sse") else handshake(path))
+            head = head_of(sock)
+        monkeypatch.setattr({"socketpair": socket, "dup": os}[missing], missing, real)
+        assert (head.split()[1], "Retry-After" in head) == ("503", True)
+        assert hub.admission._open == 1
+        assert [record.name for record in caplog.records] == ["keyfold.routes"]
+        before.send(type="ping")
+        assert before.next() == {"type": "pong"}
+        before.close()
+
+
+class _Logged(WSGIRequestHandler):
+    """Keeps what the log would say."""
+
+    lines: ClassVar[list[tuple[str, str]]] = []
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        self.lines.append((self.path.split("/")[1], str(int(code))))
+
+    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002
+        self.lines.append((type, message % args))
+
+
+@pytest.mark.parametrize("debug", [True, False], ids=["debugger", "plain"])
+@pytest.mark.parametrize("survives", [True, False], ids=["taken over", "carried"])
+def test_the_log_of_the_development_server_shows_no_error(
+    app: Flask, system: ProjectionSystem, monkeypatch: pytest.MonkeyPatch, *, debug: bool, survives: bool
+) -> None:
+    """A socket that works is a 101 there, and a stream a 200; the debugger has nothing to show either."""
+    monkeypatch.setattr(handover, "_survives_its_server", lambda: survives)
+    _Logged.lines.clear()
+    served = DebuggedApplication(app) if debug else app
+    server = make_server("127.0.0.1", 0, served, threaded=True, request_handler=_Logged)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        watcher = Site(server.port).watch("test.totals", "a")
+        assert watcher.next()["type"] == "snapshot"
+        with socket.create_connection(("127.0.0.1", server.port), DEADLINE) as stream:
+            stream.sendall(b"GET /sse/projection/test.totals/a HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert head_of(stream).split()[1] == "200"
+        watcher.close()
+        system.close()
+        wait_until(lambda: len(_Logged.lines) >= 2)
+    finally:
+        server.shutdown()
+        thread.join(DEADLINE)
+        server.server_close()
+    assert sorted(_Logged.lines) == [("sse", "200"), ("ws", "101")]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from itsdangerous import URLSafeTimedSerializer
 from keyfold.actors import AlreadyRegistered, NotStarted, ProjectionError, ProjectionSystem
 from keyfold.web import ConfigError, Keyfold, create_app
 from support.counting import Added, Totals
@@ -60,13 +61,81 @@ def test_refusals_are_json_with_a_reason(app: Flask, path: str, status: int, cod
     assert answer.get_json()["error"]["message"]
 
 
-def test_a_database_that_is_away_is_503(tmp_path: Path, make_app: Callable[..., Flask]) -> None:
-    """With Retry-After, and without a traceback for the client."""
-    app = make_app(KEYFOLD_DATABASE=f"sqlite:///{tmp_path}/absent/shop.db")
-    answer = app.test_client().get("/projection/test.totals/a")
+OPERATOR = {"Authorization": "Bearer secret"}
+
+
+@pytest.mark.parametrize("path", ["/projection/test.totals/a", "/projection/test.totals/b?x=1"])
+def test_a_database_that_is_away_is_503(
+    tmp_path: Path, make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    """With Retry-After; a visitor reads no path and no word of the driver, the log and operators do."""
+    app = make_app(KEYFOLD_DATABASE=f"sqlite:///{tmp_path}/absent/shop.db", KEYFOLD_ADMIN_TOKEN="secret")
+    answer = app.test_client().get(path)
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
-    assert "unable to open database file" in answer.get_json()["error"]["message"]
+    assert answer.get_json()["error"] == {
+        "code": "service_unavailable",
+        "message": "the database can't be reached at the moment; try again",
+    }
+    assert "unable to open database file" in caplog.text
+    told = app.test_client().get(path, headers=OPERATOR).get_json()["error"]["message"]
+    assert "unable to open database file" in told
+    assert str(tmp_path) in told
+
+
+def test_a_postgresql_that_is_away_is_not_named_to_visitors(make_app: Callable[..., Flask]) -> None:
+    """Neither host nor port, database, user or password."""
+    app = make_app(KEYFOLD_DATABASE="postgresql://kim:pssst@127.0.0.1:1/shop", KEYFOLD_ADMIN_TOKEN="secret")
+    text = app.test_client().get("/projection/test.totals/a").text
+    for word in ("127.0.0.1", "shop", "kim", "pssst", "connection", "PostgreSQL"):
+        assert word not in text
+    operator = app.test_client().get("/projection/test.totals/a", headers=OPERATOR).text
+    assert "127.0.0.1" in operator
+    assert "pssst" not in operator
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/projection/test.totals/a", "/projection/test.absent/a", "/sse/projection/test.private/a",
+        "/admin/projections", "/admin/projections/stats", "/keyfold/keyfold.js",
+        "/keyfold/admin.css", "/keyfold/healthz", "/keyfold/metrics",
+    ],
+)  # fmt: skip
+def test_no_browser_guesses_a_type(app: Flask, system: ProjectionSystem, path: str) -> None:
+    """A state that a page shows as JSON is never taken for a page."""
+    system.bus.dispatch(Added("a")).result(DEADLINE)
+    assert app.test_client().get(path).headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/sse/projection/test.totals/a", "/sse/projection/test.private/a"])
+def test_a_ticket_of_an_app_without_a_secret_key_is_none(app: Flask, path: str) -> None:
+    """401, as for any other word: the app has never issued one."""
+    assert app.secret_key is None
+    answer = app.test_client().get(f"{path}?ticket=anything")
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        ["test.private", "a", None, ["a", "list"]],
+        ["test.private", "a", {"user": 1}, "nonce"],
+        ["test.private", "a", None],
+        ["test.private", "a", None, "nonce", "more"],
+        {"test.private": 1, "a": 2, "user": 3, "nonce": 4},
+        "test",
+        7,
+        None,
+    ],
+)
+def test_a_signed_word_that_is_no_ticket_is_refused(make_app: Callable[..., Flask], payload: Any) -> None:
+    """Whatever the app may have signed with the same salt."""
+    app = make_app()
+    app.secret_key = "secret"
+    word = URLSafeTimedSerializer("secret", salt="keyfold.ticket").dumps(payload)
+    answer = app.test_client().get(f"/sse/projection/test.private/a?ticket={word}")
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (401, "unauthorized")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +182,7 @@ def test_authorize_admin_opens_the_stats(make_app: Callable[..., Flask], answer:
         ({"KEYFOLD_AUTO_MIGRATE": 1}, "KEYFOLD_AUTO_MIGRATE must be True or False"),
         ({"KEYFOLD_URL_PREFIX": "live/"}, "KEYFOLD_URL_PREFIX must be a path"),
         ({"KEYFOLD_ALLOWED_ORIGINS": "https://a.example"}, "KEYFOLD_ALLOWED_ORIGINS must be a list"),
+        ({"KEYFOLD_ALLOWED_ORIGINS": ["https://a.example/page"]}, "KEYFOLD_ALLOWED_ORIGINS must be a list"),
         ({"KEYFOLD_ADMIN_TOKEN": ""}, "KEYFOLD_ADMIN_TOKEN must be a string that is not empty"),
     ],
 )

@@ -12,6 +12,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from time import time
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from keyfold.actors.tracing import TracingObserver
 from keyfold.web import Keyfold
 from keyfold.web import metrics as metrics_module
 from keyfold.web.overview import degraded_in
+from keyfold.web.passes import Passes
 from keyfold.web.signals import projection_applied, projection_failed, subscriber_connected
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -220,6 +222,76 @@ def post(opener: urllib.request.OpenerDirector, url: str, data: bytes, **headers
     except urllib.error.HTTPError as error:
         with error:
             return error.code
+
+
+def test_a_page_that_asks_keeps_its_operator_signed_in(operated: Operated) -> None:
+    """With a new pass before the old one ends; whoever has gone, or has signed out, gets none."""
+    access = operated.app.extensions["keyfold"].access
+    client = operated.app.test_client()
+
+    def ask(path: str, seconds_old: float) -> tuple[int, bool]:
+        access._passes = Passes(TOKEN, lambda: time() - seconds_old)
+        client.set_cookie("keyfold_admin", access.admin_pass())
+        access._passes = Passes(TOKEN)
+        answer = client.open(path, method="HEAD")
+        return answer.status_code, any(
+            "keyfold_admin=" in line for line in answer.headers.getlist("Set-Cookie")
+        )
+
+    page, overview = "/admin/projections", "/admin/projections/overview"
+    assert ask(page, 1) == (200, False)
+    assert ask(page, 3000) == (200, True)
+    assert ask(overview, 3000) == (200, True)
+    assert ask("/projection/keyfold.overview/all", 3000)[1] is False
+    assert ask(page, 3700) == (403, False)
+    assert ask(overview, 13 * 3600) == (403, False)
+
+
+class Clock:
+    """Shows what a test sets, and counts how often it is looked at."""
+
+    now = 1_000_000.0
+    looks = 0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        return self.now
+
+
+def test_a_page_that_only_listens_stays_until_its_login_ends(operate: Callable[..., Operated]) -> None:
+    """Its socket shows the pass it came with for ever: asked again, that stands for its renewals."""
+    operated, clock = operate(KEYFOLD_REAUTHORIZE_SECONDS=0.02), Clock()
+    access = operated.app.extensions["keyfold"].access
+    access._passes = Passes(TOKEN, clock)
+    cookie = f"Cookie: keyfold_admin={access.admin_pass()}"
+    watcher = operated.site.watch("keyfold.overview", "all", header=[cookie])
+    assert watcher.next()["type"] == "snapshot"
+    clock.now += 2 * 3600
+    looks = clock.looks
+    wait_until(lambda: clock.looks > looks + 9)
+    watcher.send(type="ping")
+    while watcher.next()["type"] != "pong":
+        pass
+    clock.now += 11 * 3600
+    assert watcher.close_code() == 4403
+    watcher.close()
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, 2**63, 10**30, -(2**63) - 1])
+@pytest.mark.parametrize("action", ["retry", "skip"])
+def test_a_letter_of_whatever_number_is_found_or_not(operated: Operated, action: str, number: int) -> None:
+    """One that no database could count to is one that isn't there."""
+    status, text = operated.act("test.totals", {"action": action, "letter": number}, **BEARER)
+    assert status == 409
+    assert text.endswith(f"there is no dead letter {number}")
+
+
+def test_numbers_beyond_those_of_the_database_are_as_far_off(operated: Operated) -> None:
+    """After a huge id nothing comes, after a tiny one everything; a huge limit is none."""
+    letters = operated.system.runtime("test.audited").dead_letters
+    halt(operated)
+    assert letters.find(after=10**30) == []
+    assert len(letters.find(after=-(10**30), limit=10**30)) == 2
 
 
 def test_signing_in_needs_the_token_and_acting_needs_the_csrf_word(operated: Operated) -> None:
@@ -672,8 +744,10 @@ def test_a_row_that_cannot_be_shown_is_500_and_not_503(
     damage(operated.system, "a", schema=0)
     answer: Any = operated.app.test_client().get("/projection/test.totals/a")
     assert (answer.status_code, "Retry-After" in answer.headers) == (500, False)
-    assert "does not decode" in answer.json["error"]["message"]
+    assert answer.json["error"]["message"] == "this can't be read; the server's log says why"
     assert [record.name for record in caplog.records if record.levelname == "ERROR"] == ["keyfold.routes"]
+    operator: Any = operated.app.test_client().get("/projection/test.totals/a", headers=BEARER)
+    assert "does not decode" in operator.json["error"]["message"]
 
 
 def test_a_row_of_a_newer_release_is_503(operated: Operated) -> None:

@@ -320,5 +320,7 @@ function startDetail() {
   setInterval(() => document.visibilityState === "visible" && again(), POLL_MS);
 }
 
+// A page that only listens asks for something now and then, so that its operator stays signed in.
+if (view !== "login") setInterval(() => fetch(location.href, { method: "HEAD" }).catch(() => null), 20 * 60_000);
 if (view === "overview") startOverview();
 if (view === "projection") startDetail();

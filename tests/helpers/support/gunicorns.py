@@ -16,7 +16,8 @@ from .parking import DEADLINE
 from .serving import Site
 
 HELPERS = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HELPERS), "PYTHONWARNINGS": "ignore"}
+PATHS = [str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "PYTHONWARNINGS": "ignore"}
 
 SHOP = """
 import json, os, threading

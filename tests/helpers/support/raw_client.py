@@ -42,6 +42,30 @@ def client_frame(
     return head + mask + bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
 
 
+def handshake(path: str = "/ws/projection/test.totals/a", **headers: str) -> bytes:
+    """Return the request of a WebSocket handshake."""
+    given = {
+        "Host": "127.0.0.1",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def head_of(sock: socket.socket) -> str:
+    """Read the head of an answer, and nothing behind it."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = sock.recv(1)
+        assert byte, head
+        head += byte
+    return head.decode()
+
+
 class RawClient:
     """Sends bytes, and takes a server's frames apart."""
 
