@@ -1,9 +1,10 @@
 # Two commands are all a fresh machine with Python >= 3.11 needs: make demo, make test.
 PYTHON ?= python3
-PYTHON2 ?= python2.7
+# Of pyenv, where it has one: a Python 2.7 on the PATH may be a shim that leads nowhere.
+PYTHON2 ?= $(lastword python2.7 $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/2.7*/bin/python2.7))
 BIN := .venv/bin
 
-.PHONY: help demo demo-workers test test-all chaos lint format typing build release docs bench autobahn soak clean
+.PHONY: help demo demo-workers test test-all chaos lint format typing build release docs bench autobahn has-python2 soak clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -83,11 +84,14 @@ bench-%: .venv/bench.stamp .venv/tools.stamp  ## run one benchmark: make bench-d
 	$(BIN)/python benchmarks/$*.py
 
 .venv/autobahn.stamp: benchmarks/autobahn.txt .venv/pip.stamp
-	@command -v $(PYTHON2) > /dev/null || { echo "The Autobahn suite needs Python 2.7, and there is no $(PYTHON2) here." \
+	@$(PYTHON2) --version > /dev/null 2>&1 || { echo "The Autobahn suite needs Python 2.7, and there is no $(PYTHON2) here." \
 		"Install one (pyenv install 2.7.18), then: make autobahn PYTHON2=/path/to/python2.7"; exit 1; }
 	rm -rf .venv/autobahn
 	$(PYTHON2) -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/autobahn -r $<
 	touch $@
+
+has-python2:
+	@$(PYTHON2) --version > /dev/null 2>&1
 
 autobahn: .venv/autobahn.stamp .venv/bench.stamp  ## the Autobahn WebSocket suite, figures into docs/benchmarks.md: make autobahn PYTHON2=python2.7
 	PYTHON2=$(PYTHON2) $(BIN)/python benchmarks/report.py autobahn
