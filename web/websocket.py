@@ -56,8 +56,8 @@ class WebSocketConnection(Connection):
     most_inbound = 32 * 1024
     """Bytes that a message of a client may have: the largest ``subscribe`` that is legal, and some.
 
-    A key of 512 characters, each of them a pair of ``\\uXXXX``, is 6 KiB. It is in ``channel``, in ``key`` and in the
-    ticket, whose signed JSON is base64, so 8 KiB there, and as long a user's name would be another 8 KiB. The rest,
+    A key of 512 characters, each of them a pair of ``\\uXXXX``, is 6 KiB. It is in ``channel``, in ``key`` and in
+    the ticket, whose JSON is base64: at most 8 KiB there, and 8 KiB more for as long a user's name. The rest,
     names and position included, is under 1 KiB: 29 KiB in all.
     """
 
