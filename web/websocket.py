@@ -242,13 +242,14 @@ class WebSocketConnection(Connection):
         return self.say(unsubscribed_frame(channel_of(*subscription.address)))
 
     def expel(self, subscription: Subscription) -> None:
-        by_ticket = subscription.guest is not None
-        text = "the ticket has had its time" if by_ticket else "you may no longer read this"
+        text = "you may no longer read this"
         if self._many:
             self.unsubscribe(subscription)
             self._refuse("forbidden", text, channel_of(*subscription.address))
+        elif subscription.guest is None:
+            self.close(FORBIDDEN, text)
         else:
-            self.close(UNAUTHENTICATED if by_ticket else FORBIDDEN, text)
+            self.close(UNAUTHENTICATED, "the ticket has had its time")
 
     @property
     def _most_allowance(self) -> float:

@@ -205,6 +205,26 @@ def test_a_channel_s_text_may_mean_the_shorter_name(sqlite_url: str) -> None:
     app.extensions["keyfold"].system.close()
 
 
+def test_a_connection_that_breaks_by_the_answer_keeps_no_channel(make_app: Callable[..., Flask]) -> None:
+    """It has ended when the channel would be joined."""
+    app = make_app()
+    hub = hub_of(app)
+
+    def broken(_data: bytes) -> int:
+        raise BrokenPipeError
+
+    with serve(app) as site:
+        many = site.watch_many()
+        wait_until(lambda: hub.stats()["open"] == 1)
+        [connection] = hub.connections
+        connection._send = broken  # type: ignore[assignment]
+        many.send(type="subscribe", channel=PUBLIC + "a")
+        wait_until(lambda: hub.stats()["closed"] == 1)
+        assert connection.subscriptions == {}
+        assert hub.stats()["channels"] == 0
+        many.close()
+
+
 # -- errors
 
 
