@@ -1,4 +1,4 @@
-"""Whatever waits for a client is under a bound, answers too; and nothing is read from who has nothing to say."""
+"""All bytes that wait for a client are under a bound, answers too; and a stream reads nothing from its client."""
 
 from __future__ import annotations
 
