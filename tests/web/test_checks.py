@@ -175,9 +175,9 @@ def test_receivers_of_signals_hold_up_no_check(make_app: Callable[..., Flask]) -
     app = make_app(authorize=lambda _request, _name, _key: True)
     hub = hub_of(app)
     with subscriber_connected.connected_to(receive, app), serve(app) as site, ExitStack() as stack:
-        for _ in range(5):
-            many = site.watch_many()
-            stack.callback(many.close)
+        many, *others = [site.watch_many() for _ in range(5)]
+        for watcher in (many, *others):
+            stack.callback(watcher.close)
         parking.wait_for_arrival()
         many.send(type="subscribe", channel=PRIVATE + "a")
         assert many.next_of_many()["type"] == "subscribed"
