@@ -18,7 +18,7 @@ from .origins import parse_origin
 from .overview import OVERVIEW
 from .passes import Passes
 from .tickets import NO_TICKET, Tickets
-from .visitor import May, Visitor
+from .visitor import May, Permission, Visitor
 
 if TYPE_CHECKING:
     from ..actors import ProjectionSystem
@@ -99,11 +99,11 @@ class Access:
             ticket = request.args.get("ticket")
             if ticket is not None:
                 user = self._redeem(app, ticket, *address)
-                return Visitor(remote, user, _nobody, by_ticket=True)
+                return Visitor(remote, user, _never_asked, by_ticket=True)
             self.check_read(request, *address)
         user = self.user(request)
         if address is not None and self._is_public(address[0]):
-            return Visitor(remote, user, _anyone)
+            return Visitor(remote, user, _never_asked)
         return Visitor(remote, user, self._asked_again(app, request))
 
     def ticket(self, app: Flask, name: str, key: str, user: str | None) -> str:
@@ -131,20 +131,19 @@ class Access:
         """Return a function that asks ``authorize`` once more, with the request as it was."""
         kept = {name: value for name, value in request.environ.items() if isinstance(value, (str, tuple))}
 
-        def may(name: str, key: str, ticket: str | None) -> bool:
+        def may(name: str, key: str, ticket: str | None) -> Permission | None:
             environ = {**kept, _AGAIN: "", "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr}
             try:
                 with app.request_context(environ):
-                    if ticket is None:
-                        self.check_read(current_request, name, key)
-                    else:
-                        self._redeem(app, ticket, name, key)
+                    if ticket is not None:
+                        return Permission(self._redeem(app, ticket, name, key))
+                    self.check_read(current_request, name, key)
             except HTTPException:
-                return False
+                return None
             except Exception:
                 _logger.exception("asking about %s again raised: refused", name)
-                return False
-            return True
+                return None
+            return Permission()
 
         return may
 
@@ -226,9 +225,5 @@ def _same(wanted: str | None, given: str) -> bool:
     return bool(wanted and given) and hmac.compare_digest((wanted or "").encode(), given.encode())
 
 
-def _anyone(_name: str, _key: str, _ticket: str | None) -> bool:
-    return True
-
-
-def _nobody(_name: str, _key: str, _ticket: str | None) -> bool:
-    return False
+def _never_asked(_name: str, _key: str, _ticket: str | None) -> Permission | None:
+    return None  # of a public key, or one that a ticket opened: keeps no copy of the request

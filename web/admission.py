@@ -21,6 +21,8 @@ class Place:
     """One connection's place. ``leave`` gives it back, once however often it is called."""
 
     __slots__ = ("_admission", "_names")
+    sockets = 1
+    """How many of the connections are counted by it."""
 
     def __init__(self, admission: Admission, names: tuple[str, ...]) -> None:
         self._admission: Admission | None = admission
@@ -30,7 +32,14 @@ class Place:
         """Make room for another connection."""
         admission, self._admission = self._admission, None
         if admission is not None:
-            admission.free(self._names)
+            admission.free(self._names, self.sockets)
+
+
+class UserPlace(Place):
+    """A user's place on a connection that has one already: a ticket of this user was shown over it."""
+
+    __slots__ = ()
+    sockets = 0
 
 
 class Admission:
@@ -79,10 +88,20 @@ class Admission:
             self._by_name.update(names)
         return Place(self, names)
 
-    def free(self, names: tuple[str, ...]) -> None:
+    def enter_user(self, user: str) -> UserPlace:
+        """Count an open connection among those of one more user. Raises TooManyConnections."""
+        name, most = f"user {user}", self._settings.max_sockets_per_user
+        with self._lock:
+            if self._by_name[name] >= most:
+                msg = f"you have your {most} connections open"
+                raise TooManyConnections(msg)
+            self._by_name[name] += 1
+        return UserPlace(self, (name,))
+
+    def free(self, names: tuple[str, ...], sockets: int) -> None:
         """Take a place back."""
         with self._lock:
-            self._open -= 1
+            self._open -= sockets
             for name in names:
                 self._by_name[name] -= 1
                 if self._by_name[name] <= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import socket
 from abc import ABC, abstractmethod
@@ -11,15 +12,18 @@ from typing import TYPE_CHECKING
 from ..store import Position
 from .outbox import Chunk, Outbox
 from .reactor import READABLE, WRITABLE
-from .subscription import Subscription
+from .subscription import Guest, Subscription
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .admission import Place
     from .host import Host
     from .parcel import Parcel
-    from .visitor import Visitor
+    from .visitor import Permission, Visitor
 
 GOING_AWAY = 1001
+TRY_AGAIN_LATER = 1013
 SLOW = 4101
 NO_PONG = 4102
 UNAUTHENTICATED = 4401
@@ -28,6 +32,24 @@ LIMIT = 4429
 
 _MOST_READ = 4096
 _LINGER_SECONDS = 1.0
+_SHORTEST_TICK = 0.01
+
+EARLIEST, LATEST = 0.5, 0.8
+"""When authorize is asked again, as parts of ``reauthorize_seconds``: early enough for a slow answer."""
+LATE_SECONDS = 1.5
+"""How long after ``reauthorize_seconds`` a connection waits for that answer."""
+_GOLDEN_RATIO = 0.618034
+"""Its multiples fall evenly between whole numbers, however many there are."""
+
+
+class _Round:
+    """One asking again about all that a connection watches."""
+
+    __slots__ = ("began", "unanswered")
+
+    def __init__(self, began: float, subscriptions: list[Subscription]) -> None:
+        self.began = began
+        self.unanswered = set(subscriptions)
 
 
 class Connection(ABC):
@@ -49,8 +71,10 @@ class Connection(ABC):
         "_is_timed",
         "_outbox",
         "_progress",
+        "_round",
         "_send",
         "_sock",
+        "guests",
         "heard_at",
         "host",
         "number",
@@ -66,8 +90,12 @@ class Connection(ABC):
         self._send = sock.send
         self.host, self.visitor, self.place = host, visitor, place
         self.subscriptions: dict[tuple[str, str], Subscription] = {}
+        self.guests: dict[str, Place] | None = None
+        """The users whose tickets were shown here, with the places that they take up by it."""
         self.number = 0
-        self.heard_at = self._allowed_at = self.opened_at = host.clock()
+        # Whatever is watched here was allowed by an answer that authorize began at this time or later.
+        self._allowed_at = self.heard_at = self.opened_at = host.clock()
+        self._round: _Round | None = None
         self._outbox: Outbox | None = None
         self._ignored: set[Subscription] | None = None
         self._progress = 0
@@ -94,35 +122,65 @@ class Connection(ABC):
         """Return the last bytes of a connection that is closed."""
 
     @abstractmethod
-    def decided(self, name: str, key: str, *, may: bool) -> None:
-        """Take the answer of ``check``."""
+    def expel(self, subscription: Subscription) -> None:
+        """End a subscription of one who may not read it any longer."""
+
+    def decided(self, subscription: Subscription, permission: Permission | None, began: float) -> None:  # noqa: B027
+        """Take the answer about a subscription that was asked for, if it has not ended. A stream asks for none."""
 
     # -- life
 
     def start(self) -> None:
         """Begin to read."""
-        reactor, settings = self.host.reactor, self.host.settings
-        reactor.watch(self._sock, READABLE, self._ready)
+        self.host.reactor.watch(self._sock, READABLE, self._ready)
         # Spread: connections that came together shall not be pinged together.
-        reactor.call_later(random.uniform(0.2, 1) * settings.tick_seconds, self._tick)  # noqa: S311
+        pause = random.uniform(0.2, 1) * self._until_next_tick(self.opened_at)  # noqa: S311
+        self.host.reactor.call_later(pause, self._tick)
 
-    def subscribe(self, name: str, key: str, since: Position | None) -> None:
-        """Watch a channel from now on."""
-        channel = self.host.channel(name, key)
-        subscription = self.subscriptions[name, key] = Subscription(self, channel, since)
+    def begin(self, name: str, key: str, since: Position | None) -> None:
+        """Watch the channel that the request named, and that it was allowed to."""
+        guest = self._guest(self.visitor.user, self.opened_at) if self.visitor.by_ticket else None
+        subscription = Subscription(self, None, since, address=(name, key), opened_by=guest)
+        self.subscriptions[subscription.address] = subscription
+        self.go_live(subscription)
+
+    def go_live(self, subscription: Subscription) -> None:
+        """Send the channel from now on."""
+        channel = subscription.channel = self.host.channel(*subscription.address)
         channel.ask(subscription, "initial")
 
-    def unsubscribe(self, name: str, key: str) -> bool:
-        """Watch it no longer. False: it was not watched."""
-        subscription = self.subscriptions.pop((name, key), None)
-        if subscription is None:
-            return False
-        subscription.channel.leave(subscription)
+    def has(self, subscription: Subscription) -> bool:
+        """Say whether a subscription lives. Another one of the same address may."""
+        return self.subscriptions.get(subscription.address) is subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription, whether it is live or waits for its check."""
+        del self.subscriptions[subscription.address]
+        self._release(subscription)
         if self._outbox:
             self._outbox.drop(subscription)
         if self._ignored:
             self._ignored.discard(subscription)
-        return True
+
+    def _release(self, subscription: Subscription) -> None:
+        subscription.leave()
+        if subscription.channel is None:
+            self.host.checks.drop(subscription)
+        if self._round is not None:
+            self.host.rechecks.drop(subscription)
+            self._answered(subscription)
+        guest, guests = subscription.guest, self.guests
+        if guest is not None and guests and guest.user in guests:
+            others = (other.guest for other in self.subscriptions.values())
+            if not any(other is not None and other.user == guest.user for other in others):
+                guests.pop(guest.user).leave()
+
+    @property
+    def users(self) -> Iterator[str]:
+        """Those who watch by it: who opened it, and to whom the tickets were issued that were shown."""
+        if self.visitor.user is not None:
+            yield self.visitor.user
+        yield from list(self.guests or ())
 
     def close(self, code: int, reason: str) -> None:
         """Send what is begun and a farewell, give the client a moment to answer, and end."""
@@ -130,7 +188,11 @@ class Connection(ABC):
             return
         if self._outbox is not None:
             self._outbox.drop()
-        self.push(self.farewell(code, reason))
+        farewell = self.farewell(code, reason)
+        if self._outbox is None:
+            self.push(farewell)
+        else:
+            self._outbox.append(Chunk(farewell, 1, None))  # the last answer, and the only one without a bound
         self._leave_channels()
         self._closing = True
         if self._outbox is None:
@@ -186,7 +248,15 @@ class Connection(ABC):
         if self._ignored and subscription in self._ignored:
             return
         limits = self.host.settings
-        if subscription is None or outbox.fits(data, frames, limits.outbox_frames, limits.outbox_bytes):
+        if subscription is None:
+            # As many as a client may ask for at once, and takes one day if it takes anything.
+            most = limits.outbox_frames + limits.max_channels_per_socket
+            if outbox.fits_answer(data, most, limits.outbox_bytes):
+                outbox.append(Chunk(data, frames, None))
+            else:
+                self.host.counts["stalled"] += 1
+                self.close(SLOW, "you ask, and do not take the answers")
+        elif outbox.fits(data, frames, limits.outbox_frames, limits.outbox_bytes):
             outbox.append(Chunk(data, frames, subscription))
         else:
             self._overflow(outbox, subscription)
@@ -194,7 +264,7 @@ class Connection(ABC):
     def _overflow(self, outbox: Outbox, subscription: Subscription) -> None:
         losers = outbox.drop() | {subscription}
         for loser in losers:
-            loser.channel.leave(loser)
+            loser.leave()
         self._ignored = losers | (self._ignored or set())
         self.host.counts["slow"] += 1
 
@@ -226,7 +296,7 @@ class Connection(ABC):
             self._half_close()
         losers, self._ignored = self._ignored, None
         for subscription in losers or ():
-            subscription.channel.ask(subscription, "slow")
+            subscription.ask("slow")
 
     def _half_close(self) -> None:
         # A close with unread data in the kernel would be a reset, and could take the farewell with it.
@@ -263,11 +333,100 @@ class Connection(ABC):
             return
         if self._outbox is None:
             self.ping()
-        if settings.reauthorize_seconds and now - self._allowed_at >= settings.reauthorize_seconds:
+        self._look_after_rights()
+        if self.is_open:
+            self.host.reactor.call_later(self._until_next_tick(now), self._tick)
+
+    def _until_next_tick(self, now: float) -> float:
+        settings = self.host.settings
+        seconds = settings.ping_seconds
+        if settings.reauthorize_seconds:
+            ends = [
+                guest.until for subscription in self.subscriptions.values() if (guest := subscription.guest)
+            ]
+            seconds = min(
+                seconds, *(end - now for end in (*ends, self._question_is_due, self._answer_is_late))
+            )
+            if self._round is not None:  # once it is answered, the next one is due soon
+                seconds = min(seconds, settings.reauthorize_seconds / 10)
+        return max(_SHORTEST_TICK, seconds)
+
+    # -- the right to watch
+
+    @property
+    def _question_is_due(self) -> float:
+        if self._round is not None:
+            return math.inf
+        # Spread: connections that came together shall not be asked about together.
+        place = self.number * _GOLDEN_RATIO % 1
+        return self._allowed_at + self.host.settings.reauthorize_seconds * (
+            EARLIEST + (LATEST - EARLIEST) * place
+        )
+
+    @property
+    def _answer_is_late(self) -> float:
+        return self._allowed_at + self.host.settings.reauthorize_seconds + LATE_SECONDS
+
+    def _look_after_rights(self) -> None:
+        """Ask again when it is due, and end what can't be answered: a ticket's channel, and a late one."""
+        now = self.host.clock()
+        if not self.is_open or not self.host.settings.reauthorize_seconds:
+            return
+        for subscription in list(self.subscriptions.values()):
+            guest = subscription.guest
+            if guest is not None and now >= guest.until and self.is_open:
+                self.host.counts["expelled"] += 1
+                self.expel(subscription)
+        if not self.is_open:
+            return
+        if now >= self._question_is_due:
+            self._ask_again(now)
+        elif self._round is not None and now >= self._answer_is_late:
+            self.host.counts["late"] += 1
+            self.close(TRY_AGAIN_LATER, "it could not be confirmed in time that you may read this")
+
+    def _ask_again(self, now: float) -> None:
+        asked = [
+            subscription
+            for subscription in self.subscriptions.values()
+            if subscription.channel is not None
+            and subscription.guest is None
+            and not self.host.is_public(subscription.address[0])
+        ]
+        if not asked:
             self._allowed_at = now
-            for name, key in self.subscriptions:
-                self.host.check(self, name, key)
-        self.host.reactor.call_later(settings.tick_seconds, self._tick)
+            return
+        self._round = _Round(now, asked)
+        for subscription in asked:
+            self.host.rechecks.ask(subscription)
+
+    def confirmed(self, subscription: Subscription, permission: Permission | None, _began: float) -> None:
+        """Take the answer about a subscription that was live when it was asked about, if it still is."""
+        if not self.has(subscription):
+            return
+        self._answered(subscription)
+        if permission is None:
+            self.host.counts["expelled"] += 1
+            self.expel(subscription)
+
+    def _answered(self, subscription: Subscription) -> None:
+        if self._round is not None:
+            self._round.unanswered.discard(subscription)
+            if not self._round.unanswered:
+                self._allowed_at, self._round = self._round.began, None
+
+    def _vouch(self, began: float) -> None:
+        """Note that something is live by an answer that began at this time, which may be long ago."""
+        if self._round is not None:
+            self._round.began = min(self._round.began, began)
+        if began < self._allowed_at:
+            self._allowed_at = began
+            self.host.reactor.call_later(self._until_next_tick(self.host.clock()), self._look_after_rights)
+
+    def _guest(self, user: str | None, began: float) -> Guest:
+        return Guest(user, began + (self.host.settings.reauthorize_seconds or math.inf))
+
+    # -- progress
 
     def _check_progress(self, progress: int) -> None:
         if self._ended or self._outbox is None:
@@ -280,6 +439,6 @@ class Connection(ABC):
             self.host.reactor.call_later(seconds, self._check_progress, self._progress)
 
     def _leave_channels(self) -> None:
-        for subscription in self.subscriptions.values():
-            subscription.channel.leave(subscription)
-        self.subscriptions.clear()
+        left, self.subscriptions = self.subscriptions, {}
+        for subscription in left.values():
+            self._release(subscription)

@@ -31,8 +31,8 @@ class Connections:
         self._open.pop(connection.number, None)
 
     def of_user(self, user: str) -> list[Connection]:
-        """Return the connections of one user."""
-        return [connection for connection in self if connection.visitor.user == user]
+        """Return the connections of one user, also those over which a ticket of this user was shown."""
+        return [connection for connection in self if user in connection.users]
 
     def find(self, number: int) -> Connection | None:
         """Return the connection of a number."""
@@ -71,13 +71,14 @@ class Connections:
         """Return, for people, the newest connections that watch a projection."""
         found: list[dict[str, Any]] = []
         for connection in reversed(self._open.copy().values()):
-            keys = [key for name, key in list(connection.subscriptions) if name == projection]
+            live = [s.address for s in list(connection.subscriptions.values()) if s.channel is not None]
+            keys = [key for name, key in live if name == projection]
             if keys:
                 found.append(
                     {
                         "id": connection.number,
                         "address": connection.visitor.address,
-                        "user": connection.visitor.user,
+                        "user": ", ".join(connection.users) or None,
                         "kind": type(connection).__name__.removesuffix("Connection"),
                         "keys": keys[:3],
                         "more_keys": max(0, len(keys) - 3),

@@ -23,8 +23,10 @@ class EventStream(Connection):
         for data, frames in parcel.for_streams:
             self.push(data, frames, subscription)
 
-    def received(self, data: bytes) -> None:
-        """Pay no attention: a stream is asked for once."""
+    def received(self, data: bytes) -> None:  # noqa: ARG002
+        """End it: a stream is asked for once, and whatever else is sent would be read for nothing."""
+        self.host.counts["garbage"] += 1
+        self.end()
 
     def ping(self) -> None:
         self.push(b":\n\n")
@@ -33,7 +35,5 @@ class EventStream(Connection):
         """Nothing: it is only the reconnecting request that can be told why."""
         return b""
 
-    def decided(self, name: str, key: str, *, may: bool) -> None:  # noqa: ARG002
-        if self.is_open and not may:
-            self.host.counts["expelled"] += 1
-            self.close(0, "")
+    def expel(self, subscription: Subscription) -> None:  # noqa: ARG002
+        self.close(0, "")

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from .admission import Admission
     from .bridge import Bridge
     from .channel import Channel
+    from .checks import Checks
     from .connection import Connection
     from .reactor import Reactor
     from .rows import Rows
@@ -22,6 +24,11 @@ class Host(Protocol):
     bridge: Bridge
     rows: Rows
     counts: Counter[str]
+    admission: Admission
+    checks: Checks
+    """Of those who want to watch. Calls ``decided``."""
+    rechecks: Checks
+    """Of those who watch already: a queue of its own, which no number of the others delays. Calls ``confirmed``."""
 
     @property
     def reactor(self) -> Reactor:
@@ -49,8 +56,8 @@ class Host(Protocol):
     def address_of(self, channel: str | None, projection: str | None, key: str | None) -> tuple[str, str]:
         """Return (name, key) of what a client wants. Raises UnknownProjection, InvalidKey."""
 
-    def check(self, connection: Connection, name: str, key: str, ticket: str | None = None) -> None:
-        """Ask whether the visitor may read a key, and call ``decided`` with the answer."""
+    def is_public(self, name: str) -> bool:
+        """Say whether everybody may read a projection, so that nobody is to be asked."""
 
     def gone(self, connection: Connection) -> None:
         """Forget the connection."""

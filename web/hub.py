@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ from .admission import Admission
 from .bridge import Bridge
 from .channel import Channel
 from .channels import Channels
+from .checks import Checks
 from .connection import GOING_AWAY, UNAUTHENTICATED, Connection
 from .connections import Connections
+from .errands import Errands
 from .frames import delta_frames
 from .news import Missed, News, Replaced, Turn
 from .reactor import Reactor
@@ -44,9 +46,9 @@ _COUNTS = [
     "garbage",
     "flooding",
     "expelled",
+    "late",
     "refused_channels",
 ]
-_CHECKERS = 4
 _SOURCE_SECONDS = 1.0
 _SWEEPS_A_HEARTBEAT = 5
 _CLOSE_SECONDS = 3.0
@@ -80,11 +82,13 @@ class Hub(Broadcaster):
     def _fresh(self) -> None:
         self._lock = threading.Lock()
         self._reactor: Reactor | None = None
-        self._checkers: ThreadPoolExecutor | None = None
         self.admission = Admission(self.settings)
         self.counts: Counter[str] = Counter()
         self.channels = Channels(self)
         self.connections = Connections()
+        self.checks = Checks(self, "keyfold-checks", lambda at, *answer: at.decided(*answer))
+        self.rechecks = Checks(self, "keyfold-rechecks", lambda at, *answer: at.confirmed(*answer))
+        self._errands = Errands("keyfold-errands")
         self.bridge = Bridge(self)
         self._resyncs: Counter[str] = Counter()
 
@@ -171,7 +175,7 @@ class Hub(Broadcaster):
             connection.close(GOING_AWAY, "the server is shutting down")
             return
         if wish is not None:
-            connection.subscribe(*wish)
+            connection.begin(*wish)
         if self.connected is not None:
             name, key, _ = wish or (None, None, None)
             self.connected(name, key, connection.visitor.user)
@@ -198,23 +202,14 @@ class Hub(Broadcaster):
         self.reactor.call(close)
         return closed.result(_CLOSE_SECONDS)
 
-    def check(self, connection: Connection, name: str, key: str, ticket: str | None = None) -> None:
-        """Ask the app, on a thread of its own, whether a visitor may read a key."""
-        visitor = connection.visitor
+    def is_public(self, name: str) -> bool:
+        """Say whether everybody may read a projection, so that nobody is to be asked."""
+        runtime = None if self._system is None else self._system.projections.get(name)
+        return runtime is not None and runtime.projection.public
 
-        def ask() -> None:
-            allowed = visitor.may(name, key, ticket)
-            self.reactor.call(lambda: connection.decided(name, key, may=allowed))
-
-        self.aside(ask)
-
-    def aside(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Run code of the app's, which may wait, on a thread of its own."""
-        if self._closed:
-            return
-        if self._checkers is None:
-            self._checkers = ThreadPoolExecutor(_CHECKERS, thread_name_prefix="keyfold-access")
-        self._checkers.submit(function, *arguments)
+    def aside(self, function: Callable[[], object]) -> None:
+        """Tell code of the app's something, on a thread of its own. From any thread."""
+        self._errands.run(function)
 
     def snapshot_sent(self, name: str, reason: str) -> None:
         """Count it, if it stands for deltas that would not do."""
@@ -278,9 +273,10 @@ class Hub(Broadcaster):
     def _close_connections(self, timeout: float) -> None:
         with self._lock:
             closing, self._closed = self._closed, True
-            reactor, checkers = self._reactor, self._checkers
-        if checkers is not None:
-            checkers.shutdown(wait=False, cancel_futures=True)
+            reactor = self._reactor
+        self._errands.close()
+        self.checks.close()
+        self.rechecks.close()
         if reactor is None:
             return
         if closing:
@@ -310,5 +306,10 @@ class Hub(Broadcaster):
             "backplane": self.bridge.stats(),
             "limit": self.admission.limit,
             "refused": self.admission.refused,
+            "checks_waiting": self.checks.waiting,
+            "checks_running": self.checks.running,
+            "rechecks_waiting": self.rechecks.waiting,
+            "rechecks_running": self.rechecks.running,
+            "signals_dropped": self._errands.dropped,
             **{name: counts[name] for name in _COUNTS},
         }

@@ -47,8 +47,15 @@ _SOCKETS = {
     "opened": "Connections taken over.",
     "closed": "Connections ended.",
     "slow": "Times that a connection lost frames for being slow.",
-    "stalled": "Connections closed for taking nothing.",
+    "stalled": "Connections closed for taking nothing, or not the answers that they had asked for.",
+    "late": "Connections closed because nobody could be asked in time whether they may go on.",
     "refused": "Connections refused by a limit.",
+}
+_CHECKS = {
+    "checks_waiting": "Subscriptions waiting for authorize.",
+    "checks_running": "Calls of authorize for new subscriptions that have not returned.",
+    "rechecks_waiting": "Open subscriptions about which authorize is to be asked again.",
+    "rechecks_running": "Calls of authorize about open subscriptions that have not returned.",
 }
 _BACKPLANE = {
     "published": "Messages sent to other processes.",
@@ -80,6 +87,13 @@ class Metrics:
         self._sockets = {
             word: self._counter(f"keyfold_sockets_{word}", text) for word, text in _SOCKETS.items()
         }
+        self._checks = {
+            word: self._gauge(f"keyfold_{word}", text, "livesum") for word, text in _CHECKS.items()
+        }
+        self._signals_dropped = self._counter(
+            "keyfold_signals_dropped",
+            "Signals of connections that were not sent: their receivers are too slow.",
+        )
         self._backplane = {
             word: self._counter(f"keyfold_backplane_{word}", text) for word, text in _BACKPLANE.items()
         }
@@ -111,18 +125,23 @@ class Metrics:
             for word, counter in self._writer.items():
                 self._grow(counter, f"writer {word}", "", stats["writer"].get(word, 0))
             self._waiting.set(stats["writer"].get("waiting", 0))
-            sockets = stats["sockets"]
-            for word, counter in self._sockets.items():
-                self._grow(counter, f"sockets {word}", "", sockets.get(word, 0))
-            if (backplane := sockets.get("backplane")) is not None:
-                for word, counter in self._backplane.items():
-                    self._grow(counter, f"backplane {word}", "", backplane[word])
-                self._connected.set(backplane["trouble"] is None)
-                self._unsent.set(backplane["waiting"])
-            self._open.set(sockets.get("open", 0))
-            for name, facts in sockets.get("projections", {}).items():
-                self._subscribers.labels(name).set(facts["subscribers"])
-                self._grow(self._resyncs.labels(name), "resyncs", name, facts["resyncs"])
+            self._mirror_sockets(stats["sockets"])
+
+    def _mirror_sockets(self, sockets: dict[str, Any]) -> None:
+        for word, counter in self._sockets.items():
+            self._grow(counter, f"sockets {word}", "", sockets.get(word, 0))
+        for word, gauge in self._checks.items():
+            gauge.set(sockets.get(word, 0))
+        self._grow(self._signals_dropped, "signals_dropped", "", sockets.get("signals_dropped", 0))
+        if (backplane := sockets.get("backplane")) is not None:
+            for word, counter in self._backplane.items():
+                self._grow(counter, f"backplane {word}", "", backplane[word])
+            self._connected.set(backplane["trouble"] is None)
+            self._unsent.set(backplane["waiting"])
+        self._open.set(sockets.get("open", 0))
+        for name, facts in sockets.get("projections", {}).items():
+            self._subscribers.labels(name).set(facts["subscribers"])
+            self._grow(self._resyncs.labels(name), "resyncs", name, facts["resyncs"])
 
     def _grow(self, counter: Any, word: str, name: str, value: float) -> None:
         grown = value - self._seen.get((word, name), 0)

@@ -40,13 +40,13 @@ class WebSettings:
     stall_seconds: float = 20.0
     """A client that takes nothing for so long is closed with 4101."""
     reauthorize_seconds: float = 300.0
-    """How often ``authorize`` is asked again about an open connection. A ticket's ends then. 0: never."""
+    """For so long an answer of ``authorize`` holds. It is asked again before that. A ticket's channel ends then. 0: never."""
     ticket_seconds: int = 30
     """How long a ticket may wait to be used."""
     outbox_frames: int = 64
     """Frames that may wait for one connection; over it, they are replaced by the newest snapshot."""
     outbox_bytes: int = 256 * 1024
-    """Bytes that may wait for one connection, likewise."""
+    """Bytes that may wait for one connection, likewise; and as many bytes of answers, over which it is closed."""
     ring_frames: int = 128
     """Deltas that a channel keeps for clients that come back."""
     ring_bytes: int = 256 * 1024
@@ -62,7 +62,7 @@ class WebSettings:
     max_sockets_per_address: int = 100
     """Open connections from one client address; further ones get 429. Loopback is a proxy, and not counted."""
     max_sockets_per_user: int = 50
-    """Open connections of one user, as ``identify`` names them; further ones get 429."""
+    """Open connections of one user, as ``identify`` or a ticket names them; further ones get 429, or ``limit``."""
     max_channels_per_socket: int = 100
     """Channels that one WebSocket may watch."""
 
@@ -72,11 +72,6 @@ class WebSettings:
     """What the channels in Redis begin with: apps that share a Redis need one each."""
     redis_patience_seconds: float = 0.25
     """How long a change may wait for the one before it, which another process has on its way."""
-
-    @property
-    def tick_seconds(self) -> float:
-        """How often a connection is looked after."""
-        return max(0.01, min(self.ping_seconds, self.reauthorize_seconds or self.ping_seconds))
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -53,7 +53,7 @@ class SignalObserver(Observer):
             projection_failed.send(self._app, projection=error.projection, key=key, event=event, error=error)
 
     def connected(self, projection: str | None, key: str | None, user: str | None) -> None:
-        """Say that a connection is open."""
+        """Say that a connection is open, on the thread for that: the caller's is the reactor's."""
         if subscriber_connected.receivers:
             send = partial(subscriber_connected.send, self._app, projection=projection, key=key, user=user)
             self._hub.aside(send)

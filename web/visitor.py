@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-May = Callable[[str, str, str | None], bool]
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """A key may be read. ``user``: to whom the ticket was issued that was shown for it."""
+
+    user: str | None = None
+
+
+May = Callable[[str, str, str | None], Permission | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
     """What remains of a request while its connection lives.
 
-    ``may(name, key, ticket)`` says whether the visitor may read a key, now. It never raises. It runs the
-    app's own code, so it may block, and is for the hub's checking threads.
+    ``may(name, key, ticket)`` says whether the visitor may read a key, now; None: no. It runs the app's
+    own code, so it may block, and is for the threads of ``Checks``.
     """
 
     address: str

@@ -12,6 +12,8 @@ _FINAL = 0x80
 _MOST_IN_ONE_BYTE = 125
 _MOST_IN_TWO_BYTES = 0xFFFF
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
+_LEAST_IN_A_FRAGMENT = 8
+"""Bytes on average, of a message in as many fragments as it may have."""
 _MOST_OF_A_REASON = _MOST_IN_ONE_BYTE - 2
 
 
@@ -69,12 +71,12 @@ class Broken(Exception):
 class FrameReader:
     """Puts the messages of one client together, none longer than ``most`` bytes."""
 
-    __slots__ = ("_most", "_parser", "_parts", "_size")
+    __slots__ = ("_fragments", "_message", "_most", "_parser")
 
     def __init__(self, most: int) -> None:
         self._parser = FrameProtocol(client=False, extensions=[])
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._message = bytearray()
+        self._fragments = 0
         self._most = most
 
     def feed(self, data: bytes) -> Iterator[Incoming]:
@@ -89,14 +91,17 @@ class FrameReader:
                     yield Incoming(frame.opcode, bytes(cast("bytes", frame.payload)))
                 else:
                     part = frame.payload
-                    self._parts.append(part.encode() if isinstance(part, str) else bytes(part))  # type: ignore[arg-type]
-                    self._size += len(self._parts[-1])
-                    # Parts are counted too: empty ones would cost memory and have no size.
-                    if self._size > self._most or len(self._parts) > self._most:
+                    self._message += part.encode() if isinstance(part, str) else bytes(part)  # type: ignore[arg-type]
+                    self._fragments += frame.frame_finished
+                    # Fragments are counted too: empty ones would keep the thread busy and have no size.
+                    if (
+                        len(self._message) > self._most
+                        or self._fragments > self._most // _LEAST_IN_A_FRAGMENT
+                    ):
                         msg = f"a message of more than {self._most} bytes"
                         raise Broken(CloseReason.MESSAGE_TOO_BIG, msg)
                     if frame.message_finished:
-                        whole, self._parts, self._size = b"".join(self._parts), [], 0
+                        whole, self._message, self._fragments = bytes(self._message), bytearray(), 0
                         yield Incoming(frame.opcode, whole)
         except ParseFailed as error:
             raise Broken(error.code, str(error)) from None

@@ -41,7 +41,7 @@ class Client:
     def deliver(self, parcel: Parcel, subscription: Subscription) -> None:
         if self.blocked:
             self.lost = True
-            subscription.channel.leave(subscription)
+            subscription.leave()
             return
         for frame in parcel._frames:
             self.take(json.loads(payload_of(frame)))

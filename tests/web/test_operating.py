@@ -782,6 +782,9 @@ def test_the_metrics_are_those_of_the_stats(operated: Operated) -> None:
         assert found["keyfold_actors_live", "test.audited"] == 1
         assert found["keyfold_subscribers", "test.totals"] == 1
         assert found["keyfold_sockets_open", None] == 1
+        for name in ("checks_waiting", "checks_running", "rechecks_waiting", "rechecks_running"):
+            assert found[f"keyfold_{name}", None] == 0
+        assert found["keyfold_sockets_late_total", None] == found["keyfold_signals_dropped_total", None] == 0
         assert found["keyfold_writer_commits_total", None] >= 3
         assert all(name.startswith("keyfold_") for name, _ in found)
     watcher.close()

@@ -175,7 +175,7 @@ def test_a_client_may_ping_resync_and_talk_nonsense(site: Site, system: Projecti
 
 
 def test_binary_closes_1003_and_too_much_1009(site: Site) -> None:
-    """Inbound frames are text, and at most 4 KiB."""
+    """Inbound frames are text, and at most 32 KiB."""
     binary = site.watch("test.totals", "a")
     binary.next()
     binary.socket.send_binary(b"x")
@@ -183,7 +183,7 @@ def test_binary_closes_1003_and_too_much_1009(site: Site) -> None:
     binary.close()
     big = site.watch("test.totals", "a")
     big.next()
-    big.socket.send("x" * 5000)
+    big.socket.send("x" * 32_769)
     assert big.close_code() == 1009
     big.close()
 

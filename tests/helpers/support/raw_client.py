@@ -137,6 +137,6 @@ def echo_client(hub: Hub) -> RawClient:
     """Return a client of an Echo connection of this hub."""
     ours, theirs = socket.socketpair()
     place = Admission(hub.settings).enter("test", None)
-    visitor = Visitor("test", None, lambda _name, _key, _ticket: False)
+    visitor = Visitor("test", None, lambda _name, _key, _ticket: None)
     hub.adopt(Echo(theirs, hub, visitor, place, many=True), None)
     return RawClient(ours)
