@@ -725,6 +725,12 @@ const scenarios = {
     for (const one of page.open.slice(2, 4)) page.close(one);
     page.close(widest);
   },
+  async "two names that make one channel"({ page, time }) {
+    const one = page.add("eu.x");
+    const other = page.add("x", { name: "shop.eu" });
+    await time.pass(100);
+    assert.deepEqual([one.handle.status, other.handle.status], ["live", "refused"]);
+  },
   async "a watch that is closed while its ticket is under way"({ page, server, time }) {
     page.add("b");
     await time.pass(100);
@@ -795,6 +801,14 @@ const scenarios = {
     const one = page.add("a");
     await time.pass(100);
     assert.deepEqual([one.handle.status, one.states, [...subs.keys()]], ["live", 1, [textOf(NAME, "b"), textOf(NAME, "a")]]);
+  },
+  async "a socket that falls silent"({ page, server, time }) {
+    const one = page.add("a");
+    await time.pass(1_000);
+    server.mute();
+    server.commit(one.text);
+    await time.pass(65_000);
+    assert.deepEqual([one.handle.status, one.handle.position.version, server.opened], ["live", 1, 2]);
   },
   async "a stream that falls silent"({ page, server, time }) {
     server.isOpenForSockets = false;

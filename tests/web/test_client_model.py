@@ -35,5 +35,5 @@ def test_a_page_ends_live_or_told_why_not(scenario: str) -> None:
 
 
 def test_any_order_of_steps_ends_with_each_watch_equal_to_the_server_or_told_why_not() -> None:
-    """A failure prints its seed and the shortest order; ``node client_model.mjs MODULE --any 1 SEED`` plays it."""
+    """A failure prints its seed and the shortest order; ``client_model.mjs`` plays the seed again."""
     play("--any", str(RUNS))

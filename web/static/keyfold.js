@@ -132,13 +132,9 @@ class Channel {
     this.isSnapshotComing = phase === "asked" || (phase === "live" && this.isSnapshotComing);
   }
 
-  // To be asked for anew, over another connection.
-  reset() {
+  // To be asked for at once: by another watch, or over another connection.
+  restart() {
     this.enter("idle");
-    this.hurry();
-  }
-
-  hurry() {
     this.isFull = false;
     this.pause.due = Math.min(this.pause.due, now());
   }
@@ -151,17 +147,19 @@ class Channel {
     return [...this.watches].filter((watch) => watch.options.ticket);
   }
 
+  // Where all watches stand, if that is one place.
   get since() {
-    const [first, ...others] = [...this.watches].map(({ isStale, position: here }) => !isStale && `${here.epoch}:${here.version}`);
-    return (others.every((other) => other === first) && first) || undefined;
+    const places = [...this.watches].map(({ isStale, position: here }) => !isStale && `${here.epoch}:${here.version}`);
+    return (places.every((place) => place === places[0]) && places[0]) || undefined;
   }
 
-  // Each watch gets objects of its own: reduce may change them in place.
-  take(text) {
-    const { type } = JSON.parse(text);
-    if (type === "snapshot") this.isSnapshotNeeded = false;
-    this.isSnapshotComing &&= type === "delta";
-    for (const watch of [...this.watches]) if (!watch.take(JSON.parse(text))) this.isSnapshotNeeded = true;
+  take(text, frame = JSON.parse(text)) {
+    if (frame.type === "snapshot") this.isSnapshotNeeded = false;
+    this.isSnapshotComing &&= frame.type === "delta";
+    for (const watch of [...this.watches]) {
+      if (!watch.take(frame ?? JSON.parse(text))) this.isSnapshotNeeded = true;
+      frame = null; // each watch gets objects of its own: reduce may change them in place
+    }
   }
 }
 
@@ -187,7 +185,7 @@ class Link {
       queueMicrotask(() => watch.say("refused", flaw));
     } else {
       Object.assign(channel, { name, key });
-      if (channel.phase === "idle") channel.hurry();
+      if (channel.phase === "idle") channel.restart();
       if (channel.phase === "live") channel.isSnapshotNeeded = true;
       this.channels.set(text, channel);
       channel.watches.add(watch);
@@ -235,7 +233,8 @@ class Link {
   }
 
   tidy(channel) {
-    if (channel.watches.size || (this.isOpen && ["asked", "live", "leaving"].includes(channel.phase))) return;
+    const isKnownToServer = this.isOpen && channel.phase !== "idle" && channel.phase !== "ticket";
+    if (channel.watches.size || isKnownToServer) return;
     channel.enter("idle");
     this.channels.delete(channel.text);
   }
@@ -259,8 +258,7 @@ class Link {
   }
 
   async fetchTicket(channel) {
-    const { signal } = channel.cancel;
-    const { ticketed } = channel;
+    const { ticketed, cancel: { signal } } = channel;
     if (!ticketed.length) return (channel.ticket = null);
     try {
       const ticket = await ticketed[channel.pause.attempt % ticketed.length].options.ticket(); // they take turns
@@ -333,7 +331,7 @@ class Link {
   opened() {
     Object.assign(this, { isOpen: true, isBlocked: false, failures: 0, heard: Date.now(), pinged: 0 });
     Object.assign(this, { allowance: this.most, counted: now() });
-    for (const channel of this.channels.values()) channel.reset();
+    for (const channel of this.channels.values()) channel.restart();
     this.plan();
   }
 
@@ -349,7 +347,7 @@ class Link {
   lost(code) {
     const { isOpen } = this;
     this.dropSocket();
-    if (isOpen) for (const channel of this.channels.values()) channel.reset();
+    if (isOpen) for (const channel of this.channels.values()) channel.restart();
     else this.failures += 1;
     if (code === 4429) this.most = Math.max(FEWEST_AT_ONCE, this.most / 2);
     this.isBlocked = !isOpen && this.streams().some(({ phase }) => phase === "live");
@@ -404,7 +402,8 @@ class Link {
 
   receive(text) {
     this.heard = Date.now();
-    const { type, code, message, channel: about } = JSON.parse(text);
+    const frame = JSON.parse(text);
+    const { type, code, message, channel: about } = frame;
     const isLive = type === "subscribed" || DATA.includes(type);
     if (isLive && !this.channels.has(about)) this.channels.set(about, new Channel(about)); // to be unsubscribed
     const channel = this.channels.get(about);
@@ -418,7 +417,7 @@ class Link {
     } else if (isLive || code === "subscribed_already") {
       if (phase !== "live") channel.enter("live");
       if (code) Object.assign(channel, { isSnapshotNeeded: true, isSnapshotComing: false });
-      if (DATA.includes(type)) channel.take(text);
+      if (DATA.includes(type)) channel.take(text, frame);
       if (phase !== "live" || channel.isSnapshotNeeded) this.plan();
     } else if (type === "error" && (phase === "asked" || phase === "live")) {
       this.refused(channel, code, message);
@@ -436,8 +435,9 @@ class Link {
     for (const channel of this.channels.values()) {
       const { phase, resyncs } = channel;
       if (phase === "asked" && !this.isEarly(channel.entered + PATIENCE_MS)) this.failed(channel, "no answer");
-      if (phase === "live" && !this.isEarly(channel.heard + SILENCE_MS, Date.now)) this.failed(channel, "the stream is silent");
-      if (phase === "live" && channel.isSnapshotNeeded && !this.isEarly(resyncs.due)) {
+      if (phase !== "live") continue;
+      if (!this.isEarly(channel.heard + SILENCE_MS, Date.now)) this.failed(channel, "the stream is silent");
+      else if (channel.isSnapshotNeeded && !this.isEarly(resyncs.due)) {
         resyncs.again();
         channel.enter("idle");
       }
@@ -454,8 +454,7 @@ class Link {
 
   // By fetch, as an EventSource does not tell the status of a refusal.
   async listen(channel) {
-    const { name, key, since, ticket } = channel;
-    const { signal } = channel.cancel;
+    const { name, key, since, ticket, cancel: { signal } } = channel;
     const url = new URL(`sse/projection/${name}/${encodeURIComponent(key)}`, this.base);
     if (since) url.searchParams.set("since", since);
     if (ticket !== null) url.searchParams.set("ticket", ticket);
@@ -502,10 +501,10 @@ class Link {
 }
 
 function flawOf(name, key, channel) {
-  if (name.length > 128 || !NAME.test(name)) return `${JSON.stringify(name.slice(0, 50))} can't be the name of a projection`;
+  if (name.length > 128 || !NAME.test(name)) return `${name.slice(0, 50)} can't be the name of a projection`;
   if (!KEY.test(key)) return `a key has 1 to 512 printable characters, this one has ${[...key].length}`;
-  if (channel.watches.size && channel.name !== name) return `${channel.text} is watched as a key of ${channel.name} already`;
-  return null;
+  const isTaken = channel.watches.size && channel.name !== name;
+  return isTaken ? `${channel.text} is watched as a key of ${channel.name} already` : null;
 }
 
 function isStream(answer) {
@@ -514,5 +513,6 @@ function isStream(answer) {
 
 function isMultiplexed(base) {
   const { origin } = new URL(base);
-  return performance.getEntries().some(({ name, nextHopProtocol }) => /^h[23]/.test(nextHopProtocol) && new URL(name).origin === origin);
+  const entries = performance.getEntries().filter(({ nextHopProtocol }) => /^h[23]/.test(nextHopProtocol));
+  return entries.some(({ name }) => new URL(name).origin === origin);
 }
