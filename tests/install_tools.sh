@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts in place what the tests need besides Python: Node.js with two clients that others wrote, Redis, Chromium, nginx, and ip for networks to cut.
+# Puts in place what the tests need besides Python: Node.js with two clients that others wrote and fast-check, Redis, Chromium, nginx, and ip for networks to cut.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 missing=()
@@ -14,4 +14,4 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
 fi
-npm install --prefix .venv/node --silent --no-audit --no-fund ws@8 eventsource@4
+npm install --prefix .venv/node --silent --no-audit --no-fund ws@8 eventsource@4 fast-check@4

@@ -5,6 +5,7 @@ Needs the extra: ``pip install "keyfold[client]"``.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,11 @@ from websockets.sync.client import ClientConnection, connect
 from ..store import Position
 from .ring import NOWHERE
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.3, 30.0
+_logger = logging.getLogger("keyfold.client")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0
+_MOST_DOUBLINGS = 16
+_FORGET_SECONDS = 30.0
 _RESYNC = '{"type":"resync"}'
 _SILENCE = 60.0
 _OPEN_SECONDS = 10.0
@@ -61,7 +66,8 @@ class Watch:
 
     The first change is a snapshot (unless ``since`` was given and nothing is missing). A lost connection
     comes back by itself, after a random pause, and goes on from where it was. ``ticket`` is called for
-    each connection. Not for several threads at once; ``close`` is.
+    each connection; an OSError that it raises is a connection that failed, any other error is the caller's.
+    Not for several threads at once; ``close`` is.
     """
 
     def __init__(
@@ -82,6 +88,8 @@ class Watch:
         self._client: ClientConnection | None = None
         self._connection = ExitStack()
         self._attempt = 0
+        self._due = 0.0
+        self._resyncing = False
         self._closed = threading.Event()
 
     def __enter__(self) -> Self:
@@ -111,7 +119,7 @@ class Watch:
                 change = self._take(client, _decode(client.recv(timeout=max(0.0, wait))))
             except TimeoutError:
                 if wait == _SILENCE:  # heartbeats come more often
-                    self._hang_up()
+                    self._lost()
             except ConnectionClosed as closed:
                 self._ended(closed)
             else:
@@ -121,32 +129,37 @@ class Watch:
 
     def _take(self, client: ClientConnection, frame: _Frame) -> Change | None:
         here, there = self.position, Position(frame.epoch, frame.version)
-        self._attempt = 0
         if frame.type == "snapshot":
-            self.position = there
+            self.position, self._resyncing = there, False
             return Change(is_snapshot=True, position=there, value=frame.state)
         if frame.type == "delta":
             if here == (frame.epoch, frame.prev) or (here == NOWHERE and frame.prev == 0):
                 self.position = there
                 return Change(is_snapshot=False, position=there, value=frame.data)
-            if here is None or here.epoch != frame.epoch or frame.version > here.version:
-                client.send(_RESYNC)
+            # Many deltas may come before the snapshot that was asked for: one request is enough for all of them.
+            if not self._resyncing and (
+                here is None or here.epoch != frame.epoch or frame.version > here.version
+            ):
+                self._resync(client)
         elif frame.type == "heartbeat" and here != there:
-            client.send(_RESYNC)
+            self._resync(client)
         return None
 
+    def _resync(self, client: ClientConnection) -> None:
+        self._resyncing = True
+        client.send(_RESYNC)
+
     def _connect(self, until: float | None) -> ClientConnection | None:
-        if self._attempt:
-            pause = random.random() * min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self._attempt)  # noqa: S311
-            left = pause if until is None else min(pause, max(0.0, until - monotonic()))
-            if self._closed.wait(left):
-                return None
-        self._attempt += 1
-        query = {} if self.position is None else {"since": str(self.position)}
-        if self._ticket is not None:
-            query["ticket"] = self._ticket()
+        pause = max(0.0, self._due - monotonic())
+        if self._closed.wait(pause if until is None else min(pause, max(0.0, until - monotonic()))):
+            return None
+        if self._due > monotonic():
+            return None
         scheme, host, path = self._url
         try:
+            query = {} if self.position is None else {"since": str(self.position)}
+            if self._ticket is not None:
+                query["ticket"] = self._ticket()
             opening = connect(
                 urlunsplit((scheme, host, path, urlencode(query), "")),
                 additional_headers=self._headers,
@@ -159,18 +172,37 @@ class Watch:
             answer = error.response
             if answer.status_code in _REFUSALS:
                 raise Refused(answer.status_code, (answer.body or b"").decode(errors="replace")) from None
-        except (OSError, InvalidHandshake, ConnectionClosed):
-            pass  # nobody listens, or nobody who can: again, later
+        except (OSError, InvalidHandshake, ConnectionClosed) as error:
+            # Nobody listens, or nobody who can, or there is no ticket to be had.
+            _logger.info("no connection to %s%s, and another try later: %s", host, path, error)
+        finally:
+            if self._client is None:
+                self._pause()
+        if self._closed.is_set():
+            self._hang_up()  # it was closed while this was opened, so that close() found nothing to hang up
         return self._client
 
+    def _pause(self) -> None:
+        """Let some time go by before the next connection: less than 2 s, and more while none of them lasts."""
+        now = monotonic()
+        if now - self._due > _FORGET_SECONDS:
+            self._attempt = 0
+        longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._attempt, _MOST_DOUBLINGS))
+        self._attempt += 1
+        self._due = now + random.random() * longest  # noqa: S311
+
     def _ended(self, closed: ConnectionClosed) -> None:
-        self._hang_up()
+        self._lost()
         frame = closed.rcvd
         if frame is not None and frame.code in _REFUSING_CODES and self._ticket is None:
             raise Refused(frame.code, frame.reason)
 
+    def _lost(self) -> None:
+        self._hang_up()
+        self._pause()
+
     def _hang_up(self) -> None:
-        self._client = None
+        self._client, self._resyncing = None, False
         with suppress(ConnectionClosed, OSError):  # the end of it may find that it has ended
             self._connection.close()
 

@@ -17,6 +17,7 @@ from flask import Flask, session
 from keyfold.actors import ProjectionSystem
 from keyfold.store import Position
 from keyfold.web import Hub, Keyfold
+from keyfold.web import client as client_module
 from keyfold.web.access import Access
 from keyfold.web.client import Refused, Watch
 from support.counting import Added, Totals
@@ -599,6 +600,13 @@ def test_a_slow_handshake_and_a_half_open_one_hold_up_nobody(site: Site, system:
 # -- the Python client
 
 
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short pauses between the client's connections."""
+    monkeypatch.setattr(client_module, "_FIRST_PAUSE", 0.001)
+
+
+@pytest.mark.usefixtures("hurried")
 def test_the_client_watches_and_resumes(site: Site, app: Flask, system: ProjectionSystem) -> None:
     """A snapshot, each delta; after the server has hung up it goes on without a snapshot."""
     with Watch(f"http://127.0.0.1:{site.port}", "test.totals", "a") as watch:
@@ -618,6 +626,91 @@ def test_the_client_watches_and_resumes(site: Site, app: Flask, system: Projecti
         assert (change.is_snapshot, change.value) == (False, {"total": 3})
         assert watch.next(0.01) is None
     assert watch.next() is None
+
+
+def test_the_client_pauses_before_each_connection_but_the_first(
+    site: Site, app: Flask, system: ProjectionSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame is no proof that a connection is good: while none of them lasts, the pauses grow."""
+    monkeypatch.setattr("keyfold.web.client.random.random", lambda: 0.001)
+    hub = hub_of(app)
+    with Watch(f"http://127.0.0.1:{site.port}", "test.totals", "a") as watch:
+        for _ in range(3):
+            assert watch.next(DEADLINE) is not None
+            [connection] = hub.connections
+            hub.reactor.call(connection.end)
+            dispatch(system, "a", 1)
+        assert watch.next(DEADLINE) is not None
+        assert watch._attempt == 3
+        monkeypatch.setattr(client_module, "monotonic", lambda: clock.monotonic() + 60)
+        [connection] = hub.connections
+        hub.reactor.call(connection.end)
+        dispatch(system, "a", 1)
+        assert watch.next(DEADLINE) is not None
+        assert watch._attempt == 1
+        watch._attempt = 5_000  # as after a day without a server
+        watch._pause()
+
+
+def test_the_client_asks_once_for_the_snapshot_that_it_needs(
+    site: Site, app: Flask, system: ProjectionSystem
+) -> None:
+    """A gap in front of many deltas makes no flood of questions."""
+    dispatch(system, "a", 1)
+    hub = hub_of(app)
+    with Watch(f"http://127.0.0.1:{site.port}", "test.totals", "a") as watch:
+        assert watch.next(DEADLINE) is not None
+        [connection] = hub.connections
+        epoch = watch.position.epoch if watch.position else ""
+        frames = [
+            json.dumps({"type": "delta", "epoch": epoch, "prev": number, "version": number + 1, "data": 0})
+            for number in range(7, 207)
+        ]
+        for frame in frames:
+            hub.reactor.call(connection.say, frame.encode())  # type: ignore[attr-defined]
+        change = watch.next(DEADLINE)
+        assert change is not None
+        assert (change.is_snapshot, change.position.version) == (True, 1)
+        dispatch(system, "a", 1)
+        change = watch.next(DEADLINE)
+        assert change is not None
+        assert (change.is_snapshot, change.position.version) == (False, 2)
+        stats = hub.stats()
+        assert (stats["flooding"], stats["projections"]["test.totals"]["resyncs"]) == (0, 1)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_the_client_comes_through_a_ticket_office_that_is_away(site: Site, app: Flask) -> None:
+    """An OSError is a connection that failed; another error is the caller's, who may go on."""
+    app.secret_key = "test"
+    errors: list[Exception] = [ConnectionRefusedError("away"), KeyError("token")]
+
+    def ticket() -> str:
+        if errors:
+            raise errors.pop(0)
+        return "no ticket"
+
+    with Watch(f"http://127.0.0.1:{site.port}", "test.totals", "a", ticket=ticket) as watch:
+        with pytest.raises(KeyError):
+            watch.next(DEADLINE)
+        with pytest.raises(Refused):
+            watch.next(DEADLINE)
+
+
+def test_a_client_that_is_closed_while_it_connects_stays_closed(site: Site, app: Flask) -> None:
+    """No change, and no connection."""
+    watch: Watch
+
+    def ticket() -> str:
+        watch.close()
+        access: Access = app.extensions["keyfold"].access
+        return access.ticket(app, "test.totals", "a", "kim")
+
+    app.secret_key = "test"
+    watch = Watch(f"http://127.0.0.1:{site.port}", "test.totals", "a", ticket=ticket)
+    assert watch.next(DEADLINE) is None
+    hub = hub_of(app)
+    wait_for(lambda: hub.counts["closed"] == hub.counts["opened"] == 1)
 
 
 def test_the_client_says_when_it_is_refused(site: Site) -> None:

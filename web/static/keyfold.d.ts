@@ -4,18 +4,26 @@ export interface Position {
   readonly version: number;
 }
 
-/** "refused": the server said no (the message says why); it is not tried again without a ticket. */
+/**
+ * "reconnecting": not live now, and tried again by itself. "refused": the server said no, or has no room, or the key
+ * can't be one; the message says why. A refused watch is tried again over the next connection, when the key is
+ * watched once more, for want of room when another watch closes, and with `ticket` after a pause.
+ */
 export type Status = "connecting" | "live" | "reconnecting" | "refused";
 
+/** What a callback throws is reported as an uncaught error, and harms no other watch. */
 export interface WatchOptions<State = unknown, Delta = unknown> {
   /** The whole state: after each snapshot, and with `reduce` after each delta. Null: the key has no row. */
   onState?(state: State | null, position: Position): void;
   /** One change, once, in order. */
   onDelta?(delta: Delta, position: Position): void;
   onStatus?(status: Status, message?: string): void;
-  /** Returns the state after a delta. The object may be changed in place. */
+  /**
+   * Returns the state after a delta. The object may be changed in place: it belongs to this watch alone. If it throws, the
+   * watch asks for a snapshot.
+   */
   reduce?(state: State | null, delta: Delta): State;
-  /** Fetches a fresh ticket for this key, for pages that have no session. */
+  /** Fetches a fresh ticket for this key, for pages that have no session. If it fails or takes over 15 s, it is asked again. */
   ticket?(): Promise<string>;
   /** Where Keyfold's routes begin, with a slash at the end. By default where this module came from. */
   url?: string;
@@ -25,6 +33,7 @@ export interface Watch<State = unknown> {
   readonly state: State | null;
   readonly position: Position | null;
   readonly status: Status;
+  /** Nothing of this watch is called afterwards. */
   close(): void;
 }
 
@@ -38,5 +47,5 @@ export function watch<State = unknown, Delta = unknown>(
   options?: WatchOptions<State, Delta>,
 ): Watch<State>;
 
-/** Milliseconds to wait before the next attempt: uniform below a bound that doubles up to 30 s. */
+/** Milliseconds to wait before the next attempt: uniform below a bound that doubles from 2 s to 30 s. */
 export function backoff(attempt: number, random?: () => number): number;

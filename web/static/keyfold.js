@@ -1,199 +1,518 @@
 // Keyfold's client for browsers: live keys over one shared WebSocket, or over Server-Sent Events where
 // WebSockets are blocked. An ES module without a build step; the types are in keyfold.d.ts.
+//
+// A Link compares what the page wants with what the server has been asked for, and does what is missing: `run` is
+// the only place that sends, connects or waits. Frames, timers, tickets and the page's own calls note what has
+// happened and plan a run. The table of states is in docs/live.md.
 
-const SILENCE_MS = 60_000; // a channel beats every 25 s, so a longer silence is a dead connection
+const FRAMES_A_SECOND = 16; // the server closes a socket that sends more than 20 a second, pongs included,
+const FRAMES_AT_ONCE = 100; // above its first 120
+const FEWEST_AT_ONCE = 8;
+const FIRST_PAUSE_MS = 2_000;
+const LONGEST_PAUSE_MS = 30_000;
+const FORGET_MS = 30_000; // a pause that was followed by no other for so long is forgotten
+const PATIENCE_MS = 15_000; // for a handshake, a response, a ticket
+const SILENCE_MS = 60_000; // a channel beats every 25 s, and a ping is answered: a longer silence is a dead connection
 const FAILURES_BEFORE_STREAMS = 2;
+const SOCKET_AGAIN_MS = 60_000;
+const STREAMS = 4; // over HTTP/1.1 a browser has six connections, and the page needs some of them itself
+const STREAMS_MULTIPLEXED = 40;
+const DATA = ["snapshot", "resumed", "delta", "heartbeat"];
+const NAME = /^[\w-]+(\.[\w-]+)*$/;
+const KEY = /^[^\p{Cc}\p{Cs}\p{Zl}\p{Zp}]{1,512}$/u;
+
 const links = new Map();
+const now = () => performance.now();
+const report = (error) => (globalThis.reportError ?? console.error)(error);
 
 export function watch(name, key, options = {}) {
   const base = new URL(options.url ?? "../", options.url ? location.href : import.meta.url).href;
   if (!links.has(base)) links.set(base, new Link(base));
-  return links.get(base).add(new Watch(name, key, options));
+  return links.get(base).add(String(name), String(key), options);
 }
 
 // Full jitter: a crowd that lost its server together does not come back together.
 export function backoff(attempt, random = Math.random) {
-  return random() * Math.min(30_000, 300 * 2 ** attempt);
+  return random() * Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** attempt);
 }
 
+globalThis.addEventListener?.("online", () => links.forEach((link) => link.hurry()));
+
+class Pause {
+  attempt = 0;
+  due = -Infinity;
+
+  again() {
+    if (now() - this.due > FORGET_MS) this.attempt = 0;
+    this.due = now() + backoff(this.attempt++);
+  }
+}
+
+// One call of watch(). After close() nothing of it is called.
 class Watch {
-  constructor(name, key, { onState, onDelta, onStatus, reduce, ticket }) {
-    Object.assign(this, { name, key, onState, onDelta, onStatus, reduce, ticket });
-    this.channel = `projection.${name}.${key}`;
-    this.position = null;
-    this.state = null;
-    this.status = null;
-    this.attempt = 0;
+  state = null;
+  position = null;
+  status = null;
+  isStale = true; // nothing but a snapshot can be taken
+  isClosed = false;
+
+  constructor(options) {
+    this.options = options;
   }
 
-  get since() {
-    return this.position && `${this.position.epoch}:${this.position.version}`;
+  call(callback, ...values) {
+    if (this.isClosed) return;
+    try {
+      this.options[callback]?.(...values);
+    } catch (error) {
+      report(error);
+    }
   }
 
   say(status, message) {
-    if (this.status === status) return;
-    this.status = status;
-    this.onStatus?.(status, message);
+    if (this.isClosed || (this.status === status && this.message === message)) return;
+    Object.assign(this, { status, message });
+    this.call("onStatus", status, message);
   }
 
   // Takes a frame of the channel. False: something is missing, a snapshot is needed.
-  take({ type, epoch, prev, version, from, state, data }) {
+  take(frame) {
+    if (this.isClosed) return true;
+    if (!this.#follow(frame)) this.isStale = true;
+    else if (!this.isStale) this.say("live");
+    return !this.isStale;
+  }
+
+  #follow({ type, epoch, prev, version, from, state, data }) {
     const here = this.position;
     if (type === "snapshot") {
-      this.position = { epoch, version };
-      this.state = state;
-      this.onState?.(state, this.position);
-    } else if (type === "delta") {
-      const follows = here && here.version === prev && (here.epoch === epoch || (!here.epoch && !prev));
-      if (!follows) return Boolean(here && here.epoch === epoch && version <= here.version);
-      this.position = { epoch, version };
-      if (this.reduce) {
-        this.state = this.reduce(this.state, data);
-        this.onState?.(this.state, this.position);
-      }
-      this.onDelta?.(data, this.position);
-    } else if (type === "resumed" ? here?.version !== from : here?.epoch !== epoch || here.version !== version) {
+      Object.assign(this, { state, position: { epoch, version }, isStale: false });
+      this.call("onState", state, this.position);
+      return true;
+    }
+    if (this.isStale) return false;
+    if (type === "resumed") return here.version === from;
+    if (type === "heartbeat") return here.epoch === epoch && here.version === version;
+    const follows = here.version === prev && (here.epoch === epoch || (!here.epoch && !prev));
+    if (!follows) return here.epoch === epoch && version <= here.version;
+    const reduces = Boolean(this.options.reduce);
+    try {
+      if (reduces) this.state = this.options.reduce(this.state, data);
+    } catch (error) {
+      report(error);
+      this.say("reconnecting", `reduce failed: ${error}`);
       return false;
     }
-    this.attempt = 0;
-    this.say("live");
+    this.position = { epoch, version };
+    if (reduces) this.call("onState", this.state, this.position);
+    this.call("onDelta", data, this.position);
     return true;
   }
 }
 
-class Link {
-  constructor(base) {
-    this.base = base;
-    this.watches = new Map(); // channel -> set of watches
-    this.streams = new Map(); // watch -> EventSource
-    this.socket = null;
-    this.attempt = this.failures = this.heard = 0;
-    addEventListener("online", () => this.timer && this.connect());
+// What a page watches of one key, and how far that has come with the server.
+class Channel {
+  watches = new Set();
+  phase = "idle"; // idle, ticket, asked, live, leaving
+  pause = new Pause(); // before the next subscribe. Due in infinity: refused
+  resyncs = new Pause();
+  isFull = false; // refused because the server or the page has no room: another that leaves makes some
+  isSnapshotNeeded = false;
+  isSnapshotComing = false;
+
+  constructor(text) {
+    this.text = text;
   }
 
-  add(watch) {
-    const others = this.watches.get(watch.channel);
-    if (others) others.add(watch);
-    else this.watches.set(watch.channel, new Set([watch]));
+  enter(phase) {
+    Object.assign(this, { phase, entered: now(), heard: Date.now() });
+    if (phase === "idle") this.cancel?.abort();
+    if (phase === "idle" || phase === "ticket") this.isSnapshotNeeded = false;
+    if (phase === "ticket") Object.assign(this, { cancel: new AbortController(), ticket: undefined });
+    this.isSnapshotComing = phase === "asked" || (phase === "live" && this.isSnapshotComing);
+  }
+
+  // To be asked for at once: by another watch, or over another connection.
+  restart() {
+    this.enter("idle");
+    this.isFull = false;
+    this.pause.due = Math.min(this.pause.due, now());
+  }
+
+  say(status, message) {
+    for (const watch of [...this.watches]) watch.say(status, message);
+  }
+
+  get ticketed() {
+    return [...this.watches].filter((watch) => watch.options.ticket);
+  }
+
+  // Where all watches stand, if that is one place.
+  get since() {
+    const places = [...this.watches].map(({ isStale, position: here }) => !isStale && `${here.epoch}:${here.version}`);
+    return (places.every((place) => place === places[0]) && places[0]) || undefined;
+  }
+
+  take(text, frame = JSON.parse(text)) {
+    if (frame.type === "snapshot") this.isSnapshotNeeded = false;
+    this.isSnapshotComing &&= frame.type === "delta";
+    for (const watch of [...this.watches]) {
+      if (!watch.take(frame ?? JSON.parse(text))) this.isSnapshotNeeded = true;
+      frame = null; // each watch gets objects of its own: reduce may change them in place
+    }
+  }
+}
+
+class Link {
+  channels = new Map(); // by the text of the channel, as the server's frames name it
+  pause = new Pause(); // before the next WebSocket
+  failures = 0; // WebSockets in a row that did not open
+  isBlocked = false; // the last one of them failed while a stream was open
+  isOpen = false;
+  socket = null;
+  most = FRAMES_AT_ONCE;
+
+  constructor(base) {
+    this.base = base;
+  }
+
+  add(name, key, options) {
+    const text = `projection.${name}.${key}`;
+    const watch = new Watch(options);
+    const channel = this.channels.get(text) ?? new Channel(text);
+    const flaw = flawOf(name, key, channel);
+    if (flaw) {
+      queueMicrotask(() => watch.say("refused", flaw));
+    } else {
+      Object.assign(channel, { name, key });
+      if (channel.phase === "idle") channel.restart();
+      if (channel.phase === "live") channel.isSnapshotNeeded = true;
+      this.channels.set(text, channel);
+      channel.watches.add(watch);
+      this.plan();
+    }
     watch.say("connecting");
-    if (this.streams.size) this.stream(watch);
-    else if (this.socket?.readyState === WebSocket.OPEN) others ? this.resync(watch) : this.subscribe(watch);
-    else if (!this.socket && !this.timer) this.connect();
     return {
       get state() { return watch.state; }, get position() { return watch.position; },
       get status() { return watch.status; },
-      close: () => this.remove(watch),
+      close: () => {
+        watch.isClosed = true;
+        if (channel.watches.delete(watch)) this.plan();
+      },
     };
   }
 
-  remove(watch) {
-    const others = this.watches.get(watch.channel);
-    if (!others?.delete(watch)) return;
-    this.streams.get(watch)?.close();
-    this.streams.delete(watch);
-    if (others.size) return;
-    this.watches.delete(watch.channel);
-    this.send({ type: "unsubscribe", channel: watch.channel });
-    if (!this.watches.size) this.socket?.close();
+  hurry() {
+    this.pause.due = Math.min(this.pause.due, now());
+    this.plan();
   }
 
-  all() {
-    return [...this.watches.values()].flatMap((watches) => [...watches]);
+  plan() {
+    if (this.isPlanned) return;
+    this.isPlanned = true;
+    queueMicrotask(() => this.run());
   }
 
-  // -- a WebSocket for all
+  run() {
+    this.isPlanned = false;
+    clearTimeout(this.timer);
+    this.wait = Infinity;
+    for (const channel of this.channels.values()) this.tidy(channel);
+    if (![...this.channels.values()].some((channel) => channel.watches.size)) return this.rest();
+    this.keepSocket();
+    if (this.isOpen) this.useSocket();
+    else if (this.failures >= FAILURES_BEFORE_STREAMS) this.useStreams();
+    if (this.wait < Infinity) this.timer = setTimeout(() => this.run(), Math.ceil(this.wait));
+  }
+
+  // True: it is too early for this. The link runs again when it is due.
+  isEarly(due, clock = now) {
+    const left = due - clock();
+    if (left > 0) this.wait = Math.min(this.wait, left);
+    return left > 0;
+  }
+
+  tidy(channel) {
+    const isKnownToServer = this.isOpen && channel.phase !== "idle" && channel.phase !== "ticket";
+    if (channel.watches.size || isKnownToServer) return;
+    channel.enter("idle");
+    this.channels.delete(channel.text);
+  }
+
+  rest() {
+    for (const channel of this.channels.values()) channel.enter("idle");
+    this.channels.clear();
+    this.dropSocket();
+  }
+
+  // -- how a channel is asked for, and how that ends
+
+  ask(channel, hasRoom, send) {
+    if (channel.phase === "idle" && !channel.isFull && !this.isEarly(channel.pause.due) && hasRoom()) {
+      channel.enter("ticket");
+      this.fetchTicket(channel);
+    }
+    if (channel.phase !== "ticket") return;
+    if (channel.ticket !== undefined) send();
+    else if (!this.isEarly(channel.entered + PATIENCE_MS)) this.failed(channel, "ticket() took too long");
+  }
+
+  async fetchTicket(channel) {
+    const { ticketed, cancel: { signal } } = channel;
+    if (!ticketed.length) return (channel.ticket = null);
+    try {
+      const ticket = await ticketed[channel.pause.attempt % ticketed.length].options.ticket(); // they take turns
+      if (!signal.aborted) channel.ticket = String(ticket);
+    } catch (error) {
+      if (signal.aborted) return;
+      report(error);
+      this.failed(channel, `ticket() failed: ${error}`);
+    }
+    this.plan();
+  }
+
+  // Something went wrong that may go well next time.
+  failed(channel, message) {
+    channel.enter("idle");
+    channel.pause.again();
+    channel.say("reconnecting", message);
+    this.plan();
+  }
+
+  // The server has said no.
+  refused(channel, code, message) {
+    channel.enter("idle");
+    if (code === "limit") {
+      channel.isFull = true;
+      this.channels.delete(channel.text); // to the end of those that wait for room
+      this.channels.set(channel.text, channel);
+    } else {
+      if (code === "forbidden" && channel.ticketed.length) channel.pause.again();
+      else channel.pause.due = Infinity;
+      this.makeRoom();
+    }
+    channel.say("refused", message);
+    this.plan();
+  }
+
+  makeRoom() {
+    const next = [...this.channels.values()].find((channel) => channel.isFull && channel.watches.size);
+    if (next) next.isFull = false;
+    this.plan();
+  }
+
+  // -- one WebSocket for all
+
+  keepSocket() {
+    if (this.isOpen) {
+      if (!this.isEarly(this.heard + SILENCE_MS, Date.now)) return this.lost();
+      if (this.isEarly(Math.max(this.heard, this.pinged) + SILENCE_MS / 2, Date.now)) return;
+      this.pinged = Date.now();
+      this.send({ type: "ping" });
+    } else if (this.socket) {
+      if (!this.isEarly(this.begun + PATIENCE_MS)) this.lost();
+    } else if (!this.isEarly(this.pause.due)) {
+      this.connect();
+    }
+  }
 
   connect() {
-    clearTimeout(this.timer);
-    this.timer = null;
-    if (this.socket || !this.watches.size) return;
-    let opened = false;
-    const socket = (this.socket = new WebSocket(`${this.base.replace(/^http/, "ws")}ws/projection`));
-    const pulse = setInterval(() => Date.now() - this.heard > SILENCE_MS && this.lost(socket), SILENCE_MS / 4);
-    socket.onopen = () => {
-      opened = true;
-      this.failures = 0;
-      this.heard = Date.now();
-      for (const [watch] of this.watches.values()) this.subscribe(watch);
-    };
-    socket.onmessage = (message) => {
-      this.heard = Date.now();
-      this.receive(JSON.parse(message.data));
-    };
-    socket.onclose = () => {
-      clearInterval(pulse);
-      if (this.socket !== socket) return;
-      this.socket = null;
-      if (!opened && ++this.failures >= FAILURES_BEFORE_STREAMS) this.all().forEach((watch) => this.stream(watch));
-      else this.again();
-    };
+    this.begun = now();
+    try {
+      this.socket = new WebSocket(`${this.base.replace(/^http/, "ws")}ws/projection`);
+    } catch {
+      return this.lost();
+    }
+    this.socket.onopen = () => this.opened();
+    this.socket.onmessage = ({ data }) => this.receive(data);
+    this.socket.onclose = ({ code }) => this.lost(code);
   }
 
-  lost(socket) {
-    socket.onclose(); // a dead connection may take minutes to close by itself
+  opened() {
+    Object.assign(this, { isOpen: true, isBlocked: false, failures: 0, heard: Date.now(), pinged: 0 });
+    Object.assign(this, { allowance: this.most, counted: now() });
+    for (const channel of this.channels.values()) channel.restart();
+    this.plan();
+  }
+
+  // A socket that the page has no use for, or that is dead, shall not be heard any more.
+  dropSocket() {
+    const { socket } = this;
+    Object.assign(this, { socket: null, isOpen: false });
+    if (!socket) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();
   }
 
-  again() {
-    for (const watch of this.all()) watch.say("reconnecting");
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.connect(), backoff(this.attempt++));
+  lost(code) {
+    const { isOpen } = this;
+    this.dropSocket();
+    if (isOpen) for (const channel of this.channels.values()) channel.restart();
+    else this.failures += 1;
+    if (code === 4429) this.most = Math.max(FEWEST_AT_ONCE, this.most / 2);
+    this.isBlocked = !isOpen && this.streams().some(({ phase }) => phase === "live");
+    if (this.isBlocked) this.pause.due = now() + SOCKET_AGAIN_MS * (0.5 + Math.random());
+    else this.pause.again();
+    for (const { phase, watches } of this.channels.values()) {
+      for (const watch of [...watches]) if (phase === "idle" && watch.status !== "refused") watch.say("reconnecting");
+    }
+    this.plan();
+  }
+
+  useSocket() {
+    const gained = ((now() - this.counted) * FRAMES_A_SECOND) / 1000;
+    Object.assign(this, { allowance: Math.min(this.most, this.allowance + gained), counted: now() });
+    const channels = [...this.channels.values()];
+    this.spare = this.allowance - channels.filter(({ phase }) => phase === "ticket").length; // each will be sent
+    for (const channel of channels) {
+      const { phase, watches } = channel;
+      if (watches.size || (phase !== "asked" && phase !== "live") || !this.hasSpare()) continue;
+      this.send({ type: "unsubscribe", channel: channel.text });
+      channel.enter("leaving");
+    }
+    for (const channel of channels) {
+      if (channel.watches.size) this.ask(channel, () => this.hasSpare(), () => this.subscribe(channel));
+    }
+    for (const channel of channels) {
+      const { phase, watches, resyncs } = channel;
+      if (phase !== "live" || !watches.size || !channel.isSnapshotNeeded || channel.isSnapshotComing) continue;
+      if (this.isEarly(resyncs.due) || !this.hasSpare()) continue;
+      this.send({ type: "resync", channel: channel.text });
+      resyncs.again();
+      channel.isSnapshotComing = true;
+    }
+  }
+
+  hasSpare() {
+    if (this.spare >= 1) return (this.spare -= 1) >= 0;
+    this.wait = Math.min(this.wait, 1000 / FRAMES_A_SECOND);
+    return false;
   }
 
   send(message) {
-    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
+    this.allowance -= 1;
+    this.socket.send(JSON.stringify(message));
   }
 
-  async subscribe(watch) {
-    const { name: projection, key, channel } = watch;
-    const ticket = watch.ticket && (await watch.ticket());
-    const agree = [...(this.watches.get(channel) ?? [])].every(({ since }) => since === watch.since);
-    const since = (agree && watch.since) || undefined;
-    this.send({ type: "subscribe", channel, projection, key, since, ticket });
+  subscribe(channel) {
+    const { name: projection, key, since, ticket } = channel; // apart, as both may have dots
+    this.send({ type: "subscribe", projection, key, since, ticket: ticket ?? undefined });
+    channel.enter("asked");
   }
 
-  resync(watch) {
-    watch.position = null;
-    this.send({ type: "resync", channel: watch.channel });
-  }
-
-  receive(frame) {
-    const watches = [...(this.watches.get(frame.channel) ?? [])];
-    if (frame.type === "error") return watches.forEach((watch) => this.refused(watch, frame));
-    if (!["snapshot", "resumed", "delta", "heartbeat"].includes(frame.type)) return;
-    this.attempt = 0;
-    const behind = watches.filter((watch) => !watch.take(frame)).find((watch) => watch.position);
-    if (behind) this.resync(behind);
-  }
-
-  refused(watch, { code, message }) {
-    watch.say("refused", message);
-    if (watch.ticket && code === "forbidden") setTimeout(() => this.subscribe(watch), backoff(watch.attempt++));
+  receive(text) {
+    this.heard = Date.now();
+    const frame = JSON.parse(text);
+    const { type, code, message, channel: about } = frame;
+    const isLive = type === "subscribed" || DATA.includes(type);
+    if (isLive && !this.channels.has(about)) this.channels.set(about, new Channel(about)); // to be unsubscribed
+    const channel = this.channels.get(about);
+    if (!channel) return;
+    const { phase } = channel;
+    if (type === "unsubscribed" || code === "not_subscribed") {
+      channel.enter("idle");
+      this.makeRoom();
+    } else if (phase === "leaving") {
+      return; // it crossed the unsubscribe
+    } else if (isLive || code === "subscribed_already") {
+      if (phase !== "live") channel.enter("live");
+      if (code) Object.assign(channel, { isSnapshotNeeded: true, isSnapshotComing: false });
+      if (DATA.includes(type)) channel.take(text, frame);
+      if (phase !== "live" || channel.isSnapshotNeeded) this.plan();
+    } else if (type === "error" && (phase === "asked" || phase === "live")) {
+      this.refused(channel, code, message);
+    }
   }
 
   // -- a stream for each, where there are no WebSockets
 
-  async stream(watch) {
-    const url = new URL(`sse/projection/${watch.name}/${encodeURIComponent(watch.key)}`, this.base);
-    if (watch.since) url.searchParams.set("since", watch.since);
-    if (watch.ticket) url.searchParams.set("ticket", await watch.ticket());
-    this.streams.get(watch)?.close();
-    const source = new EventSource(url, { withCredentials: true });
-    this.streams.set(watch, source);
-    for (const type of ["snapshot", "resumed", "delta", "heartbeat"]) {
-      source.addEventListener(type, (event) => {
-        this.attempt = 0;
-        if (watch.take(JSON.parse(event.data))) return;
-        watch.position = null;
-        this.stream(watch);
-      });
-    }
-    // Whatever ended it: begin anew with a WebSocket, which may be possible by now.
-    source.onerror = () => {
-      if (this.streams.get(watch) !== source) return;
-      for (const other of this.streams.values()) other.close();
-      this.streams.clear();
-      this.again();
-    };
+  streams() {
+    return [...this.channels.values()].filter(({ phase }) => phase !== "idle");
   }
+
+  useStreams() {
+    const most = isMultiplexed(this.base) ? STREAMS_MULTIPLEXED : STREAMS;
+    for (const channel of this.channels.values()) {
+      const { phase, resyncs } = channel;
+      if (phase === "asked" && !this.isEarly(channel.entered + PATIENCE_MS)) this.failed(channel, "no answer");
+      if (phase !== "live") continue;
+      if (!this.isEarly(channel.heard + SILENCE_MS, Date.now)) this.failed(channel, "the stream is silent");
+      else if (channel.isSnapshotNeeded && !this.isEarly(resyncs.due)) {
+        resyncs.again();
+        channel.enter("idle");
+      }
+    }
+    for (const channel of this.channels.values()) {
+      const hasRoom = () => {
+        if (this.streams().length < most) return true;
+        if (this.isBlocked) channel.say("refused", `WebSockets are blocked, and a page may have ${most} streams`);
+        return false;
+      };
+      this.ask(channel, hasRoom, () => this.listen(channel));
+    }
+  }
+
+  // By fetch, as an EventSource does not tell the status of a refusal.
+  async listen(channel) {
+    const { name, key, since, ticket, cancel: { signal } } = channel;
+    const url = new URL(`sse/projection/${name}/${encodeURIComponent(key)}`, this.base);
+    if (since) url.searchParams.set("since", since);
+    if (ticket !== null) url.searchParams.set("ticket", ticket);
+    channel.enter("asked");
+    try {
+      const answer = await fetch(url, { credentials: "include", cache: "no-store", signal });
+      if (!isStream(answer)) return await this.declined(channel, answer, signal);
+      if (signal.aborted) return;
+      // The server is there: if it was away when the WebSockets failed, they work by now.
+      if (!this.streams().some(({ phase }) => phase === "live")) this.hurry();
+      channel.enter("live");
+      await this.read(channel, answer.body.getReader(), signal);
+      throw new Error("the stream ended");
+    } catch (error) {
+      if (!signal.aborted) this.failed(channel, String(error));
+    }
+  }
+
+  async declined(channel, answer, signal) {
+    const { status } = answer;
+    const message = (await answer.json().catch(() => null))?.error?.message ?? `HTTP ${status}`;
+    if (signal.aborted) return;
+    const isFinal = status >= 400 && status < 500 && ![408, 425, 429].includes(status);
+    if (isFinal) this.refused(channel, status === 401 || status === 403 ? "forbidden" : "", message);
+    else this.failed(channel, message);
+  }
+
+  async read(channel, reader, signal) {
+    const decoder = new TextDecoder();
+    let rest = "";
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (signal.aborted || done) return;
+      channel.heard = Date.now();
+      const piece = decoder.decode(value, { stream: true });
+      rest += piece;
+      if (!piece.includes("\n")) continue;
+      const lines = rest.split("\n");
+      rest = lines.pop();
+      for (const line of lines) if (line.startsWith("data:") && !signal.aborted) channel.take(line.slice(5));
+      if (channel.isSnapshotNeeded) this.plan();
+    }
+  }
+}
+
+function flawOf(name, key, channel) {
+  if (name.length > 128 || !NAME.test(name)) return `${name.slice(0, 50)} can't be the name of a projection`;
+  if (!KEY.test(key)) return `a key has 1 to 512 printable characters, this one has ${[...key].length}`;
+  const isTaken = channel.watches.size && channel.name !== name;
+  return isTaken ? `${channel.text} is watched as a key of ${channel.name} already` : null;
+}
+
+function isStream(answer) {
+  return answer.status === 200 && /^text\/event-stream/.test(answer.headers.get("Content-Type"));
+}
+
+function isMultiplexed(base) {
+  const { origin } = new URL(base);
+  const entries = performance.getEntries().filter(({ nextHopProtocol }) => /^h[23]/.test(nextHopProtocol));
+  return entries.some(({ name }) => new URL(name).origin === origin);
 }
