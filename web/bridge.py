@@ -109,10 +109,10 @@ class Bridge:
         if (backplane := self.backplane) is not None:
             backplane.publish(channel_of(name, key), [_MISSED, reason])
 
-    def hint(self, channel: Channel) -> None:
-        """Have them compare what they have shown with the row."""
+    def hint(self, text: str) -> None:
+        """Have them compare what they have shown on a channel with the row."""
         if (backplane := self.backplane) is not None:
-            backplane.publish(channel.text, [])
+            backplane.publish(text, [])
 
     # -- from other processes, on the backplane's thread
 

@@ -59,8 +59,8 @@ class Channel:
         self.leaving: str | None = None
         """The epoch that the row is to leave before it is read."""
         self._to_leave: str | None = None
-        # The epoch that the row had when it was last read, and those before: none of them comes back.
-        self._epoch = ""
+        # What the row held when it was last read, and the epochs that it had before: none of them comes back.
+        self._seen = NO_COMMIT
         self._epochs_left: tuple[str, ...] = ()
 
     # -- from the actors' threads
@@ -302,14 +302,14 @@ class Channel:
     def _has_gone_back(self, head: Head) -> bool:
         """Say whether a row has lost what was committed before it was read, or has an epoch again that it had left."""
         tried, self.leaving = self.leaving, None
-        left = head.epoch in self._epochs_left
-        if head.epoch and head.epoch != self._epoch and not left:
-            self._epochs_left = (*self._epochs_left, self._epoch)[-_MOST_EPOCHS_LEFT:]
-            self._epoch = head.epoch
-        if not head.epoch or head.epoch == tried:
-            return False  # it is as it is: the database does not let it have another one
+        seen, self._seen = self._seen, head
+        had_left = head.epoch in self._epochs_left
+        if seen.epoch not in ("", head.epoch):
+            self._epochs_left = (*self._epochs_left, seen.epoch)[-_MOST_EPOCHS_LEFT:]
+        if head.epoch in ("", tried):
+            return False  # there is none, or the database does not let it have another epoch
         asked = self._head_of_this_ring_when_asked()
-        return left or (asked is not None and asked.is_gone_from(head))
+        return had_left or seen.is_gone_from(head) or (asked is not None and asked.is_gone_from(head))
 
     def _has_vanished(self, head: Head) -> bool:
         """Say whether there is no row any more of what the ring leads on from. The next one begins in a new epoch."""

@@ -19,6 +19,7 @@ _TOTALS = {
     "events": "Events folded and committed.",
     "turns": "Turns committed: one row written each, for one or more events.",
     "conflicts": "Writes refused because another process had written the row.",
+    "gone_back": "Rows that an actor found behind what it had committed; they got a new epoch.",
     "dead_letters": "Events that became dead letters.",
     "parked": "Events parked for halted keys.",
     "halts": "Times that a key was halted.",
@@ -47,6 +48,7 @@ _SOCKETS = {
     "opened": "Connections taken over.",
     "closed": "Connections ended.",
     "slow": "Times that a connection lost frames for being slow.",
+    "gone_back": "Rows found behind what was shown of them; they got a new epoch.",
     "stalled": "Connections closed for taking nothing.",
     "refused": "Connections refused by a limit.",
 }

@@ -39,7 +39,7 @@ class Rows:
                 return
             reactor.call(channel.row_came, future.result())
             if leaves is not None:
-                self._hub.bridge.hint(channel)
+                self._hub.bridge.hint(channel.text)
 
         source = self._hub.sources.get(channel.name)
         try:
