@@ -91,7 +91,10 @@ class ProjectionActor(RowActor):
         self.props.counters.add(gone_back=1)
         # In front of what is pending: nothing more is committed in the epoch whose history is not the only one.
         self.expects_command = True
-        self.actor_inbox.put_back((LeaveEpoch(base.epoch),))
+        command, in_flight = LeaveEpoch(base.epoch), self.props.in_flight
+        in_flight.open.add(command)  # a close waits for it
+        command.done.add_done_callback(lambda _: in_flight.remove((command,)))
+        self.actor_inbox.put_back((command,))
 
     # -- fold and save
 
