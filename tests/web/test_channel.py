@@ -613,8 +613,10 @@ def test_an_error_while_a_row_is_brought_loses_nobody() -> None:
     world, first, second, live = World(), Client(), Client(), Client()
     world.commit([1])
     brought_up(world, live)
+    world.join(Client())
     world.join(first)
     world.join(second)
+    world.answer(world.row)
     deliver, first.deliver = first.deliver, None  # type: ignore[assignment, method-assign]
     world.commit([2])
     with pytest.raises(TypeError):
@@ -650,13 +652,41 @@ def test_a_turn_of_another_history_is_not_swallowed() -> None:
 
 def test_a_database_that_gives_no_new_epoch_still_gives_the_row() -> None:
     """A role without the right to change rows, for instance: pages show the row, and it is not read for ever."""
-    world, client = World(), Client()
+    for in_place in ([2], None):
+        world, client = World(), Client()
+        world.commit([1])
+        brought_up(world, client)
+        backup = world.backup()
+        if in_place is None:
+            world.rebuild([7])
+        else:
+            world.commit(in_place)
+        world.channel.beat()
+        world.settle()
+        world.restore(backup)
+        world.channel.beat()
+        for _ in range(3):
+            if world.desk.reads:
+                world.answer(world.row)
+        assert not world.desk.reads
+        assert (client.position, client.state) == (world.position, [1])
+
+
+def test_what_only_a_read_of_the_row_has_shown_is_remembered_too() -> None:
+    """Another process committed it, and no delta of it ever came here: who was brought to it is not resumed on another."""
+    world, live, other = World(), Client(), Client()
     world.commit([1])
+    brought_up(world, live)
     backup = world.backup()
-    world.commit([2])
-    brought_up(world, client)
+    world.commit([2], here=False)
+    watching = world.join(other)
+    world.answer(world.row)
+    assert kinds(other) == [("initial", 2)]
+    world.channel.leave(watching)
     world.restore(backup)
-    world.channel.beat()
-    while world.desk.reads:
-        world.answer(world.row)
-    assert (client.position, client.state) == (world.position, [1])
+    world.commit([3], here=False)
+    again = Client(other.position, other.state)
+    world.join(again, other.position)
+    world.settle()
+    assert kinds(again)[0][0] == "expired"
+    assert (again.position, again.state) == (world.position, [1, 3])
