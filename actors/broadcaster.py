@@ -30,8 +30,8 @@ class Committed(msgspec.Struct, frozen=True):
     deltas: list[bytes]
     event_name: str = "delta"
     decode_delta: Callable[[bytes], Any] = msgspec.json.decode
-    base_commit_id: int | None = None
-    commit_id: int | None = None
+    base_commit_id: str | None = None
+    commit_id: str | None = None
 
     @property
     def version(self) -> int:

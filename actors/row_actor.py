@@ -48,7 +48,7 @@ class RowActor(PooledActor):
         self.last_turn = monotonic()
         self.stage = COLD
         self.base: Position | None = None
-        self.commit_id: int | None = None
+        self.commit_id: str | None = None
         self.halted = False
         # What the row holds: the row itself until the first fold needs it decoded.
         self._row: Row | None = None

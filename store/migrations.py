@@ -180,7 +180,7 @@ class AddCommitIds(Migration):
     def forward(database: peewee.Database) -> None:
         """Add projection_snapshots.commit_id."""
         if "commit_id" not in _columns(database, "projection_snapshots"):
-            database.execute_sql("ALTER TABLE projection_snapshots ADD COLUMN commit_id BIGINT")
+            database.execute_sql("ALTER TABLE projection_snapshots ADD COLUMN commit_id VARCHAR(32)")
 
     @staticmethod
     def back(database: peewee.Database) -> None:

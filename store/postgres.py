@@ -53,7 +53,7 @@ _WRITE = """
     WITH incoming AS (
         SELECT row->>0 AS name, row->>1 AS key, row->>2 AS base_epoch, (row->>3)::bigint AS base_version,
                row->>4 AS epoch, (row->>5)::bigint AS version, (row->>6)::int AS schema_version,
-               (row->>7)::bigint AS base_commit_id, (row->>8)::bigint AS commit_id, state
+               row->>7 AS base_commit_id, row->>8 AS commit_id, state
         FROM ROWS FROM (jsonb_array_elements(%s::jsonb), unnest(%s::text[])) AS t (row, state)
     ), stamped AS (
         INSERT INTO projection_writers (writer, turn, at)

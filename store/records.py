@@ -30,9 +30,12 @@ def new_epoch() -> str:
     return secrets.token_urlsafe(9)
 
 
-def new_commit_id() -> int:
-    """Return a fresh random number for one commit of one row."""
-    return secrets.randbits(48)
+def new_commit_id() -> str:
+    """Return a fresh random id for one commit of one row: 12 characters.
+
+    A text, although it is a number: PostgreSQL takes a number in JSON apart digit by digit, for each row of a commit.
+    """
+    return secrets.token_hex(6)
 
 
 class Head(NamedTuple):
@@ -44,7 +47,7 @@ class Head(NamedTuple):
 
     epoch: str
     version: int
-    commit_id: int | None = None
+    commit_id: str | None = None
     """None: it is not known, as the row was written by an older release or in SQL."""
 
     @property
@@ -62,7 +65,7 @@ class Head(NamedTuple):
         return self.version > row.version or differ(self.commit_id, row.commit_id)
 
 
-def differ(one: int | None, other: int | None) -> bool:
+def differ(one: str | None, other: str | None) -> bool:
     """Return whether two ids are known to be of different commits."""
     return one is not None and other is not None and one != other
 
@@ -77,7 +80,7 @@ class Row(NamedTuple):
     updated_at: datetime
     halted: bool = False
     """Events for the key are parked, as dead letters, until an operator resumes it."""
-    commit_id: int | None = None
+    commit_id: str | None = None
 
     @property
     def position(self) -> Position:
@@ -119,8 +122,8 @@ class Save(NamedTuple):
     version: int
     state: bytes
     schema_version: int = 1
-    base_commit_id: int | None = None
-    commit_id: int | None = None
+    base_commit_id: str | None = None
+    commit_id: str | None = None
 
 
 class Renewal(NamedTuple):
@@ -181,4 +184,4 @@ class Amendment(NamedTuple):
     halt: bool = False
     letters: tuple[DeadLetter, ...] = ()
     removed: tuple[int, ...] = ()
-    base_commit_id: int | None = None
+    base_commit_id: str | None = None

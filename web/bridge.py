@@ -50,7 +50,7 @@ def news_of(text: str, content: list[Any] | None) -> News | None:
         or not 0 <= base_version <= _MOST_VERSION - len(payloads)
         or not payloads
         or not all(type(payload) is bytes for payload in payloads)
-        or not all(one is None or type(one) is int for one in ids)
+        or not all(one is None or (type(one) is str and len(one) <= _MOST_EPOCH) for one in ids)
         or not are_delta_frames(text, epoch, base_version, payloads)
     ):
         return None

@@ -17,8 +17,8 @@ class Turn(NamedTuple):
     epoch: str
     base_version: int
     frames: list[bytes]
-    base_commit_id: int | None = None
-    commit_id: int | None = None
+    base_commit_id: str | None = None
+    commit_id: str | None = None
 
     @property
     def base(self) -> Head:

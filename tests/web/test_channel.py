@@ -107,12 +107,12 @@ class World:
         return Position("", 0) if self.row is None else Position(self.row.epoch, self.row.version)
 
     @property
-    def commit_id(self) -> int | None:
+    def commit_id(self) -> str | None:
         return None if self.row is None else self.row.commit_id
 
     def _write(self, epoch: str, version: int) -> None:
         self.commits += 1
-        self.row = Row(epoch, version, 1, json.dumps(self.values).encode(), NOW, commit_id=self.commits)
+        self.row = Row(epoch, version, 1, json.dumps(self.values).encode(), NOW, commit_id=str(self.commits))
 
     def read(self) -> Row | None:
         """Return the row, which leaves its epoch first if the channel says so."""
