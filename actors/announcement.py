@@ -76,11 +76,17 @@ def _broadcast(
         error.__cause__ = cause
         _logger.exception(msg, extra=error.facts)
         props.counters.add(broadcast_errors=1)
-        try:
-            broadcaster.invalidate(props.projection, key)
-        except BaseException:
-            _logger.exception(
-                "invalidating key %r of %s failed as well", key, props.projection, extra=error.facts
-            )
+        invalidate(props, key)
         return error
     return None
+
+
+def invalidate(props: Props, key: str) -> None:
+    """Have the pages of a key brought back by its row: what they were shown is not what leads on."""
+    if props.broadcaster is None:
+        return
+    try:
+        props.broadcaster.invalidate(props.projection, key)
+    except BaseException:
+        facts = {"projection": props.projection, "key": key}
+        _logger.exception("invalidating key %r of %s failed", key, props.projection, extra=facts)

@@ -20,6 +20,7 @@ class Committed(msgspec.Struct, frozen=True):
     """One committed turn of one key: the deltas of consecutive versions, as JSON.
 
     ``deltas[i]`` led from version ``base_version + i`` to ``base_version + i + 1``, all of one epoch.
+    ``commit_id`` is of the row after this turn, ``base_commit_id`` of the row that it was folded on; None: not known.
     """
 
     projection: str
@@ -29,6 +30,8 @@ class Committed(msgspec.Struct, frozen=True):
     deltas: list[bytes]
     event_name: str = "delta"
     decode_delta: Callable[[bytes], Any] = msgspec.json.decode
+    base_commit_id: str | None = None
+    commit_id: str | None = None
 
     @property
     def version(self) -> int:

@@ -10,8 +10,18 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..store import Amend, Amendment, Position, Save, StoreError, VersionConflict, Write, new_epoch
-from .announcement import announce, announce_replacement
+from ..store import (
+    Amend,
+    Amendment,
+    Position,
+    Save,
+    StoreError,
+    VersionConflict,
+    Write,
+    new_commit_id,
+    new_epoch,
+)
+from .announcement import announce, announce_replacement, invalidate
 from .broadcaster import Committed
 from .burial import apply_error, fail_all, letter_of, settle_burials
 from .errors import LetterNotFound, key_halted
@@ -76,8 +86,47 @@ class Command(ABC):
             state,
             props.schema_version,
             removed=removed,
+            base_commit_id=actor.commit_id,
         )
         return Amend(amendment, actor.actor_inbox.put_signal)
+
+
+class LeaveEpoch(Command):
+    """Give the row another epoch if it still stands in this one; state and version stay.
+
+    The row went back: versions that were given in this epoch are given to other events now. Nobody who stands in
+    the lost history is to be taken for somebody who stands in the new one.
+    """
+
+    def __init__(self, epoch: str) -> None:
+        self.epoch = epoch
+        self.done: Future[Position] = Future()
+        self._position = Position(new_epoch(), 0)
+
+    def begin(self, actor: ProjectionActor) -> Amend | None:
+        """Write over the row as it was loaded: whoever changes it meanwhile has it loaded once more."""
+        base = actor.base
+        if base is None or base.epoch != self.epoch:  # another process was first
+            self.done.set_result(base or self._position)
+            return None
+        self._position = self._position._replace(version=base.version)
+        amendment = Amendment(
+            actor.props.projection,
+            actor.key,
+            base,
+            actor.halted,
+            self._position,
+            base_commit_id=actor.commit_id,
+        )
+        return Amend(amendment, actor.actor_inbox.put_signal)
+
+    def saved(self, actor: ProjectionActor) -> None:
+        actor.forget()
+        self.done.set_result(self._position)
+        invalidate(actor.props, actor.key)
+
+    def fail(self, error: Exception) -> None:
+        fail_future(self.done, error)
 
 
 TOMBSTONE = b"null"
@@ -104,7 +153,16 @@ class Replacement(Command):
         if actor.halted:  # it stays so for as long as events are parked: nobody has decided about them
             return self._write(actor, self.position, self.state)
         props = actor.props
-        save = Save(props.projection, actor.key, actor.base, *self.position, self.state, props.schema_version)
+        save = Save(
+            props.projection,
+            actor.key,
+            actor.base,
+            *self.position,
+            self.state,
+            props.schema_version,
+            actor.commit_id,
+            new_commit_id(),
+        )
         return Write(save, actor.actor_inbox.put_signal)
 
     def saved(self, actor: ProjectionActor) -> None:
@@ -269,6 +327,7 @@ class Park(Command):
             base or Position(new_epoch(), 0),
             halt=True,
             letters=tuple(burial.letter for burial in self._burials),
+            base_commit_id=actor.commit_id,
         )
         return Amend(amendment, actor.actor_inbox.put_signal)
 

@@ -16,6 +16,7 @@ class Counters:
         "conflicts",
         "dead_letters",
         "events",
+        "gone_back",
         "halts",
         "hook_errors",
         "loads",

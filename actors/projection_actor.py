@@ -9,11 +9,20 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..store import Position, ProjectionError, Save, StoreError, StoreRejected, Write, new_epoch
+from ..store import (
+    Position,
+    ProjectionError,
+    Save,
+    StoreError,
+    StoreRejected,
+    Write,
+    new_commit_id,
+    new_epoch,
+)
 from .announcement import announce, settle_deliveries
 from .broadcaster import Committed
 from .burial import apply_error, crash_error, fail_all, letter_of
-from .commands import Command, Park, first_command
+from .commands import Command, LeaveEpoch, Park, first_command
 from .courtesy import Courtesy
 from .fold import fold
 from .observer import tell
@@ -67,6 +76,25 @@ class ProjectionActor(RowActor):
     def on_conflict(self) -> None:
         self._courtesy = Courtesy()
         self._reload(self._deliveries if self._command is None else self._command.conflicted(self))
+
+    def on_gone_back(self) -> None:
+        base = self.base
+        assert base is not None  # noqa: S101
+        facts = {"projection": self.props.projection, "key": self.key, "version": base.version}
+        _logger.warning(
+            "%s: the row of key %r went back, to version %d: it gets a new epoch, and events of this process are lost",
+            self.props.projection,
+            self.key,
+            base.version,
+            extra=facts,
+        )
+        self.props.counters.add(gone_back=1)
+        # In front of what is pending: nothing more is committed in the epoch whose history is not the only one.
+        self.expects_command = True
+        command, in_flight = LeaveEpoch(base.epoch), self.props.in_flight
+        in_flight.open.add(command)  # a close waits for it
+        command.done.add_done_callback(lambda _: in_flight.remove((command,)))
+        self.actor_inbox.put_back((command,))
 
     # -- fold and save
 
@@ -134,11 +162,30 @@ class ProjectionActor(RowActor):
         base = self.base
         epoch, version = base or (new_epoch(), 0)
         self.stage = SAVING  # first: READY and a turn mean that it is committed, see on_crash
+        base_commit_id, commit_id = self.commit_id, new_commit_id()
         self._turn = Committed(
-            props.projection, self.key, epoch, version, deltas, props.event_name, props.decode_delta
+            props.projection,
+            self.key,
+            epoch,
+            version,
+            deltas,
+            props.event_name,
+            props.decode_delta,
+            base_commit_id,
+            commit_id,
         )
         version += len(deltas)
-        save = Save(props.projection, self.key, base, epoch, version, encoded, props.schema_version)
+        save = Save(
+            props.projection,
+            self.key,
+            base,
+            epoch,
+            version,
+            encoded,
+            props.schema_version,
+            base_commit_id,
+            commit_id,
+        )
         self.order(Write(save, self.actor_inbox.put_signal))
 
     def on_saved(self) -> None:
@@ -149,7 +196,7 @@ class ProjectionActor(RowActor):
         turn, deliveries, props = self._turn, self._deliveries, self.props
         assert turn is not None  # noqa: S101  # Saved only ever answers a turn
         self.stage, self._most = READY, 0
-        self.base = Position(turn.epoch, turn.version)
+        self.base, self.commit_id = Position(turn.epoch, turn.version), turn.commit_id
         failure = announce(props, turn, self.state)
         props.counters.add(events=len(deliveries), turns=1)
         seconds = monotonic() - self.last_turn

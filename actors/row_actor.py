@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pykka import ActorDeadError
 
-from ..store import Amend, Conflict, Load, Loaded, Position, Rejected, Row, Saved, StoreError, Write
+from ..store import Amend, Conflict, Head, Load, Loaded, Position, Rejected, Row, Saved, StoreError, Write
 from .burial import Burial, fail_all, newer_row, settle_burials, undecodable_row
 from .pooled_actor import PooledActor
 from .props import GoOn, Retire
@@ -23,11 +23,23 @@ COLD, LOADING, READY, SAVING, PAUSED = range(5)
 class RowActor(PooledActor):
     """What is the same whatever is done with the row. Nothing here waits: each order to the writer ends a turn.
 
-    ``base`` is where the row stands (None: there is none), ``halted`` whether events are parked for it;
-    both as of the last load or commit, which is all that a write over them needs.
+    ``base`` is where the row stands (None: there is none), ``commit_id`` the commit that it holds (None: it is not
+    known), ``halted`` whether events are parked for it; as of the last load or commit, which is all that a write
+    over them needs.
     """
 
-    __slots__ = ("_buried", "_row", "base", "halted", "key", "last_turn", "props", "stage", "state")
+    __slots__ = (
+        "_buried",
+        "_row",
+        "base",
+        "commit_id",
+        "halted",
+        "key",
+        "last_turn",
+        "props",
+        "stage",
+        "state",
+    )
 
     def __init__(self, key: str, props: Props) -> None:
         super().__init__(dispatcher=props.dispatcher, mailbox_limit=props.mailbox_limit)
@@ -36,6 +48,7 @@ class RowActor(PooledActor):
         self.last_turn = monotonic()
         self.stage = COLD
         self.base: Position | None = None
+        self.commit_id: str | None = None
         self.halted = False
         # What the row holds: the row itself until the first fold needs it decoded.
         self._row: Row | None = None
@@ -57,6 +70,10 @@ class RowActor(PooledActor):
     @abstractmethod
     def on_conflict(self) -> None:
         """The row was no longer at ``base``."""
+
+    @abstractmethod
+    def on_gone_back(self) -> None:
+        """The row that was loaded has lost what this actor knows to be committed: a backup was restored, for instance."""
 
     @abstractmethod
     def on_rejected(self, error: StoreError) -> None:
@@ -133,12 +150,15 @@ class RowActor(PooledActor):
 
     def _on_loaded(self, row: Row | None) -> None:
         self.stage, self.state = READY, None
-        self.base = None if row is None else row.position
+        known = None if self.base is None else Head(*self.base, self.commit_id)
+        self.base, self.commit_id = (None, None) if row is None else (row.position, row.commit_id)
         self.halted = row is not None and row.halted
         self._row = None if row is None or row.is_tombstone else row
         self.props.counters.add(loads=1, dead_letters=len(self._buried))
         if self._buried:
             self.settle_buried()
+        if known is not None and row is not None and known.is_gone_from(row.head):
+            self.on_gone_back()
         if self.props.degraded and self.actor_inbox.empty():
             # It was read for the letters alone, and may not load. By the next event another process may have
             # repaired it.

@@ -14,7 +14,7 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..store import Row, SnapshotStore
+from ..store import Row, SnapshotStore, StoreError, StoreUnavailable
 from .degraded import Degraded
 from .dispatcher import on_dispatcher_thread, on_own_thread
 from .engine import Engine
@@ -249,18 +249,38 @@ class ProjectionSystem:
         """Return the committed row of a key, tombstones included, or None. Raises StoreError."""
         return self.ask(self._reading(name, key))
 
-    def submit_read(self, name: str, key: str) -> Future[Row | None]:
-        """Read the committed row of a key on a reader's thread, its state in today's shape."""
-        return self.submit(self._reading(name, key))
+    def submit_read(self, name: str, key: str, *, leaves: str | None = None) -> Future[Row | None]:
+        """Read the committed row of a key on a reader's thread, its state in today's shape.
 
-    def _reading(self, name: str, key: str) -> Callable[[], Row | None]:
+        Args:
+            name: The projection.
+            key: The key.
+            leaves: An epoch. A row that stands in it gets a new one first: it went back.
+        """
+        return self.submit(self._reading(name, key, leaves))
+
+    def _reading(self, name: str, key: str, leaves: str | None = None) -> Callable[[], Row | None]:
         runtime = self.projections.get(name)
 
         def read() -> Row | None:
+            if leaves is not None:
+                self._renew(name, key, leaves)
             row = self.store.row(name, key)
             return row if row is None or runtime is None else runtime.upgraded(key, row)
 
         return read
+
+    def _renew(self, name: str, key: str, epoch: str) -> None:
+        try:
+            self.store.renew([(name, key, epoch)])
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            # Pages still get the row; but a client that stood in the lost history may be resumed in this one.
+            facts = {"projection": name, "key": key}
+            _logger.warning(
+                "the row of key %r of %s can't get a new epoch: %s", key, name, error, extra=facts
+            )
 
     def submit(self, ask: Callable[[], T], *, seconds: float | None = None) -> Future[T]:
         """Ask the database on one of the readers' threads, which alone hold connections.

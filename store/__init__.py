@@ -18,7 +18,20 @@ from .migrations import CreateProjectionSnapshotsTable, migrate, pending, rollba
 from .models import ProjectionDeadLetter, ProjectionSnapshot, ProjectionWriter
 from .processes import Processes
 from .queries import KeyFacts, Queries
-from .records import Address, Amendment, DeadLetter, Position, Row, Save, Snapshot, StoredLetter, new_epoch
+from .records import (
+    Address,
+    Amendment,
+    DeadLetter,
+    Head,
+    Position,
+    Row,
+    Save,
+    Snapshot,
+    StoredLetter,
+    differ,
+    new_commit_id,
+    new_epoch,
+)
 from .snapshot_store import SnapshotStore
 from .writer import SnapshotWriter
 from .writer_facts import WriterFacts, quantile
@@ -37,6 +50,7 @@ __all__ = [
     "DeadLetter",
     "DecodeError",
     "EncodeError",
+    "Head",
     "InvalidKey",
     "KeyFacts",
     "Ledger",
@@ -66,7 +80,9 @@ __all__ = [
     "WriterFacts",
     "check_key",
     "check_name",
+    "differ",
     "migrate",
+    "new_commit_id",
     "new_epoch",
     "open_database",
     "pending",

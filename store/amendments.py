@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .database import is_postgres
-from .records import Amendment
+from .records import Amendment, differ, new_commit_id
 
 if TYPE_CHECKING:
     import peewee
 
 _LOCK_ROW = (
-    "SELECT epoch, version, halted FROM projection_snapshots WHERE projection_name = ? AND key = ? {lock}"
+    "SELECT epoch, version, halted, commit_id FROM projection_snapshots "
+    "WHERE projection_name = ? AND key = ? {lock}"
 )
 _LOCK_LETTER = (
     "SELECT id FROM projection_dead_letters WHERE id = ? AND projection_name = ? AND key = ? {lock}"
@@ -24,14 +26,15 @@ _KEEP = """
 """
 _INSERT = """
     INSERT INTO projection_snapshots
-        (projection_name, key, epoch, version, schema_version, state, updated_at, halted)
-    VALUES (?, ?, ?, ?, ?, {state}, ?, ?) ON CONFLICT DO NOTHING
+        (projection_name, key, epoch, version, schema_version, state, updated_at, halted, commit_id)
+    VALUES (?, ?, ?, ?, ?, {state}, ?, ?, ?) ON CONFLICT DO NOTHING
 """
 _UPDATE = """
     UPDATE projection_snapshots
-    SET epoch = ?, version = ?, schema_version = ?, state = {state}, updated_at = ?
+    SET epoch = ?, version = ?, schema_version = ?, state = {state}, updated_at = ?, commit_id = ?
     WHERE projection_name = ? AND key = ?
 """
+_NEW_EPOCH = "UPDATE projection_snapshots SET epoch = ? WHERE projection_name = ? AND key = ?"
 _FLAG = """
     UPDATE projection_snapshots SET halted = ? OR EXISTS (
         SELECT 1 FROM projection_dead_letters AS l WHERE l.projection_name = ? AND l.key = ? AND l.parked
@@ -55,23 +58,33 @@ def amend(database: peewee.Database, amendment: Amendment) -> bool:
         return database.execute_sql(sql, parameters)
 
     postgres = is_postgres(database)
-    name, key, base, was_halted, position, state, schema_version, halt, letters, removed = amendment
+    name, key, base, _, position, state, schema_version, halt, letters, removed, _ = amendment
     now: Any = datetime.now(UTC)
     now = now if postgres else now.isoformat()
-    if base is not None and run(_LOCK_ROW, name, key).fetchone() != (*base, was_halted):
-        return False
-    if not all(run(_LOCK_LETTER, letter, name, key).fetchone() for letter in removed):
+    if not _lock(run, amendment):
         return False
     text = "null" if state is None else state.decode()
     if base is None:
-        inserted = run(_INSERT, name, key, *position, schema_version, text, now, halt)
+        inserted = run(_INSERT, name, key, *position, schema_version, text, now, halt, new_commit_id())
         if inserted.rowcount != 1:
             return False
     elif state is not None:
-        run(_UPDATE, *position, schema_version, text, now, name, key)
+        run(_UPDATE, *position, schema_version, text, now, new_commit_id(), name, key)
+    elif position.epoch != base.epoch:
+        run(_NEW_EPOCH, position.epoch, name, key)
     for letter in removed:
         run(_REMOVE, letter)
     for kept in letters:
         run(_KEEP, *kept, now)
     run(_FLAG, halt, name, key, name, key)
     return True
+
+
+def _lock(run: Callable[..., Any], amendment: Amendment) -> bool:
+    """Lock what the amendment is for. False: not all of it is there any more."""
+    name, key, base = amendment.name, amendment.key, amendment.base
+    if base is not None:
+        *found, commit_id = run(_LOCK_ROW, name, key).fetchone() or (None,)
+        if found != [*base, amendment.was_halted] or differ(commit_id, amendment.base_commit_id):
+            return False
+    return all(run(_LOCK_LETTER, letter, name, key).fetchone() for letter in amendment.removed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from .records import Address, Amendment, DeadLetter, Position, Row, Save
+from .records import Address, Amendment, DeadLetter, Head, Renewal, Row, Save
 
 if TYPE_CHECKING:
     import peewee
@@ -34,8 +34,11 @@ class Dialect(Protocol):
     def select(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Row]:
         """Return the rows that exist among addresses."""
 
-    def positions(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Position]:
-        """Return where the rows stand that exist among addresses."""
+    def heads(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Head]:
+        """Return the commits of the rows that exist among addresses."""
+
+    def renew(self, database: peewee.Database, renewals: Sequence[Renewal]) -> list[Address]:
+        """Draw new epochs, and return the addresses of the rows that got one."""
 
     def commit(
         self,

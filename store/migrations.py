@@ -171,12 +171,31 @@ class CreateProjectionProcessesTable(Migration):
         database.execute_sql("DROP TABLE IF EXISTS projection_processes")
 
 
+class AddCommitIds(Migration):
+    """Which commit a row holds: its version alone does not say it, once a backup was restored."""
+
+    number = 6
+
+    @staticmethod
+    def forward(database: peewee.Database) -> None:
+        """Add projection_snapshots.commit_id."""
+        if "commit_id" not in _columns(database, "projection_snapshots"):
+            database.execute_sql("ALTER TABLE projection_snapshots ADD COLUMN commit_id VARCHAR(32)")
+
+    @staticmethod
+    def back(database: peewee.Database) -> None:
+        """Drop the column."""
+        if "commit_id" in _columns(database, "projection_snapshots"):
+            database.execute_sql("ALTER TABLE projection_snapshots DROP COLUMN commit_id")
+
+
 MIGRATIONS: tuple[type[Migration], ...] = (
     CreateProjectionSnapshotsTable,
     CreateProjectionDeadLettersTable,
     CreateProjectionWritersTable,
     AddHaltedKeys,
     CreateProjectionProcessesTable,
+    AddCommitIds,
 )
 
 

@@ -45,6 +45,7 @@ class ProjectionSnapshot(peewee.Model):
     schema_version = peewee.IntegerField(default=1)
     updated_at = UtcField()
     halted = peewee.BooleanField(default=False)
+    commit_id = peewee.CharField(max_length=32, null=True)
 
     class Meta:
         """Same table and key as in the seed."""

@@ -12,7 +12,7 @@ from .amendments import amend
 from .database import driver_error
 from .errors import CommitInDoubt, StatementRefused, StoreError, StoreRejected, StoreUnavailable
 from .models import as_utc
-from .records import Address, Amendment, DeadLetter, Position, Row, Save
+from .records import Address, Amendment, DeadLetter, Head, Renewal, Row, Save
 
 if TYPE_CHECKING:
     import peewee
@@ -25,10 +25,23 @@ _WANTED = """
     JOIN projection_snapshots AS s ON s.projection_name = wanted.name AND s.key = wanted.key
 """
 _SELECT = (
-    "SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state::text, s.updated_at, s.halted"
-    + _WANTED
+    "SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state::text, s.updated_at, s.halted, "
+    "s.commit_id" + _WANTED
 )
-_SELECT_POSITIONS = "SELECT s.projection_name, s.key, s.epoch, s.version" + _WANTED
+_SELECT_HEADS = "SELECT s.projection_name, s.key, s.epoch, s.version, s.commit_id" + _WANTED
+# Locked in an order, so that two that draw new epochs do not wait for each other in a ring.
+_RENEW = """
+    WITH wanted AS (
+        SELECT s.projection_name, s.key, w.new
+        FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS w (name, key, old, new)
+        JOIN projection_snapshots AS s ON s.projection_name = w.name AND s.key = w.key AND s.epoch = w.old
+        ORDER BY s.projection_name, s.key
+        FOR NO KEY UPDATE OF s
+    )
+    UPDATE projection_snapshots AS s SET epoch = wanted.new FROM wanted
+    WHERE s.projection_name = wanted.projection_name AND s.key = wanted.key
+    RETURNING s.projection_name, s.key
+"""
 # The lock that an UPDATE of ours takes.
 _SELECT_UNLOCKED = "SELECT s.projection_name, s.key" + _WANTED + "FOR NO KEY UPDATE OF s SKIP LOCKED"
 
@@ -39,7 +52,8 @@ _SELECT_UNLOCKED = "SELECT s.projection_name, s.key" + _WANTED + "FOR NO KEY UPD
 _WRITE = """
     WITH incoming AS (
         SELECT row->>0 AS name, row->>1 AS key, row->>2 AS base_epoch, (row->>3)::bigint AS base_version,
-               row->>4 AS epoch, (row->>5)::bigint AS version, (row->>6)::int AS schema_version, state
+               row->>4 AS epoch, (row->>5)::bigint AS version, (row->>6)::int AS schema_version,
+               row->>7 AS base_commit_id, row->>8 AS commit_id, state
         FROM ROWS FROM (jsonb_array_elements(%s::jsonb), unnest(%s::text[])) AS t (row, state)
     ), stamped AS (
         INSERT INTO projection_writers (writer, turn, at)
@@ -49,15 +63,16 @@ _WRITE = """
     ), updated AS (
         UPDATE projection_snapshots AS s
         SET state = i.state::jsonb, epoch = i.epoch, version = i.version,
-            schema_version = i.schema_version, updated_at = now()
+            schema_version = i.schema_version, updated_at = now(), commit_id = i.commit_id
         FROM incoming AS i
         WHERE s.projection_name = i.name AND s.key = i.key
           AND s.epoch = i.base_epoch AND s.version = i.base_version AND NOT s.halted
+          AND (s.commit_id = i.base_commit_id OR i.base_commit_id IS NULL)
         RETURNING s.projection_name, s.key
     ), inserted AS (
         INSERT INTO projection_snapshots
-            (projection_name, key, epoch, version, schema_version, state, updated_at)
-        SELECT name, key, epoch, version, schema_version, state::jsonb, now()
+            (projection_name, key, epoch, version, schema_version, state, updated_at, commit_id)
+        SELECT name, key, epoch, version, schema_version, state::jsonb, now(), commit_id
         FROM incoming WHERE base_epoch IS NULL
         ON CONFLICT DO NOTHING
         RETURNING projection_name, key
@@ -103,15 +118,21 @@ class PostgresDialect:
         names, keys = zip(*addresses, strict=True)
         cursor = database.execute_sql(_SELECT, (list(names), list(keys)))
         return {
-            (name, key): Row(epoch, version, schema, state.encode(), as_utc(at), halted)
-            for name, key, epoch, version, schema, state, at, halted in cursor.fetchall()
+            (name, key): Row(epoch, version, schema, state.encode(), as_utc(at), halted, commit_id)
+            for name, key, epoch, version, schema, state, at, halted, commit_id in cursor.fetchall()
         }
 
-    def positions(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Position]:
-        """Return where the rows stand that exist among addresses."""
+    def heads(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Head]:
+        """Return the commits of the rows that exist among addresses."""
         names, keys = zip(*addresses, strict=True)
-        cursor = database.execute_sql(_SELECT_POSITIONS, (list(names), list(keys)))
-        return {(name, key): Position(epoch, version) for name, key, epoch, version in cursor.fetchall()}
+        cursor = database.execute_sql(_SELECT_HEADS, (list(names), list(keys)))
+        return {(name, key): Head(*head) for name, key, *head in cursor.fetchall()}
+
+    def renew(self, database: peewee.Database, renewals: Sequence[Renewal]) -> list[Address]:
+        """Draw new epochs, and return the addresses of the rows that got one."""
+        columns = [list(column) for column in zip(*renewals, strict=True)]
+        with database.atomic():
+            return list(database.execute_sql(_RENEW, columns).fetchall())
 
     def commit(
         self,
@@ -159,7 +180,7 @@ class PostgresDialect:
 
     def locked(self, database: peewee.Database, addresses: Sequence[Address]) -> set[Address]:
         """Return the addresses whose rows another transaction has locked at the moment."""
-        there = self.positions(database, addresses).keys()
+        there = self.heads(database, addresses).keys()
         names, keys = zip(*addresses, strict=True)
         try:
             sql = _BEGIN_IMPATIENTLY % (1000 * _PROBE_SECONDS) + _SELECT_UNLOCKED
@@ -189,9 +210,9 @@ class PostgresDialect:
 
 def _flat(save: Save) -> tuple[Any, ...]:
     """All but the state."""
-    name, key, base, epoch, version, _, schema = save
+    name, key, base, epoch, version, _, schema, base_commit_id, commit_id = save
     base_epoch, base_version = base or (None, None)
-    return (name, key, base_epoch, base_version, epoch, version, schema)
+    return (name, key, base_epoch, base_version, epoch, version, schema, base_commit_id, commit_id)
 
 
 def _sqlstate(error: Exception) -> str:

@@ -10,7 +10,7 @@ from .database import is_postgres
 from .keys import plain
 from .migrations import pending
 from .models import as_utc
-from .records import StoredLetter
+from .records import Address, StoredLetter
 
 if TYPE_CHECKING:
     from .snapshot_store import SnapshotStore
@@ -115,6 +115,17 @@ class Queries:
             f"WHERE {_all(where)} ORDER BY {order} LIMIT ?"
         )
         return self._rows(sql, name, after, len(prefix), prefix, limit, make=_key_facts)
+
+    def epochs(
+        self, name: str | None = None, key: str | None = None, *, after: Address = ("", ""), limit: int = 500
+    ) -> list[tuple[str, str, str]]:
+        """Return name, key and epoch of rows in their order, those above ``after``, tombstones included."""
+        where, parameters = _where(projection_name=name, key=key)
+        sql = (
+            f"SELECT projection_name, key, epoch FROM projection_snapshots WHERE {_all(where)} "
+            "AND (projection_name, key) > (?, ?) ORDER BY projection_name, key LIMIT ?"
+        )
+        return self._rows(sql, *parameters, *after, limit, make=tuple)
 
     # -- totals
 

@@ -30,6 +30,46 @@ def new_epoch() -> str:
     return secrets.token_urlsafe(9)
 
 
+def new_commit_id() -> str:
+    """Return a fresh random id for one commit of one row: 12 characters.
+
+    A text, although it is a number: PostgreSQL takes a number in JSON apart digit by digit, for each row of a commit.
+    """
+    return secrets.token_hex(6)
+
+
+class Head(NamedTuple):
+    """The commit that a row holds.
+
+    Within one life of a database a position says which commit it is. A restored backup, or a replica that was
+    promoted too early, comes to the same position once more with other events: ``commit_id`` tells the two apart.
+    """
+
+    epoch: str
+    version: int
+    commit_id: str | None = None
+    """None: it is not known, as the row was written by an older release or in SQL."""
+
+    @property
+    def position(self) -> Position:
+        """Where the key stands."""
+        return Position(self.epoch, self.version)
+
+    def is_gone_from(self, row: Head) -> bool:
+        """Return whether a row that was read after this was committed has lost it: the row went back since.
+
+        In one epoch versions only grow, and each of them is committed once.
+        """
+        if self.epoch != row.epoch or self.version < row.version:
+            return False
+        return self.version > row.version or differ(self.commit_id, row.commit_id)
+
+
+def differ(one: str | None, other: str | None) -> bool:
+    """Return whether two ids are known to be of different commits."""
+    return one is not None and other is not None and one != other
+
+
 class Row(NamedTuple):
     """One row of projection_snapshots, its state still encoded."""
 
@@ -40,11 +80,17 @@ class Row(NamedTuple):
     updated_at: datetime
     halted: bool = False
     """Events for the key are parked, as dead letters, until an operator resumes it."""
+    commit_id: str | None = None
 
     @property
     def position(self) -> Position:
         """Where the key stands."""
         return Position(self.epoch, self.version)
+
+    @property
+    def head(self) -> Head:
+        """The commit that the row holds."""
+        return Head(self.epoch, self.version, self.commit_id)
 
     @property
     def is_tombstone(self) -> bool:
@@ -66,6 +112,7 @@ class Save(NamedTuple):
     """Ask for one row to be written over the position it was folded from, and over no other.
 
     ``base`` is None where the load found no row: the row is then inserted, if it still is absent.
+    ``base_commit_id`` is that of the row at ``base``; None fits any.
     """
 
     name: str
@@ -75,6 +122,17 @@ class Save(NamedTuple):
     version: int
     state: bytes
     schema_version: int = 1
+    base_commit_id: str | None = None
+    commit_id: str | None = None
+
+
+class Renewal(NamedTuple):
+    """Ask for another epoch for a row that still stands in this one. Its state and its version stay."""
+
+    name: str
+    key: str
+    epoch: str
+    new: str
 
 
 class DeadLetter(NamedTuple):
@@ -110,7 +168,8 @@ class StoredLetter(NamedTuple):
 class Amendment(NamedTuple):
     """Ask for what a Save can't do: to change, over one position, a row and the letters of its key together.
 
-    ``base`` is None where there is no row: one is inserted. ``state`` None leaves the state as it is.
+    ``base`` is None where there is no row: one is inserted. ``base_commit_id`` is as in a Save. ``state`` None
+    leaves the state and the version as they are; the epoch becomes that of ``position``.
     All of ``removed`` must still be there, else nothing is done. With ``halt`` the key is halted from
     then on; without, it stays halted as long as letters of it are parked.
     """
@@ -125,3 +184,4 @@ class Amendment(NamedTuple):
     halt: bool = False
     letters: tuple[DeadLetter, ...] = ()
     removed: tuple[int, ...] = ()
+    base_commit_id: str | None = None

@@ -12,7 +12,18 @@ from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable, 
 from .keys import check_key, check_name, plain
 from .ledger import Ledger
 from .postgres import PostgresDialect
-from .records import Address, Amendment, DeadLetter, Position, Row, Save, new_epoch
+from .records import (
+    Address,
+    Amendment,
+    DeadLetter,
+    Head,
+    Position,
+    Renewal,
+    Row,
+    Save,
+    new_commit_id,
+    new_epoch,
+)
 from .sqlite import SqliteDialect
 from .tables import Tables
 
@@ -59,9 +70,9 @@ class SnapshotStore:
         """Return the committed rows that exist among addresses, tombstones included, by one SELECT."""
         return self._ask(self._dialect.select, addresses)
 
-    def positions(self, addresses: Sequence[Address]) -> dict[Address, Position]:
-        """Return where the rows stand that exist among addresses, by one SELECT that reads no state."""
-        return self._ask(self._dialect.positions, addresses)
+    def heads(self, addresses: Sequence[Address]) -> dict[Address, Head]:
+        """Return the commits of the rows that exist among addresses, by one SELECT that reads no state."""
+        return self._ask(self._dialect.heads, addresses)
 
     def _ask(
         self,
@@ -130,6 +141,27 @@ class SnapshotStore:
             )
         )
 
+    def renew(self, rows: Sequence[tuple[str, str, str]]) -> list[Address]:
+        """Give rows new epochs, in one transaction: whoever stands in an old one is not resumed any more.
+
+        State and version stay. A row whose epoch is another by now is left alone, so several processes may ask for
+        the same at once; an actor that has the row finds that it has changed, and reads it.
+
+        Args:
+            rows: Name and key of each row, and the epoch that it shall leave.
+
+        Returns:
+            Name and key of each row that got a new epoch.
+
+        Raises:
+            StoreError: As ``commit``.
+        """
+        renewals = [Renewal(plain(name), plain(key), epoch, new_epoch()) for name, key, epoch in rows]
+        if not renewals:
+            return []
+        self.ensure_tables()
+        return self.run(lambda: self._dialect.renew(self.database, renewals))
+
     def locked(self, addresses: Sequence[Address]) -> set[Address]:
         """Return the addresses whose rows another transaction has locked at the moment; none on SQLite.
 
@@ -175,7 +207,7 @@ class SnapshotStore:
         encoded = Codec(Any).encode(state)
         while True:
             row = self.row(name, key)
-            base = None if row is None else row.position
+            base, base_commit_id = (None, None) if row is None else (row.position, row.commit_id)
             if expected is not None and base != expected:
                 raise VersionConflict(projection=name, key=key, expected=str(expected))
             if row is not None and row.halted:
@@ -192,7 +224,10 @@ class SnapshotStore:
                 raise StoreError(msg, projection=name, key=key)
             epoch, version = base or (new_epoch(), 0)
             try:
-                if self.commit([Save(name, key, base, epoch, version + 1, encoded, known)]) == [True]:
+                save = Save(
+                    name, key, base, epoch, version + 1, encoded, known, base_commit_id, new_commit_id()
+                )
+                if self.commit([save]) == [True]:
                     return Position(epoch, version + 1)
             except CommitInDoubt:
                 # Writing it again is idempotent unless ``expected`` was given.

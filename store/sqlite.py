@@ -12,7 +12,7 @@ from .amendments import amend
 from .errors import StatementRefused, StoreError, StoreRejected, StoreUnavailable
 from .fork_gate import ForkGate
 from .models import as_utc
-from .records import Address, Amendment, DeadLetter, Position, Row, Save
+from .records import Address, Amendment, DeadLetter, Head, Renewal, Row, Save
 from .sqlite_file import SqliteFile
 
 if TYPE_CHECKING:
@@ -26,19 +26,22 @@ _WANTED = """
       ON s.projection_name = wanted.value ->> 0 AND s.key = wanted.value ->> 1
 """
 _SELECT = (
-    "SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state, s.updated_at, s.halted"
-    + _WANTED
+    "SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state, s.updated_at, s.halted, "
+    "s.commit_id" + _WANTED
 )
-_SELECT_POSITIONS = "SELECT s.projection_name, s.key, s.epoch, s.version" + _WANTED
+_SELECT_HEADS = "SELECT s.projection_name, s.key, s.epoch, s.version, s.commit_id" + _WANTED
 _UPDATE = """
-    UPDATE projection_snapshots SET state = ?, epoch = ?, version = ?, schema_version = ?, updated_at = ?
+    UPDATE projection_snapshots
+    SET state = ?, epoch = ?, version = ?, schema_version = ?, updated_at = ?, commit_id = ?
     WHERE projection_name = ? AND key = ? AND epoch = ? AND version = ? AND NOT halted
+      AND (commit_id = ? OR ? IS NULL)
 """
 _INSERT = """
     INSERT INTO projection_snapshots
-        (projection_name, key, epoch, version, schema_version, state, updated_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+        (projection_name, key, epoch, version, schema_version, state, updated_at, commit_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
+_RENEW = "UPDATE projection_snapshots SET epoch = ? WHERE projection_name = ? AND key = ? AND epoch = ?"
 _BURY = """
     INSERT INTO projection_dead_letters (projection_name, key, event_type, event, error, traceback, parked, at)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -59,14 +62,23 @@ class SqliteDialect:
         """Return the rows that exist among addresses."""
         cursor = database.execute_sql(_SELECT, (json.dumps(addresses),))
         return {
-            (name, key): Row(epoch, version, schema, state.encode(), as_utc(at), bool(halted))
-            for name, key, epoch, version, schema, state, at, halted in cursor.fetchall()
+            (name, key): Row(epoch, version, schema, state.encode(), as_utc(at), bool(halted), commit_id)
+            for name, key, epoch, version, schema, state, at, halted, commit_id in cursor.fetchall()
         }
 
-    def positions(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Position]:
-        """Return where the rows stand that exist among addresses."""
-        cursor = database.execute_sql(_SELECT_POSITIONS, (json.dumps(addresses),))
-        return {(name, key): Position(epoch, version) for name, key, epoch, version in cursor.fetchall()}
+    def heads(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Head]:
+        """Return the commits of the rows that exist among addresses."""
+        cursor = database.execute_sql(_SELECT_HEADS, (json.dumps(addresses),))
+        return {(name, key): Head(*head) for name, key, *head in cursor.fetchall()}
+
+    def renew(self, database: peewee.Database, renewals: Sequence[Renewal]) -> list[Address]:
+        """Draw new epochs, and return the addresses of the rows that got one."""
+        with database.atomic("IMMEDIATE"):
+            return [
+                (name, key)
+                for name, key, old, new in renewals
+                if database.execute_sql(_RENEW, (new, name, key, old)).rowcount == 1
+            ]
 
     def commit(
         self,
@@ -160,11 +172,25 @@ def _write_one(cursor: sqlite3.Cursor, save: Save, now: str) -> bool:
 
 
 def _inserted(save: Save, now: str) -> tuple[object, ...]:
-    return (save.name, save.key, save.epoch, save.version, save.schema_version, save.state.decode(), now)
+    name, key, _, epoch, version, state, schema, _, commit_id = save
+    return (name, key, epoch, version, schema, state.decode(), now, commit_id)
 
 
 def _updated(save: Save, now: str) -> tuple[object, ...]:
     # Flat, and without a helper a column: this runs once a row on the hottest path of the store.
-    name, key, base, epoch, version, state, schema = save
+    name, key, base, epoch, version, state, schema, on, commit_id = save
     base_epoch, base_version = base  # type: ignore[misc]  # an update has a base
-    return (state.decode(), epoch, version, schema, now, name, key, base_epoch, base_version)
+    return (
+        state.decode(),
+        epoch,
+        version,
+        schema,
+        now,
+        commit_id,
+        name,
+        key,
+        base_epoch,
+        base_version,
+        on,
+        on,
+    )

@@ -36,7 +36,7 @@ NOTHING = {
 }  # fmt: skip
 """What ``stats`` has before anything happened."""
 
-Received = Callable[[str, list[Any]], None]
+Received = Callable[[str, list[Any] | None], None]
 
 
 class Backplane:
@@ -44,7 +44,8 @@ class Backplane:
 
     No method waits for Redis. What waits to be sent is bounded, and over the bound the oldest goes; of what could
     not be sent the channel is remembered, and an empty message on it tells those who listen that they missed
-    something. ``received`` gets the messages of the channels that are watched; ``confirmed`` is told each channel from
+    something. ``received`` gets the messages of the channels that are watched, None for one that can't be decoded;
+    ``confirmed`` is told each channel from
     when on nothing is missed, again whenever a connection was lost and is back, as messages may have been lost meanwhile.
     """
 
@@ -215,14 +216,10 @@ class Backplane:
         if message["type"] == "subscribe":
             self._confirmed(name)
         elif message["type"] == "message":
-            try:
-                origin, *content = msgpack.decode(message["data"])
-                if origin != self._origin:
-                    self.received_count += 1
-                    self._received(name, content)
-            except Exception:
-                # Another release's, or somebody else's who uses the prefix: a hint less, not a defect here.
-                _logger.exception("a message on %s could not be understood", channel)
+            origin, content = _taken_apart(message["data"])
+            if origin != self._origin:
+                self.received_count += 1
+                self._received(name, content)
 
     def _note_trouble(self, error: Exception) -> None:
         if self._stop.is_set():
@@ -270,6 +267,18 @@ class Backplane:
             "dropped": self.dropped,
             "reconnects": self.reconnects,
         }
+
+
+def _taken_apart(data: bytes) -> tuple[Any, list[Any] | None]:
+    """Return the origin of a message and what it says, None if it is no message of ours."""
+    try:
+        origin, *content = _decode(data)
+    except (ValueError, RecursionError):  # not to be decoded, or empty
+        return None, None
+    return origin, content
+
+
+_decode = msgpack.Decoder(list).decode
 
 
 def connect(url: str) -> Redis:

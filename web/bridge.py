@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..actors import Committed, Loop, channel_of
 from .backplane import NOTHING, Backplane, connect
+from .frames import are_delta_frames
 from .news import Missed, News, Turn
 from .wire import text_frame
 
@@ -23,6 +24,37 @@ _TURN, _MISSED = range(2)
 _LOOKS = 12
 _READ_ANYWAY_SECONDS = 0.5
 _COMPARE_AFTER_SECONDS = 0.02
+_WARN_SECONDS = 60.0
+_REASONS = ("gap", "rebuild")
+_MOST_VERSION = 2**63 - 1
+_MOST_EPOCH = 64
+
+
+def news_of(text: str, content: list[Any] | None) -> News | None:
+    """Return the news that a message on a channel holds. None: it holds none, or is none of this release.
+
+    Nothing is taken on trust: whatever comes from outside of this process may have been written by anybody.
+    """
+    match content:
+        case [int(kind), str(epoch), int(base_version), list(payloads)]:  # a release without ids of commits
+            ids = (None, None)
+        case [int(kind), str(epoch), int(base_version), list(payloads), one, other]:
+            ids = (one, other)
+        case [int(kind), str(reason)] if kind == _MISSED and type(kind) is int and reason in _REASONS:
+            return Missed(reason)
+        case _:
+            return None
+    if (
+        (type(kind), kind, type(base_version)) != (int, _TURN, int)
+        or not 0 < len(epoch) <= _MOST_EPOCH
+        or not 0 <= base_version <= _MOST_VERSION - len(payloads)
+        or not payloads
+        or not all(type(payload) is bytes for payload in payloads)
+        or not all(one is None or (type(one) is str and len(one) <= _MOST_EPOCH) for one in ids)
+        or not are_delta_frames(text, epoch, base_version, payloads)
+    ):
+        return None
+    return Turn(epoch, base_version, [text_frame(payload) for payload in payloads], *ids)
 
 
 class Bridge:
@@ -45,6 +77,7 @@ class Bridge:
         self._waiting: dict[str, Callable[[], None]] = {}
         self._confirmed: set[str] = set()
         self._to_compare: set[str] = set()
+        self._garbage, self._warn_at = 0, 0.0
 
     @property
     def backplane(self) -> Backplane | None:
@@ -66,30 +99,46 @@ class Bridge:
     def publish(self, committed: Committed, payloads: list[bytes]) -> None:
         """Tell them the deltas of a turn, as they go on the wire."""
         if (backplane := self.backplane) is not None:
-            backplane.publish(committed.channel, [_TURN, committed.epoch, committed.base_version, payloads])
+            c = committed
+            backplane.publish(
+                c.channel, [_TURN, c.epoch, c.base_version, payloads, c.base_commit_id, c.commit_id]
+            )
 
     def invalidate(self, name: str, key: str, reason: str) -> None:
         """Have them read the row. A new state is not sent: two of them may overtake each other on the way."""
         if (backplane := self.backplane) is not None:
             backplane.publish(channel_of(name, key), [_MISSED, reason])
 
+    def hint(self, text: str) -> None:
+        """Have them compare what they have shown on a channel with the row."""
+        if (backplane := self.backplane) is not None:
+            backplane.publish(text, [])
+
     # -- from other processes, on the backplane's thread
 
-    def _received(self, text: str, content: list[Any]) -> None:
+    def _received(self, text: str, content: list[Any] | None) -> None:
         channel = self._channels.get(text)
         if channel is None:
             return
-        if not content:
+        if content == []:
             self._hub.reactor.call(self._compare_soon, text)
-            return
-        news: News
-        kind, *rest = content
-        if kind == _TURN:
-            epoch, base_version, payloads = rest
-            news = Turn(epoch, base_version, [text_frame(payload) for payload in payloads])
+        elif (news := news_of(text, content)) is not None:
+            self._hub.tell(channel, news)
         else:
-            news = Missed(*rest)
-        self._hub.tell(channel, news)
+            self._note_garbage(text)
+
+    def _note_garbage(self, text: str) -> None:
+        """Count a message that is none, and log one a minute: whoever sends them may send many."""
+        self._garbage += 1
+        now = monotonic()
+        if now >= self._warn_at:
+            self._warn_at = now + _WARN_SECONDS
+            _logger.warning(
+                "a message on %s is ignored, as are others like it (%d so far): another release, or somebody else, "
+                "publishes there; what it should have told comes with the next heartbeat",
+                text,
+                self._garbage,
+            )
 
     # -- which channels this process is interested in, on the reactor's thread
 
@@ -142,7 +191,7 @@ class Bridge:
     def _compare(self) -> None:
         names, self._to_compare = list(self._to_compare), set()
         channels = [channel for name in names if (channel := self._channels.get(name)) is not None]
-        self._hub.rows.compare(channels, same=lambda _channel: None, behind=self._read_again)
+        self._hub.rows.compare(channels, same=lambda _channel: None, differs=self._read_again)
 
     def _read_again(self, channel: Channel) -> None:
         if channel.is_watched:
@@ -183,7 +232,8 @@ class Bridge:
         """Return what the backplane counted, zeros before its first use; None without KEYFOLD_REDIS."""
         if self._hub.settings.redis is None:
             return None
-        return dict(NOTHING) if self._backplane is None else self._backplane.stats()
+        facts = dict(NOTHING) if self._backplane is None else self._backplane.stats()
+        return {**facts, "garbage": self._garbage}
 
     @property
     def patience(self) -> float:

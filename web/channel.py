@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..actors import channel_of
-from ..store import Position
+from ..store import Head, Position
 from .early import Early
 from .news import News, NewsQueue, Replaced, Turn
 from .parcel import Parcel
-from .ring import NOWHERE, Ring
+from .ring import NO_COMMIT, NOWHERE, Ring
 
 if TYPE_CHECKING:
     from ..store import Row
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("keyfold.channel")
 
 _READ_AGAIN_SECONDS = 1.0
+_MOST_EPOCHS_LEFT = 8
 LIVE, AHEAD, WAITING = "live", "ahead", "waiting"
 
 
@@ -31,6 +32,10 @@ class Channel:
     committed row; or ``ahead``, when the row that it got is newer than what was published here so
     far. All but ``offer`` runs on the reactor's thread, so nothing is locked. A row may be old when it
     arrives: the ring has taken every delta that came in between, and leads from the row to the head.
+
+    A row that is older than the head was when the read began has gone back: a backup was restored, or a replica
+    promoted that lagged behind. It is given a new epoch, so that nobody is resumed who stands in the history that
+    was lost, and everyone is brought to it by a snapshot.
     """
 
     def __init__(self, name: str, key: str, host: Host) -> None:
@@ -49,7 +54,14 @@ class Channel:
         self._unsent: list[bytes] = []
         self._asking: dict[Subscription, str] | None = None
         self._changes_when_asked = 0
+        self._head_when_asked: Head | None = None
         self._beating = False
+        self.leaving: str | None = None
+        """The epoch that the row is to leave before it is read."""
+        self._to_leave: str | None = None
+        # What the row held when it was last read, and the epochs that it had before: none of them comes back.
+        self._seen = NO_COMMIT
+        self._epochs_left: tuple[str, ...] = ()
 
     # -- from the actors' threads
 
@@ -64,12 +76,15 @@ class Channel:
         try:
             self._take_all()
         except Exception:
-            # Who got what can't be said any more.
-            self._unsent.clear()
-            self._move_to_waiting([*self.live, *self.ahead])
+            self._lose_track()
             raise
         finally:
             self._ask()
+
+    def _lose_track(self) -> None:
+        """Who got what can't be said any more: all are brought back by the row."""
+        self._unsent.clear()
+        self._move_to_waiting([*self.live, *self.ahead])
 
     def _take_all(self) -> None:
         for item in self._news.take():
@@ -86,18 +101,20 @@ class Channel:
     def _take_turn(self, turn: Turn, *, patient: bool = True) -> None:
         ring = self.ring
         if ring is None:
-            ring = self.ring = Ring(Position(turn.epoch, turn.base_version), self._host.settings)
+            ring = self.ring = Ring(turn.base, self._host.settings)
         elif not ring.continues(turn.epoch, turn.base_version):
             begun = turn.epoch == ring.epoch or ring.head == NOWHERE
             if patient and begun and self._wait_for_the_one_before(turn):
                 return
             self._send_unsent()
-            ring = self._start_over(Position(turn.epoch, turn.base_version))
-        frames = turn.frames[ring.version - turn.base_version :]
-        if not frames:
+            ring = self._start_over(turn.base)
+        if ring.epoch == turn.epoch and ring.contradicts(turn):
+            self._leave_history(turn.epoch)
             return
-        ring.extend(turn.epoch, frames, self._host.clock())
-        self._unsent += frames
+        if turn.base_version < ring.version:
+            return  # told already, by a read of the row or by another way
+        ring.extend(turn, self._host.clock())
+        self._unsent += turn.frames
         if self.ahead:
             self._send_unsent()
             self._let_ahead_join()
@@ -113,10 +130,16 @@ class Channel:
         return False
 
     def _wait_no_more(self) -> None:
-        if self._early.waited(self._host.bridge.patience, self._host.clock()):
+        if not self._early.waited(self._host.bridge.patience, self._host.clock()):
+            return
+        try:
             for turn in self._early.take():
                 self._take_turn(turn, patient=False)
             self._send_unsent()
+        except Exception:
+            self._lose_track()
+            raise
+        finally:
             self._ask()
 
     def _take_replacement(self, item: Replaced) -> None:
@@ -124,7 +147,7 @@ class Channel:
         ring = self.ring
         if ring is not None and ring.epoch == item.position.epoch and ring.version >= item.position.version:
             return  # known by a read of the row already
-        self.ring = Ring(item.position, self._host.settings)
+        self.ring = Ring(Head(*item.position), self._host.settings)
         parcel = Parcel.snapshot(self.text, item.position, item.state, item.reason)
         for subscription in (*self.live, *self.ahead):
             self.live[subscription] = None
@@ -133,11 +156,24 @@ class Channel:
         self.quiet_since = self._host.clock()
         self._beating |= self._host.bridge.patience > 0  # or has another process replaced it again already?
 
-    def _start_over(self, position: Position) -> Ring:
+    def _start_over(self, head: Head) -> Ring:
         """Versions are missing here: another process committed them, or a publish was lost."""
         self._move_to_waiting([*self.live])
-        self.ring = Ring(position, self._host.settings)
+        self.ring = Ring(head, self._host.settings)
         return self.ring
+
+    def _leave_history(self, epoch: str) -> None:
+        """The row went back: have it leave the epoch, and bring everyone to it as it is then."""
+        _logger.warning(
+            "the row of %s went back, as after a restored backup: it gets a new epoch, and all who watch it a snapshot",
+            self.text,
+            extra={"projection": self.name, "key": self.key},
+        )
+        self._host.counts["gone_back"] += 1
+        self._to_leave = epoch
+        self._early.take()
+        self._lose_track()
+        self.ring = None
 
     def _let_ahead_join(self) -> None:
         ring = self.ring
@@ -199,47 +235,98 @@ class Channel:
         if self._asking is None and (self.waiting or self._beating):
             self._asking, self.waiting = self.waiting, {}
             self._changes_when_asked = self._changes
+            self._head_when_asked = None if self.ring is None else self.ring.commit
+            self.leaving, self._to_leave = self._to_leave, None
             self._host.read(self)
 
     def no_row_came(self, error: BaseException) -> None:
         """Try again in a while: the database is away."""
         facts = {"projection": self.name, "key": self.key}
         _logger.warning("%s could not be read, and will be again: %s", self.text, error, extra=facts)
-        self.waiting, self._asking = (self._asking or {}) | self.waiting, None
+        self._put_back_asking()
+        self._to_leave = self._to_leave or self.leaving
+        self._host.later(_READ_AGAIN_SECONDS, self._ask)
         beating, self._beating = self._beating, False
         if beating:
             self.tell_position()
-        self._host.later(_READ_AGAIN_SECONDS, self._ask)
+
+    def _put_back_asking(self) -> None:
+        self.waiting, self._asking = (self._asking or {}) | self.waiting, None
 
     def row_came(self, row: Row | None) -> None:
         """Bring those who asked to this row, and on to the head."""
-        asking, self._asking = self._asking or {}, None
+        try:
+            self._take_row(row)
+        except Exception:
+            self._lose_track()
+            self.ring = None
+            self._put_back_asking()
+            self._host.later(_READ_AGAIN_SECONDS, self._ask)
+            raise
+        self._put_back_asking()
+        self._ask()
+
+    def _take_row(self, row: Row | None) -> None:
         beating, self._beating = self._beating, False
-        position = NOWHERE if row is None else Position(row.epoch, row.version)
+        head = NO_COMMIT if row is None else row.head
+        position = head.position
         state = b"null" if row is None or row.is_tombstone else row.state
+        if self._has_gone_back(head):
+            self._beating = beating
+            self._leave_history(head.epoch)
+            return
+        if self._has_vanished(head):
+            self.ring = None
         if self.ring is None:
-            self.ring = Ring(position, self._host.settings)
+            self._let_all_ask()
+            self.ring = Ring(head, self._host.settings)
         ring = self.ring
         missing = ring.since(position)
         if missing is None and self._is_news(position):
             ahead = position.epoch == ring.epoch and position.version > ring.version
             if ahead and self.live and not beating:
                 # What leads here from the head is on its way: those who are live will get it as deltas.
-                self._send_row(asking, position, state, (), then=AHEAD)
-                return self._ask()
-            asking = asking | dict.fromkeys((*self.live, *self.ahead), "gap")
-            self.live.clear()
-            self.ahead.clear()
-            self.ring = ring = Ring(position, self._host.settings)
+                self._send_row(position, state, (), then=AHEAD)
+                return
+            self._let_all_ask()
+            self.ring = Ring(head, self._host.settings)
             missing = []
         if missing is None:
             # The ring no longer reaches back to this row. It is better than nothing; a newer one follows.
-            self._send_row(asking, position, state, (), then=WAITING)
+            self._send_row(position, state, (), then=WAITING)
         else:
-            self._send_row(asking, position, state, missing, then=LIVE)
+            self._send_row(position, state, missing, then=LIVE)
         if beating:
             self.tell_position()
-        return self._ask()
+
+    def _has_gone_back(self, head: Head) -> bool:
+        """Say whether a row has lost what was committed before it was read, or has an epoch again that it had left."""
+        tried, self.leaving = self.leaving, None
+        seen, self._seen = self._seen, head
+        had_left = head.epoch in self._epochs_left
+        if seen.epoch not in ("", head.epoch):
+            self._epochs_left = (*self._epochs_left, seen.epoch)[-_MOST_EPOCHS_LEFT:]
+        if head.epoch in ("", tried):
+            return False  # there is none, or the database does not let it have another epoch
+        asked = self._head_of_this_ring_when_asked()
+        return had_left or seen.is_gone_from(head) or (asked is not None and asked.is_gone_from(head))
+
+    def _has_vanished(self, head: Head) -> bool:
+        """Say whether there is no row any more of what the ring leads on from. The next one begins in a new epoch."""
+        return head == NO_COMMIT and self._head_of_this_ring_when_asked() is not None
+
+    def _head_of_this_ring_when_asked(self) -> Head | None:
+        """Return where the ring led when the row was asked for; None if it was replaced since, or led nowhere."""
+        ring, asked = self.ring, self._head_when_asked
+        if ring is None or asked is None or not asked.epoch or ring.epoch != asked.epoch:
+            return None
+        return asked
+
+    def _let_all_ask(self) -> None:
+        """Bring those to the row as well who stand elsewhere."""
+        self._asking = (self._asking or {}) | dict.fromkeys((*self.live, *self.ahead), "gap")
+        self.live.clear()
+        self.ahead.clear()
 
     def _is_news(self, position: Position) -> bool:
         """Say whether a row that the ring does not lead on from is newer than the ring."""
@@ -250,17 +337,21 @@ class Channel:
 
     def _send_row(
         self,
-        asking: dict[Subscription, str],
         position: Position,
         state: bytes,
         missing: Sequence[bytes],
         *,
         then: str,
     ) -> None:
-        ring = self.ring
+        ring, asking = self.ring, self._asking or {}
         assert ring is not None  # noqa: S101
         snapshots: dict[str, Parcel] = {}
-        for subscription, wish in asking.items():
+        for subscription in list(asking):
+            wish = asking.pop(
+                subscription, None
+            )  # one by one: an error leaves the others where they can be found
+            if wish is None:
+                continue  # it has left meanwhile
             since, subscription.since = subscription.since, None
             path = None if since is None else self._path(since, position, then)
             reason = wish if since is None else "expired"

@@ -46,7 +46,7 @@ class Channels:
             elif now - channel.quiet_since >= settings.heartbeat_seconds:
                 channel.quiet_since = now
                 quiet.append(channel)
-        self._host.rows.compare(quiet, same=Channel.tell_position, behind=Channel.beat)
+        self._host.rows.compare(quiet, same=Channel.tell_position, differs=Channel.beat)
         idle.sort(key=lambda channel: channel.quiet_since)
         too_many = len(idle) - settings.idle_channels
         for place, channel in enumerate(idle):

@@ -9,14 +9,15 @@ import json as plain_json
 import shlex
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import IO, Any
 
 import click
 from flask.cli import AppGroup
 from msgspec import json
 
-from ..actors import InvalidEvent, ProjectionRuntime
-from ..store import StoreError, StoreUnavailable, migrate, pending
+from ..actors import InvalidEvent, ProjectionRuntime, channel_of
+from ..store import Queries, StoreError, StoreUnavailable, check_key, migrate, pending
 from .cli_letters import letters
 from .cli_parts import (
     REFUSED,
@@ -31,7 +32,7 @@ from .cli_parts import (
     table,
     yes_option,
 )
-from .overview import NOTHING_DEGRADED, degraded_in
+from .overview import NOTHING_DEGRADED, SCAN_SECONDS, degraded_in
 from .state import KeyfoldState, current_state
 from .tail import follow
 
@@ -39,7 +40,19 @@ from .tail import follow
 def make_cli() -> AppGroup:
     """Return the commands."""
     group = AppGroup("keyfold", help="Keyfold's projections: their tables, keys and dead letters.")
-    for one in (_migrate, _status, _show, _keys, _rebuild, _repair, _wipe, _resume, _tail, letters):
+    for one in (
+        _migrate,
+        _status,
+        _show,
+        _keys,
+        _rebuild,
+        _repair,
+        _wipe,
+        _new_epoch,
+        _resume,
+        _tail,
+        letters,
+    ):
         group.add_command(one)
     return group
 
@@ -282,6 +295,42 @@ def _wipe(name: str, key: str, *, yes: bool, as_json: bool) -> None:
     confirm(f"Forget the state of {key!r}?", yes=yes)
     runtime.wipe(key)
     show({"key": key, "version": 0}, as_json=as_json, text=f"{key} is wiped")
+
+
+@command("new-epoch")
+@click.argument("name", required=False)
+@click.argument("key", required=False)
+@click.option("--all", "everything", is_flag=True, help="All rows of the database.")
+@yes_option
+@as_json_option
+def _new_epoch(name: str | None, key: str | None, *, everything: bool, yes: bool, as_json: bool) -> None:
+    """Draw new epochs, after a backup was restored or a replica promoted.
+
+    For one key, for a projection, or with --all for every row. States and versions stay, and events go on
+    meanwhile. Clients are brought to the rows by a snapshot, also those that come back from what was lost.
+    """
+    if everything == (name is not None):
+        msg = "say which rows: NAME, or NAME and KEY, or --all"
+        raise click.UsageError(msg)
+    if name is not None:
+        runtime_of(name)
+        key = None if key is None else check_key(key, projection=name)
+    what = "all rows" if name is None else f"all keys of {name}" if key is None else f"{key!r} of {name}"
+    confirm(f"Draw new epochs for {what}? Every client gets a snapshot.", yes=yes)
+    kept = current_state()
+    drawn, after = 0, ("", "")
+    while rows := ask(partial(_epochs, name, key, after)):
+        renewed = kept.system.ask(partial(kept.system.store.renew, rows), seconds=SCAN_SECONDS)
+        for address in renewed:
+            kept.hub.bridge.hint(channel_of(*address))
+        drawn, after = drawn + len(renewed), rows[-1][:2]
+    if key is not None and not drawn:
+        end(f"key {key!r} of {name} has no row", REFUSED)
+    show({"drawn": drawn}, as_json=as_json, text=f"{drawn} new epochs")
+
+
+def _epochs(name: str | None, key: str | None, after: tuple[str, str], queries: Queries) -> Any:
+    return queries.epochs(name, key, after=after)
 
 
 @command("resume")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import json
 
 from ..store import Position
@@ -15,6 +16,15 @@ def delta_frames(channel: str, event: str, epoch: str, base_version: int, deltas
         b'%b%d,"version":%d%b%b}' % (head, version - 1, version, middle, delta)
         for version, delta in enumerate(deltas, base_version + 1)
     ]
+
+
+def are_delta_frames(channel: str, epoch: str, base_version: int, payloads: list[bytes]) -> bool:
+    """Say whether these are frames as ``delta_frames`` makes them, of whatever deltas."""
+    head = b'{"type":"delta","channel":%b,"epoch":%b,"prev":' % (_text(channel), _text(epoch))
+    return all(
+        payload.startswith(b'%b%d,"version":%d,"event":' % (head, version - 1, version)) and _is_json(payload)
+        for version, payload in enumerate(payloads, base_version + 1)
+    )
 
 
 def snapshot_frame(channel: str, position: Position, state: bytes, reason: str) -> bytes:
@@ -64,6 +74,18 @@ def error_frame(code: str, message: str, channel: str | None = None) -> bytes:
 
 
 PONG = b'{"type":"pong"}'
+
+
+def _is_json(payload: bytes) -> bool:
+    try:
+        _skim(payload)
+        payload.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+_skim = json.Decoder(msgspec.Raw).decode
 
 
 def _text(value: str) -> bytes:

@@ -39,6 +39,7 @@ _COUNTS = [
     "closed",
     "slow",
     "gap",
+    "gone_back",
     "resumed",
     "stalled",
     "silent",
@@ -112,7 +113,16 @@ class Hub(Broadcaster):
         )
         if channel is not None:
             frames = [text_frame(payload) for payload in payloads]
-            self.tell(channel, Turn(committed.epoch, committed.base_version, frames))
+            self.tell(
+                channel,
+                Turn(
+                    committed.epoch,
+                    committed.base_version,
+                    frames,
+                    committed.base_commit_id,
+                    committed.commit_id,
+                ),
+            )
         self.bridge.publish(committed, payloads)
 
     def publish_snapshot(

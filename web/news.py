@@ -6,17 +6,29 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..store import Position
+from ..store import Head, Position
 
 _MOST_BYTES = 4 * 1024 * 1024
 
 
 class Turn(NamedTuple):
-    """The WebSocket frames of the deltas of one committed turn, positions as in Committed."""
+    """The WebSocket frames of the deltas of one committed turn, positions and ids as in Committed."""
 
     epoch: str
     base_version: int
     frames: list[bytes]
+    base_commit_id: str | None = None
+    commit_id: str | None = None
+
+    @property
+    def base(self) -> Head:
+        """What the first of them follows."""
+        return Head(self.epoch, self.base_version, self.base_commit_id)
+
+    @property
+    def head(self) -> Head:
+        """Where the last of them leads."""
+        return Head(self.epoch, self.base_version + len(self.frames), self.commit_id)
 
 
 class Replaced(NamedTuple):

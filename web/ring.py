@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
-from ..store import Position
+from ..store import Head, Position, differ
+from .news import Turn
 from .settings import WebSettings
 
 NOWHERE = Position("", 0)
 """The position of a key that has no row: it takes the epoch of the first delta."""
+NO_COMMIT = Head(*NOWHERE)
+"""The same where a commit is asked for."""
 
 
 class Ring:
@@ -18,10 +21,10 @@ class Ring:
     Bounded in frames, bytes and seconds. Over a bound the oldest goes: whoever stood there needs a snapshot.
     """
 
-    __slots__ = ("_bytes", "_frames", "_settings", "epoch", "version")
+    __slots__ = ("_bytes", "_frames", "_settings", "commit_id", "epoch", "version")
 
-    def __init__(self, start: Position, settings: WebSettings) -> None:
-        self.epoch, self.version = start
+    def __init__(self, start: Head, settings: WebSettings) -> None:
+        self.epoch, self.version, self.commit_id = start
         self._frames: deque[tuple[float, bytes]] = deque()
         self._bytes = 0
         self._settings = settings
@@ -30,6 +33,11 @@ class Ring:
     def head(self) -> Position:
         """Where the newest frame leads."""
         return Position(self.epoch, self.version)
+
+    @property
+    def commit(self) -> Head:
+        """The commit that the newest frame leads to."""
+        return Head(self.epoch, self.version, self.commit_id)
 
     @property
     def size(self) -> int:
@@ -42,9 +50,23 @@ class Ring:
             base_version == 0 and self.head == NOWHERE
         )
 
-    def extend(self, epoch: str, frames: list[bytes], now: float) -> None:
-        """Add the frames of the versions after the head."""
-        self.epoch = epoch
+    def contradicts(self, turn: Turn) -> bool:
+        """Say whether a turn of this epoch was committed in another history than what the ring holds.
+
+        What it follows is another commit than the head, or what it leads to; or it was committed over the head, which
+        was a commit of its own. One that ends before the head may just be late.
+        """
+        end = turn.base_version + len(turn.frames)
+        return (
+            turn.base_version < self.version < end
+            or (turn.base_version == self.version and differ(turn.base_commit_id, self.commit_id))
+            or (end == self.version and differ(turn.commit_id, self.commit_id))
+        )
+
+    def extend(self, turn: Turn, now: float) -> None:
+        """Add the frames of a turn that follows the head."""
+        frames = turn.frames
+        self.epoch, self.commit_id = turn.epoch, turn.commit_id
         self.version += len(frames)
         for frame in frames[-self._settings.ring_frames :]:
             self._frames.append((now, frame))

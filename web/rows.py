@@ -7,11 +7,12 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ..actors import Closed, ProjectionSystem
+from ..store import differ
 from .overview import SCAN_SECONDS
-from .ring import NOWHERE
+from .ring import NO_COMMIT
 
 if TYPE_CHECKING:
-    from ..store import Address, Position, Row
+    from ..store import Address, Head, Row
     from .channel import Channel
     from .hub import Hub
 
@@ -25,20 +26,25 @@ class Rows:
         self._hub, self._system = hub, system
 
     def read(self, channel: Channel) -> None:
-        """Read the row of a channel, and tell it ``row_came`` or ``no_row_came``."""
-        reactor, system = self._hub.reactor, self._system
+        """Read the row of a channel, and tell it ``row_came`` or ``no_row_came``.
+
+        Where the channel knows of an epoch that the row has to leave, it is given another one first.
+        """
+        reactor, system, leaves = self._hub.reactor, self._system, channel.leaving
 
         def came(future: Future[Row | None]) -> None:
             error = future.exception()
-            if error is None:
-                reactor.call(channel.row_came, future.result())
-            else:
+            if error is not None:
                 reactor.call(channel.no_row_came, error)
+                return
+            reactor.call(channel.row_came, future.result())
+            if leaves is not None:
+                self._hub.bridge.hint(channel.text)
 
         source = self._hub.sources.get(channel.name)
         try:
             reading = (
-                system.submit_read(channel.name, channel.key)
+                system.submit_read(channel.name, channel.key, leaves=leaves)
                 if source is None
                 else system.submit(source, seconds=SCAN_SECONDS)
             )
@@ -51,35 +57,40 @@ class Rows:
         channels: Sequence[Channel],
         *,
         same: Callable[[Channel], None],
-        behind: Callable[[Channel], None],
+        differs: Callable[[Channel], None],
     ) -> None:
-        """Ask where the rows stand, 500 a query, and tell of each channel whether what was published reaches that.
+        """Ask which commits the rows hold, 500 a query, and tell of each channel whether its ring leads there.
 
-        Those whose rows can't be asked for are ``behind``: the reads that this makes try again.
+        Those whose rows are elsewhere, or can't be asked for, are told by ``differs``: the reads that this makes find
+        out where.
         """
         for start in range(0, len(channels), _AT_ONCE):
-            self._compare_some(channels[start : start + _AT_ONCE], same, behind)
+            self._compare_some(channels[start : start + _AT_ONCE], same, differs)
 
     def _compare_some(
-        self, channels: Sequence[Channel], same: Callable[[Channel], None], behind: Callable[[Channel], None]
+        self, channels: Sequence[Channel], same: Callable[[Channel], None], differs: Callable[[Channel], None]
     ) -> None:
-        heads = [None if (ring := channel.ring) is None else ring.head for channel in channels]
+        # Taken before the question: a row that has not come so far has gone back.
+        commits = [None if (ring := channel.ring) is None else ring.commit for channel in channels]
         addresses = [(channel.name, channel.key) for channel in channels]
 
-        def came(future: Future[dict[Address, Position]]) -> None:
+        def came(future: Future[dict[Address, Head]]) -> None:
             known = future.exception() is None
-            positions = future.result() if known else {}
-            for channel, address, head in zip(channels, addresses, heads, strict=True):
-                reached = known and _reaches(head, positions.get(address, NOWHERE))
-                (same if reached else behind)(channel)
+            heads = future.result() if known else {}
+            for channel, address, commit in zip(channels, addresses, commits, strict=True):
+                reached = known and _is_at(commit, heads.get(address, NO_COMMIT))
+                # Each by itself: what goes wrong in one channel is not to reach the others.
+                self._hub.reactor.call(same if reached else differs, channel)
 
         try:
-            asking = self._system.submit(lambda: self._system.store.positions(addresses))
+            asking = self._system.submit(lambda: self._system.store.heads(addresses))
         except Closed:
             return
         asking.add_done_callback(lambda future: self._hub.reactor.call(came, future))
 
 
-def _reaches(head: Position | None, row: Position) -> bool:
-    """Say whether what was published reaches the row, or is newer: the row is some time old by now."""
-    return head is not None and row.epoch == head.epoch and row.version <= head.version
+def _is_at(commit: Head | None, row: Head) -> bool:
+    """Say whether a ring led to the very commit that a row holds."""
+    return (
+        commit is not None and commit.position == row.position and not differ(commit.commit_id, row.commit_id)
+    )

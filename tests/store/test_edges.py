@@ -17,6 +17,7 @@ import peewee
 import pytest
 from keyfold.actors import ProjectionSystem
 from keyfold.store import (
+    Head,
     Position,
     Processes,
     Save,
@@ -322,7 +323,7 @@ def test_a_file_that_was_replaced_is_given_up_for_the_one_in_its_place(tmp_path:
     with pytest.raises(StoreUnavailable, match="deleted or replaced"):
         store.commit([third])
     assert store.commit([third]) == [False]
-    assert store.positions([("test", "a")]) == {("test", "a"): Position("e1", 1)}
+    assert store.heads([("test", "a")]) == {("test", "a"): Head("e1", 1)}
     assert store.commit([SECOND]) == [True]
     store.disconnect()
 

@@ -10,6 +10,7 @@ from keyfold.actors import Projection, ProjectionSystem
 from keyfold.store import (
     Amendment,
     DeadLetter,
+    Head,
     Position,
     ProjectionKey,
     Queries,
@@ -97,7 +98,7 @@ def test_every_record_of_a_commit_may_have_one(store: SnapshotStore) -> None:
     assert store.commit([], amendments=[halt]) == [True]
     assert keys_in(store) == ["north"]
     assert list(store.rows([("test", key)])) == [("test", "north")]
-    assert store.positions([("test", key)]) == {("test", "north"): here}
+    assert store.heads([("test", key)]) == {("test", "north"): Head(*here)}
     assert {found.key for found in Queries(store).letters("test", key)} == {"north"}
 
 

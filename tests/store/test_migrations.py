@@ -21,6 +21,7 @@ ALL = [
     "CreateProjectionWritersTable",
     "AddHaltedKeys",
     "CreateProjectionProcessesTable",
+    "AddCommitIds",
 ]
 TABLES = ["projection_snapshots", "projection_dead_letters", "projection_writers"]
 

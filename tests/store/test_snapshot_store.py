@@ -163,15 +163,15 @@ def test_rows_are_read_in_one_batch(store: SnapshotStore) -> None:
     assert store.rows([]) == {}
 
 
-def test_positions_are_those_of_the_rows(store: SnapshotStore) -> None:
+def test_heads_are_those_of_the_rows(store: SnapshotStore) -> None:
     """For any number of keys, tombstones included; without a row there is none, and no keys are no question."""
     saves = [Save("test", f"k{n}", None, "e1", n + 1, b"null" if n % 2 else b"1") for n in range(600)]
     assert all(store.commit(saves))
     addresses = [("test", f"k{n}") for n in range(601)] + [("other", "k1")]
     rows = store.rows(addresses)
-    assert store.positions(addresses) == {address: row.position for address, row in rows.items()}
+    assert store.heads(addresses) == {address: row.head for address, row in rows.items()}
     assert len(rows) == 600
-    assert store.positions([]) == {}
+    assert store.heads([]) == {}
 
 
 def test_the_same_key_twice_in_one_commit_is_refused(store: SnapshotStore) -> None:

@@ -16,7 +16,13 @@ from keyfold.actors import ProjectionError, ProjectionSystem
 from keyfold.store.processes import Processes
 from keyfold.web import Keyfold
 from keyfold.web.backplane import Backplane
+from keyfold.web.bridge import news_of
+from keyfold.web.frames import delta_frames
+from keyfold.web.news import Turn
+from keyfold.web.wire import text_frame
+from msgspec import msgpack
 from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
 from support.counting import Added, Totals
 from support.parking import DEADLINE
 from support.redis_server import RedisServer
@@ -209,6 +215,109 @@ def test_a_message_that_is_none_harms_nothing(
     assert redis_server.ask("PUBLISH", "keyfold:projection.test.totals.a", "garbage") == ":1\r\n"
     there.add("a")
     assert versions(watcher, 1) == [("delta", 1)]
+
+
+TURN = delta_frames("projection.test.totals.a", "delta", "e", 0, [b"1"])[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, ["x"]],
+        [1, {"x": 1}],
+        [1, "whatever"],
+        [1],
+        [True, "gap"],
+        [2, "gap"],
+        ["gap"],
+        [0],
+        [0, "e", 0, []],
+        [0, "e", 0, [TURN.decode()]],
+        [0, "e", 0, [None]],
+        [0, "e", 0, TURN],
+        [0, "e", 1, [TURN]],
+        [0, "e", -1, [TURN]],
+        [0, "e", 2**63 - 1, [TURN]],
+        [0, "e", False, [TURN]],
+        [0, "e", "0", [TURN]],
+        [0, 7, 0, [TURN]],
+        [0, "", 0, [TURN]],
+        [0, "e" * 65, 0, [TURN]],
+        [0, "f", 0, [TURN]],
+        [0, "e", 0, [TURN[:-1]]],
+        [0, "e", 0, [TURN.replace(b"1}", b'"\xff"}')]],
+        [0, "e", 0, [TURN], 1, None],
+        [0, "e", 0, [TURN], None, "x" * 65],
+        [0, "e", 0, [TURN], 1],
+        None,
+    ],
+)
+def test_nothing_of_a_message_is_taken_on_trust(content: Any) -> None:
+    """Whatever is not exactly what this library sends is no news."""
+    assert news_of("projection.test.totals.a", content) is None
+    assert news_of("projection.test.totals.a", [0, "e", 0, [TURN]]) == Turn("e", 0, [text_frame(TURN)])
+
+
+def test_garbage_is_counted_logged_once_and_silences_nobody(
+    make_node: Callable[..., Node], redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those who watch the key go on; and nobody hears of it a second time within a minute."""
+    here, there = make_node(KEYFOLD_HEARTBEAT_SECONDS=0.05), make_node()
+    there.add("a")
+    watcher = here.watch("a")
+    assert watcher.next()["version"] == 1
+    until(lambda: here.backplane()["watched"] == 1)
+    for content in ([1, ["x"]], [1, {}], [0], [0, "e", 0, [b"{}"]]):
+        message = msgpack.encode(["somebody", *content])
+        until(lambda message=message: publish(redis_server, message) == 1)  # type: ignore[misc]
+    for data in (b"", b"\x90", b"\x91" * 2000, b"\xc1"):
+        publish(redis_server, data)
+    until(lambda: here.backplane()["garbage"] == 8)
+    there.add("a")
+    while watcher.next()["version"] != 2:
+        pass
+    assert watcher.next()["type"] == "heartbeat"
+    assert sum("is ignored" in message for message in caplog.messages) == 1
+    assert "Traceback" not in caplog.text
+
+
+def test_forged_versions_are_healed_by_the_next_heartbeat(
+    make_node: Callable[..., Node], redis_server: RedisServer
+) -> None:
+    """And by a first read: nobody who comes is sent any of them, and what is committed then arrives."""
+    for config in ({"KEYFOLD_HEARTBEAT_SECONDS": 0.05}, {}):
+        here, there = make_node(**config), make_node()
+        there.add("a")
+        watcher = here.watch("a")
+        first = watcher.next()
+        epoch, version = first["epoch"], first["version"]
+        deltas = [b'{"total":777}'] * 50
+        frames = delta_frames(first["channel"], "delta", epoch, version, deltas)
+        message = msgpack.encode(["somebody", 0, epoch, version, frames])
+        until(lambda message=message: publish(redis_server, message) >= 1)  # type: ignore[misc]
+        while watcher.next()["version"] != version + 50:
+            pass
+        if not config:
+            fresh = here.watch("a")
+            frame = fresh.next()
+            assert (frame["type"], frame["version"]) == ("snapshot", version)
+        while (frame := watcher.next())["type"] != "snapshot":
+            pass
+        assert (frame["version"], frame["state"]["total"]) == (version, version)
+        there.add("a")
+        while (frame := watcher.next())["version"] != version + 1:
+            pass
+        assert frame["type"] in ("delta", "snapshot")
+        here.system.close()
+
+
+def publish(server: RedisServer, data: bytes) -> int:
+    """Say this to whoever listens to the key, and return how many did."""
+    client = Redis.from_url(server.url)
+    try:
+        return int(client.publish("keyfold:projection.test.totals.a", data))
+    finally:
+        client.close()
 
 
 def test_a_frozen_redis_stops_nobody(make_node: Callable[..., Node], redis_server: RedisServer) -> None:

@@ -99,28 +99,46 @@ class World:
         self.channel = self.desk.channel_
         self.row: Row | None = None
         self.values: list[int] = []
-        self.epochs = 0
+        self.epochs = self.commits = 0
         self.on_the_way: deque[Any] = deque()
 
     @property
     def position(self) -> Position:
         return Position("", 0) if self.row is None else Position(self.row.epoch, self.row.version)
 
+    @property
+    def commit_id(self) -> str | None:
+        return None if self.row is None else self.row.commit_id
+
     def _write(self, epoch: str, version: int) -> None:
-        self.row = Row(epoch, version, 1, json.dumps(self.values).encode(), NOW)
+        self.commits += 1
+        self.row = Row(epoch, version, 1, json.dumps(self.values).encode(), NOW, commit_id=str(self.commits))
+
+    def read(self) -> Row | None:
+        """Return the row, which leaves its epoch first if the channel says so."""
+        if self.row is not None and self.row.epoch == self.channel.leaving:
+            self.row = self.row._replace(epoch=self.new_epoch())
+        return self.row
+
+    def backup(self) -> tuple[Row | None, list[int]]:
+        return self.row, self.values
+
+    def restore(self, backup: tuple[Row | None, list[int]]) -> None:
+        self.row, self.values = backup
 
     def new_epoch(self) -> str:
         self.epochs += 1
         return f"e{self.epochs}"
 
     def commit(self, values: list[int], *, here: bool = True) -> None:
-        before = self.position
+        before, base_commit_id = self.position, self.commit_id
         epoch = self.new_epoch() if self.row is None else before.epoch
         self.values = [*self.values, *values]
         self._write(epoch, before.version + len(values))
         payloads = delta_frames(CHANNEL, "delta", epoch, before.version, [b"%d" % value for value in values])
         if here:
-            self.on_the_way.append(Turn(epoch, before.version, [text_frame(payload) for payload in payloads]))
+            frames = [text_frame(payload) for payload in payloads]
+            self.on_the_way.append(Turn(epoch, before.version, frames, base_commit_id, self.commit_id))
 
     def rebuild(self, values: list[int], *, here: bool = True) -> None:
         self.values = list(values)
@@ -154,7 +172,7 @@ class World:
             while self.on_the_way:
                 self.publish()
             if self.desk.reads:
-                self.answer(self.row)
+                self.answer(self.read())
 
 
 values = st.lists(st.integers(0, 9), min_size=1, max_size=7)
@@ -170,6 +188,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.world = World(ring_frames=4)
         self.taken: deque[Row | None] = deque()
         self.alone = True
+        self.went_back = False
         self.watching: dict[Client, Subscription] = {}
 
     @rule(values=values)
@@ -199,7 +218,7 @@ class AnyOrder(RuleBasedStateMachine):
     def the_database_reads(self) -> None:
         """The row of this moment, which will arrive at another."""
         if self.world.desk.reads and not self.taken:
-            self.taken.append(self.world.row)
+            self.taken.append(self.world.read())
 
     @rule()
     def the_row_arrives(self) -> None:
@@ -255,6 +274,10 @@ class AnyOrder(RuleBasedStateMachine):
         places = [*channel.live, *channel.ahead, *channel.waiting, *(channel._asking or {})]
         assert len(places) == len(set(places))
 
+    @invariant()
+    def no_row_is_said_to_have_gone_back_that_did_not(self) -> None:
+        assert self.went_back or not self.world.desk.counts["gone_back"]
+
     def teardown(self) -> None:
         while self.taken:
             self.world.answer(self.taken.popleft())
@@ -273,8 +296,27 @@ class AnyOrder(RuleBasedStateMachine):
         super().teardown()
 
 
+class RowsGoBack(AnyOrder):
+    """The same where backups are made, and restored at any moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backups: list[tuple[Row | None, list[int]]] = [self.world.backup()]
+
+    @rule()
+    def back_up(self) -> None:
+        self.backups.append(self.world.backup())
+
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        self.world.restore(data.draw(st.sampled_from(self.backups)))
+        self.went_back, self.alone = True, False
+
+
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = hypothesis_settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestRowsGoBack = RowsGoBack.TestCase
+TestRowsGoBack.settings = hypothesis_settings(max_examples=200, stateful_step_count=40, deadline=None)
 
 
 def brought_up(world: World, client: Client) -> None:
@@ -564,3 +606,87 @@ def test_an_error_while_frames_go_out_costs_a_snapshot_and_no_more() -> None:
     client.deliver = deliver  # type: ignore[method-assign]
     world.settle()
     assert kinds(client) == [("initial", 0), ("gap", 1)]
+
+
+def test_an_error_while_a_row_is_brought_loses_nobody() -> None:
+    """Those who asked, and those who were live, wait for another read."""
+    world, first, second, live = World(), Client(), Client(), Client()
+    world.commit([1])
+    brought_up(world, live)
+    world.join(Client())
+    world.join(first)
+    world.join(second)
+    world.answer(world.row)
+    deliver, first.deliver = first.deliver, None  # type: ignore[assignment, method-assign]
+    world.commit([2])
+    with pytest.raises(TypeError):
+        world.answer(world.row)
+    first.deliver = deliver  # type: ignore[method-assign]
+    for timer in world.desk.timers:
+        timer()
+    world.settle()
+    for client in (first, second, live):
+        assert (client.position, client.state) == (world.position, world.values)
+
+
+def test_a_turn_of_another_history_is_not_swallowed() -> None:
+    """It follows, leads to, or goes over, another commit than the one that was shown: the row has it."""
+    for lost, found in (([2, 3], [4, 5]), ([2], [4, 5]), ([2, 3], [4])):
+        world, client = World(), Client()
+        world.commit([1])
+        brought_up(world, client)
+        backup = world.backup()
+        world.commit(lost)
+        world.settle()
+        world.restore(backup)
+        world.commit(found)
+        world.settle()
+        if len(found) < len(lost):  # it may just be late: the next one shows that it was not
+            world.commit([6, 7])
+            world.settle()
+        assert client.position == world.position
+        assert client.state == world.values
+        assert client.frames[-1]["type"] == "snapshot"
+        assert world.desk.counts["gone_back"] == 1
+
+
+def test_a_database_that_gives_no_new_epoch_still_gives_the_row() -> None:
+    """A role without the right to change rows, for instance: pages show the row, and it is not read for ever."""
+    for in_place in ([2], None):
+        world, client = World(), Client()
+        world.commit([1])
+        brought_up(world, client)
+        backup = world.backup()
+        if in_place is None:
+            world.rebuild([7])
+        else:
+            world.commit(in_place)
+        world.channel.beat()
+        world.settle()
+        world.restore(backup)
+        world.channel.beat()
+        for _ in range(3):
+            if world.desk.reads:
+                world.answer(world.row)
+        assert not world.desk.reads
+        assert (client.position, client.state) == (world.position, [1])
+
+
+def test_what_only_a_read_of_the_row_has_shown_is_remembered_too() -> None:
+    """Another process committed it, and no delta of it ever came here: who was brought to it is not resumed on another."""
+    world, live, other = World(), Client(), Client()
+    world.commit([1])
+    brought_up(world, live)
+    backup = world.backup()
+    world.commit([2], here=False)
+    watching = world.join(other)
+    world.answer(world.row)
+    assert kinds(other) == [("initial", 2)]
+    world.channel.leave(watching)
+    world.restore(backup)
+    world.commit([3], here=False)
+    again = Client(other.position, other.state)
+    world.join(again, other.position)
+    world.settle()
+    assert kinds(again)[0][0] == "expired"
+    assert (again.position, again.state) == (world.position, [1, 3])

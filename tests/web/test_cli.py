@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 from flask import Flask
 from keyfold.actors import Projection, ProjectionSystem, StoreError
-from keyfold.store import Processes
+from keyfold.store import Processes, Queries
 from keyfold.web import Keyfold
 from support.damage import damage
 from support.parking import DEADLINE
@@ -145,8 +145,8 @@ def sqlite_terminal(sqlite_url: str) -> Iterator[Terminal]:
 
 def test_migrate_and_check(terminal: Terminal) -> None:
     """--check changes nothing and tells a script by its exit code."""
-    assert len(terminal.json("migrate", "--check", code=1)["pending"]) == 5
-    assert len(terminal.json("migrate")["done"]) == 5
+    assert len(terminal.json("migrate", "--check", code=1)["pending"]) == 6
+    assert len(terminal.json("migrate")["done"]) == 6
     assert terminal.json("migrate", "--check") == {"pending": []}
     assert terminal.run("migrate").output == "up to date\n"
 
@@ -353,6 +353,34 @@ def test_wipe_asks_first(terminal: Terminal) -> None:
     assert terminal.run("show", "shop.sales", "pen").exit_code == 1
 
 
+def test_new_epochs(terminal: Terminal) -> None:
+    """For a key, a projection, everything; states and versions stay, tombstones count, and events go on."""
+    for number in range(1100):
+        terminal.system.bus.dispatch(Sold(f"pen {number:04}", 1))
+    assert terminal.system.settle(DEADLINE)
+    terminal.system.runtime("shop.sales").wipe("pen 0007")
+    store = terminal.system.store
+
+    def epochs() -> dict[tuple[str, str], str]:
+        found = terminal.system.ask(lambda: Queries(store).epochs(limit=10_000))
+        return {(name, key): epoch for name, key, epoch in found}
+
+    first = epochs()
+    assert terminal.run("new-epoch", "shop.sales", said="n\n").exit_code == 1
+    assert epochs() == first
+    assert terminal.json("new-epoch", "shop.sales", "pen 0003", "--yes") == {"drawn": 1}
+    second = epochs()
+    assert [address for address in first if first[address] != second[address]] == [("shop.sales", "pen 0003")]
+    assert terminal.json("new-epoch", "shop.sales", "--yes") == {"drawn": 1100}
+    third = epochs()
+    assert {name for (name, _), epoch in third.items() if epoch not in second.values()} == {"shop.sales"}
+    assert terminal.json("new-epoch", "--all", "--yes") == {"drawn": len(first)}
+    assert not set(epochs().values()) & set(third.values())
+    terminal.sell(6, article="pen 0003")
+    shown = terminal.json("show", "shop.sales", "pen 0003")
+    assert (shown["version"], shown["state"]["count"]) == (2, 7)
+
+
 def test_dead_letters(terminal: Terminal) -> None:
     """Listed, retried one by one and all, skipped after a question."""
     terminal.shop.refused = {13, 14, 15}
@@ -406,6 +434,10 @@ def test_a_halted_key(terminal: Terminal) -> None:
         (("dead-letters", "skip", "shop.sales", "7", "--yes"), 1, "no dead letter 7"),
         (("dead-letters", "skip", "shop.sales", "7", "--yes", "--position", "x"), 1, "a position is"),
         (("resume", "shop.sales", "pen"), 1, "is not halted"),
+        (("new-epoch",), 2, "NAME, or NAME and KEY, or --all"),
+        (("new-epoch", "shop.sales", "--all"), 2, "NAME, or NAME and KEY, or --all"),
+        (("new-epoch", "no.such", "--yes"), 2, "no projection is named 'no.such'"),
+        (("new-epoch", "shop.sales", "pen", "--yes"), 1, "has no row"),
         (("rebuild", "shop.sales", "pen", "--events", "/no/such/file"), 2, "No such file"),
     ],
 )

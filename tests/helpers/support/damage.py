@@ -1,8 +1,12 @@
-"""Rows that do not load, as another release, a migration or a person would make them."""
+"""Rows that do not load, or went back, as another release, a restored backup or a person would make them."""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import peewee
 from keyfold.actors import ProjectionSystem
+from keyfold.store import SnapshotStore
 
 BROKEN = '{"total": "many", "amounts": []}'
 """JSON, but no state of Totals."""
@@ -19,3 +23,46 @@ def damage(
     )
     changed = system.store.run(lambda: database.execute_sql(sql, (state, schema, name, key)).rowcount)
     assert changed == 1, f"{name} has no row of {key}"
+
+
+class Copy(NamedTuple):
+    """A row as a backup has it. ``values`` is empty where there was none."""
+
+    name: str
+    key: str
+    values: dict[str, Any]
+
+
+def copy_row(store: SnapshotStore, key: str, *, name: str = "test.totals") -> Copy:
+    """Return a copy of a row, to be put back later."""
+    database = store.database
+    postgres = isinstance(database, peewee.PostgresqlDatabase)
+
+    def read() -> dict[str, Any]:
+        columns = [column.name for column in database.get_columns("projection_snapshots")]
+        wanted = ", ".join("state::text" if postgres and column == "state" else column for column in columns)
+        sql = f"SELECT {wanted} FROM projection_snapshots WHERE projection_name = {{0}} AND key = {{0}}"
+        row = database.execute_sql(sql.format(database.param), (name, key)).fetchone()
+        return {} if row is None else dict(zip(columns, row, strict=True))
+
+    store.ensure_tables()
+    return Copy(name, key, store.run(read))
+
+
+def restore(store: SnapshotStore, copy: Copy) -> None:
+    """Set a row back to its copy: what was committed meanwhile is lost."""
+    database = store.database
+
+    def write() -> None:
+        with database.atomic():
+            sql = "DELETE FROM projection_snapshots WHERE projection_name = {0} AND key = {0}"
+            database.execute_sql(sql.format(database.param), (copy.name, copy.key))
+            if copy.values:
+                columns, values = zip(*copy.values.items(), strict=True)
+                sql = (
+                    f"INSERT INTO projection_snapshots ({', '.join(columns)}) "
+                    f"VALUES ({', '.join([database.param] * len(columns))})"
+                )
+                database.execute_sql(sql, values)
+
+    store.run(write)
