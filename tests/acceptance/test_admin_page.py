@@ -237,9 +237,12 @@ def test_it_shows_how_each_process_hears_of_the_others(signed_in: Desk) -> None:
 
 def test_without_a_channel_it_asks(desk: Desk) -> None:
     """Polling, where neither sockets nor streams get through."""
-    blocked = (
-        "delete window.WebSocket; window.WebSocket = class { constructor() { throw new Error('blocked') } };"
-    )
+    blocked = """
+        window.WebSocket = class { constructor() { throw new Error("blocked"); } };
+        const plain = window.fetch;
+        window.fetch = (url, ...more) =>
+            String(url).includes("/sse/") ? Promise.reject(new TypeError("blocked")) : plain(url, ...more);
+    """
     command = "Page.addScriptToEvaluateOnNewDocument"
     script = desk.browser.execute_cdp_cmd(command, {"source": blocked})["identifier"]
     try:
@@ -247,7 +250,7 @@ def test_without_a_channel_it_asks(desk: Desk) -> None:
         desk.sign_in()
         desk.sell(1)
         wait(desk.browser, lambda: "shop.sales" in desk.names())
-        assert "asking every 2 s" in text_of(desk.browser, "connection")
+        wait(desk.browser, lambda: "asking every 2 s" in text_of(desk.browser, "connection"))
     finally:
         desk.browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", {"identifier": script})
 
