@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from keyfold.store import (
     StoreRejected,
     StoreUnavailable,
     VersionConflict,
+    new_commit_id,
     open_database,
 )
 from keyfold.store.migrations import _LOCK
@@ -435,3 +437,17 @@ def test_a_migration_may_take_longer_than_a_statement(postgres_url: str) -> None
         migrated.result(DEADLINE)
     slow.database.close()
     assert waiting.commit([FIRST]) == [True]
+
+
+def test_no_two_commits_have_one_id_in_this_process_or_a_forked_one() -> None:
+    """A child goes on counting where its parent stood, but behind a word of its own."""
+    reading, sending = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(sending, new_commit_id().encode())
+        os._exit(0)
+    os.close(sending)
+    with os.fdopen(reading, "rb") as told:
+        ids = [told.read().decode(), *(new_commit_id() for _ in range(1000))]
+    os.waitpid(child, 0)
+    assert len(set(ids)) == 1001
+    assert all(0 < len(one) <= 24 for one in ids)
