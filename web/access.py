@@ -55,6 +55,11 @@ class Access:
         self._tickets: Tickets | None = None
         self._passes = Passes(settings.admin_token)
 
+    def after_fork(self) -> None:
+        """In a forked child: take no lock that a thread of the parent may have held."""
+        if self._tickets is not None:
+            self._tickets.after_fork()
+
     def check_address(self, name: str, key: str) -> None:
         """Raise NotFound for a name that is not registered, BadRequest for what can't be a key."""
         try:

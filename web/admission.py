@@ -47,7 +47,7 @@ class Admission:
 
     def __init__(self, settings: WebSettings) -> None:
         self._settings = settings
-        self._lock = threading.Lock()
+        self._lock, self._looking = threading.Lock(), threading.Lock()
         self._open = 0
         self._by_name: Counter[str] = Counter()
         self._room: Room | None = None
@@ -60,12 +60,13 @@ class Admission:
 
     def look_for_room(self) -> None:
         """Raise this process's limit of descriptors, and log it if that is not enough. Else the first connection does."""
-        with self._lock:
-            self._look_for_room()
+        self._looked_for_room()
 
-    def _look_for_room(self) -> Room:
+    def _looked_for_room(self) -> Room:
         if self._room is None:
-            self._room = make_room(self._settings.max_sockets)
+            with self._looking:
+                if self._room is None:
+                    self._room = make_room(self._settings.max_sockets)
         return self._room
 
     def enter(self, address: str, user: str | None) -> Place:
@@ -76,9 +77,12 @@ class Admission:
             asked.append((f"address {site}", limits.max_sockets_per_address, "your address has its"))
         if user is not None:
             asked.append((f"user {user}", limits.max_sockets_per_user, "you have your"))
+        room = self._looked_for_room()
+        # Asked outside the lock, as it opens a descriptor. Those who ask at once may all be told that there is one
+        # left: the other half of the reserve is for more than that.
+        is_short = room.is_short
         with self._lock:
-            room = self._look_for_room()
-            if self._open >= room.connections or room.is_short:
+            if is_short or self._open >= room.connections:
                 self._refuse("this server has as many connections open as it can")
             for name, most, who in asked:
                 if self._by_name[name] >= most:

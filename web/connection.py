@@ -212,9 +212,12 @@ class Connection(ABC):
         self.place.leave()
 
     def abandon(self) -> None:
-        """Close this process's copy of the socket, and nothing else: it was never started here."""
+        """Close this process's copy of the socket, and nothing else: it was never started here.
+
+        No place is given back. In a forked child it is the parent's, whose lock a thread of the parent may have held.
+        """
+        self._ended, self.subscriptions = True, {}
         self._sock.close()
-        self.place.leave()
 
     @property
     def is_open(self) -> bool:

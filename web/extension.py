@@ -171,7 +171,15 @@ def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: Web
             metrics().mirror(stats)
 
     overview, health = Overview(system, hub), Health(system)
-    system.after_fork(health.after_fork)
+
+    def after_fork() -> None:
+        # Its locks, and those of the metrics within it, may be held by threads of the parent; the stats begin anew.
+        nonlocal making
+        making = threading.Lock()
+        made.clear()
+
+    for forked in (health.after_fork, access.after_fork, after_fork):
+        system.after_fork(forked)
     hub.sources[OVERVIEW] = overview.row
     system.reporter.hooks.append(mirror)
     system.reporter.hooks.append(lambda _stats: hub.bridge.look_around(system.reporter.others))

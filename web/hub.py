@@ -72,7 +72,6 @@ class Hub(Broadcaster):
         """Called with projection, key and user of each connection, on the reactor's thread."""
         self._system: ProjectionSystem | None = None
         self._closed = False
-        self._all_told = threading.Event()
         self._fresh()
 
     def serve(self, system: ProjectionSystem) -> None:
@@ -82,6 +81,7 @@ class Hub(Broadcaster):
 
     def _fresh(self) -> None:
         self._lock = threading.Lock()
+        self._all_told = threading.Event()
         self._reactor: Reactor | None = None
         self.admission = Admission(self.settings)
         self.counts: Counter[str] = Counter()
@@ -173,6 +173,7 @@ class Hub(Broadcaster):
         """
         if self._closed:
             connection.abandon()
+            connection.place.leave()
             return
         self.reactor.call(self._begin, connection, wish, carried, ahead)
 

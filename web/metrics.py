@@ -74,7 +74,6 @@ class Metrics:
         self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._registry = CollectorRegistry()
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         self._seen: dict[tuple[str, str], float] = {}
         by = ["projection"]
         self._totals = {word: self._counter(f"keyfold_{word}", text, by) for word, text in _TOTALS.items()}
@@ -116,9 +115,6 @@ class Metrics:
     def mirror(self, stats: dict[str, Any]) -> None:
         """Bring the metrics to these stats. In multi-process mode this writes the process's file."""
         with self._lock:
-            if self._pid != os.getpid():  # forked: the stats begin anew, and so do the metrics' files
-                self._pid = os.getpid()
-                self._seen.clear()
             for name, facts in stats["projections"].items():
                 for word, counter in self._totals.items():
                     self._grow(counter.labels(name), word, name, facts[word])

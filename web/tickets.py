@@ -27,8 +27,12 @@ class Tickets:
         self._serializer = URLSafeTimedSerializer(secret_key, salt=_SALT)
         self._seconds = seconds
         self._clock = clock
-        self._lock = threading.Lock()
         self._redeemed: dict[str, float] = {}
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Replace the lock, which another thread of the parent may have held. What was redeemed stays so."""
+        self._lock = threading.Lock()
 
     def issue(self, name: str, key: str, user: str | None) -> str:
         """Return a ticket for one key."""
@@ -50,13 +54,20 @@ class Tickets:
         if (for_name, for_key) != (name, key):
             msg = "the ticket is for another key"
             raise Unauthorized(msg)
-        now = self._clock()
         with self._lock:
-            # Kept a little longer than the signature holds, whose clock counts whole seconds.
-            for old in [nonce for nonce, until in self._redeemed.items() if until < now]:
-                del self._redeemed[old]
+            now = self._clock()  # within the lock, so that what is redeemed is in the order of time
+            self._forget_old(now)
             if nonce in self._redeemed:
                 msg = "the ticket has been used"
                 raise Unauthorized(msg)
+            # Kept a little longer than the signature holds, whose clock counts whole seconds.
             self._redeemed[nonce] = now + self._seconds + 2
         return user
+
+    def _forget_old(self, now: float) -> None:
+        # In the order in which they were redeemed, so the first that is young enough is the last to be looked at.
+        while self._redeemed:
+            oldest = next(iter(self._redeemed))
+            if self._redeemed[oldest] >= now:
+                return
+            del self._redeemed[oldest]
