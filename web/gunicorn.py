@@ -7,9 +7,9 @@ With a configuration file of your own, import the hooks into it: ``from keyfold.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
-import threading
 from typing import Any
 
 from ..actors import all_systems
@@ -30,10 +30,15 @@ def post_worker_init(worker: Any) -> None:  # noqa: ARG001  # gunicorn passes it
         before = signal.getsignal(number)
 
         def handle(given: int, frame: Any, before: Any = before) -> None:
-            # Not here: a handler may interrupt whoever holds a lock that the goodbye needs.
-            threading.Thread(target=_say_goodbye, name="keyfold-goodbye", daemon=True).start()
-            if callable(before):
-                before(given, frame)
+            # Not here: a handler may interrupt whoever holds a lock that the goodbye needs. And not by a Thread, whose
+            # start waits until it runs: with gevent a handler runs where nothing may wait.
+            try:
+                _thread.start_new_thread(_say_goodbye, ())
+            except RuntimeError:
+                pass  # the process may have no more threads: worker_exit ends the sockets, a little later
+            finally:
+                if callable(before):
+                    before(given, frame)
 
         signal.signal(number, handle)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,10 +18,12 @@ from pathlib import Path
 
 import pytest
 from keyfold.actors import ProjectionSystem
+from keyfold.web import gunicorn as hooks
 from support.counting import Totals
 from support.gunicorns import ENVIRONMENT, SHOP, Gunicorn
 from support.parking import DEADLINE
 from support.postgres import PostgresServer
+from support.raw_client import head_of
 from support.serving import Watcher
 
 SOCKETS = 1_000
@@ -27,14 +31,18 @@ HOOKS = ("-c", "python:keyfold.web.gunicorn")
 SOURCE = (
     SHOP
     + """
+import flask
 @app.post("/burst/<int:events>")
 def burst(events):
     for _ in range(events):
         keyfold.bus.dispatch(Added("a"))
     return {}
+@app.post("/slow")
+def slow():
+    return {"read": len(flask.request.get_data())}
 """
 )
-"""With a request that waits for no commit."""
+"""With a request that waits for no commit, and one that lasts until its client has sent all of it."""
 
 
 @contextmanager
@@ -134,6 +142,46 @@ def test_sockets_that_request_threads_carry_hold_nothing_up(options: tuple[str, 
         assert server.process.wait(10) == 0
         assert codes_of(watchers) == {1001}
     assert total_of(url) == 10
+
+
+@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+def test_a_request_under_way_is_answered(kind: str, tmp_path: Path) -> None:
+    """The sockets are told at once; the worker waits for the request, as it does without the hooks."""
+    options = ("--worker-class", kind, "--threads", "4")
+    with serving(tmp_path, *options, DATABASE=f"sqlite:///{tmp_path}/shop.db") as server:
+        watchers = open_sockets(server, 2)
+        with socket.create_connection(("127.0.0.1", server.site.port), DEADLINE) as sock:
+            lines = ["POST /slow HTTP/1.1", "Host: 127.0.0.1", "Content-Length: 4", "Expect: 100-continue"]
+            sock.sendall("\r\n".join([*lines, "", ""]).encode())
+            assert head_of(sock).split()[1] == "100"
+            server.process.send_signal(signal.SIGTERM)
+            assert codes_of(watchers) == {1001}
+            sock.sendall(b"abcd")
+            assert head_of(sock).split()[1] == "200"
+            assert json.loads(sock.recv(100)) == {"read": 4}
+        assert server.process.wait(DEADLINE) == 0
+        assert "Traceback" not in "".join(server.log)
+
+
+def test_a_worker_ends_though_no_thread_can_say_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server itself does at the signal comes in any case."""
+    heard = list[int]()
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: heard.append(number))
+    others = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGQUIT)}
+
+    def none_left(*_: object) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    try:
+        hooks.post_worker_init(None)
+        for name in ("_thread.start_new_thread", "threading._start_new_thread"):
+            monkeypatch.setattr(name, none_left)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        for number, handler in {**others, signal.SIGTERM: before}.items():
+            signal.signal(number, handler)
+    assert heard == [signal.SIGTERM]
 
 
 def test_a_worker_that_has_served_its_requests_makes_way_and_loses_nothing(tmp_path: Path) -> None:
