@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import threading
 from collections import Counter
+from typing import Protocol
 
 from .descriptors import Room, make_room
 from .settings import WebSettings
@@ -15,6 +16,13 @@ _SITE_BITS = 64
 
 class TooManyConnections(Exception):  # says what it is
     """A limit on open connections is reached; the message says which."""
+
+
+class Taken(Protocol):
+    """A place that is taken."""
+
+    def leave(self) -> None:
+        """Give it back."""
 
 
 class Place:

@@ -17,7 +17,7 @@ from .subscription import Guest, Subscription
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .admission import Place
+    from .admission import Place, Taken
     from .host import Host
     from .parcel import Parcel
     from .visitor import Permission, Visitor
@@ -84,7 +84,7 @@ class Connection(ABC):
         "visitor",
     )
 
-    def __init__(self, sock: socket.socket, host: Host, visitor: Visitor, place: Place) -> None:
+    def __init__(self, sock: socket.socket, host: Host, visitor: Visitor, place: Taken) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._send = sock.send

@@ -8,16 +8,20 @@ the client and the reactor until one of them ends. Both are one socket to the re
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
 import selectors
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from io import BufferedReader
 from typing import Any, Protocol
 
 from flask import Response
+
+from .admission import Taken
 
 _MOST = 64 * 1024
 _MAX_AHEAD = 8 * 1024
@@ -46,6 +50,21 @@ def has_socket(environ: Mapping[str, Any]) -> bool:
     """Say whether simple-websocket finds a socket in there, of whatever kind."""
     names = (*_BORROWED, "eventlet.input")
     return any(name in environ for name in names) or environ.get("SERVER_SOFTWARE", "").startswith("gevent")
+
+
+def client_socket(environ: Mapping[str, Any]) -> socket.socket | None:
+    """Return the client's socket, of whatever kind, where the server lets an app see it."""
+    for name in _BORROWED:
+        if name in environ:
+            found = environ[name]
+            break
+    else:
+        given = environ.get("wsgi.input")
+        if "eventlet.input" in environ:
+            found = environ["eventlet.input"].get_socket()
+        else:  # gevent's own server
+            found = getattr(getattr(getattr(given, "rfile", given), "raw", None), "_sock", None)
+    return found if hasattr(found, "fileno") and hasattr(found, "setsockopt") else None
 
 
 def _is_plain() -> bool:
@@ -78,6 +97,7 @@ class Handover:
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self._raw = raw_socket(environ)
+        self.carriage: Carriage | None = None
         self.carried = self._raw is None
         """The request's thread stays and carries the bytes."""
         if self._raw is None:
@@ -90,6 +110,13 @@ class Handover:
         if self._raw is not None:
             _leave_dead(self._raw, self._kept)
         return self._ours
+
+    def hold(self, place: Taken) -> Taken:
+        """Return what the hub is to leave when the connection has ended, for its place."""
+        if not self.carried:
+            return place
+        self.carriage = Carriage(place)
+        return self.carriage
 
     @property
     def end(self) -> socket.socket:
@@ -134,6 +161,55 @@ def tune(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
 
 
+class Carriage:
+    """The place of a carried connection, which the hub and the request's thread hold: it is free when both have left.
+
+    When the hub leaves first, the thread may be waiting in a write for a client that takes nothing, or in a read of
+    half a record of TLS. So the client's socket is shut down then, which ends both.
+    """
+
+    def __init__(self, place: Taken) -> None:
+        self._place = place
+        self._lock = threading.Lock()
+        self._client: socket.socket | None = None
+        self._is_carried = self._is_left = False
+
+    def begin(self, client: socket.socket | None) -> None:
+        """Carry bytes to and from this client from now on. On the request's thread."""
+        with self._lock:
+            self._is_carried, self._client = True, client
+            if self._is_left:
+                _cut(client)
+
+    def end(self) -> None:
+        """Touch the client's socket no more: it is the server's again. On the request's thread."""
+        with self._lock:
+            self._is_carried, self._client = False, None
+            is_left = self._is_left
+        if is_left:
+            self._place.leave()
+
+    def leave(self) -> None:
+        """Say that the hub has done with the connection."""
+        with self._lock:
+            self._is_left = True
+            is_carried = self._is_carried
+            _cut(self._client)
+        if not is_carried:
+            self._place.leave()
+
+
+def _cut(client: socket.socket | None) -> None:
+    """Shut the connection itself down, whatever it is wrapped in: what is wrapped is in use by another thread."""
+    if client is not None:
+        with contextlib.suppress(OSError, ValueError):  # it has been closed already
+            bare = _socket.socket(fileno=client.fileno())
+            try:
+                bare.shutdown(socket.SHUT_RDWR)
+            finally:
+                bare.detach()
+
+
 class Upgraded(Response):
     """What a view returns after a WebSocket handshake: nothing more is to be said over HTTP."""
 
@@ -148,12 +224,16 @@ class Upgraded(Response):
         tune(self._client)
         ahead = read_ahead(environ)
         self._adopt(handover.take(), ahead)
-        if handover.carried:
+        if (carriage := handover.carriage) is not None:
             with handover.end:
-                carry(self._client, handover.end)
-            # gevent's is a duplicate: the server's close would not end the connection.
-            with contextlib.suppress(OSError):
-                self._client.shutdown(socket.SHUT_RDWR)
+                carriage.begin(self._client)
+                try:
+                    carry(self._client, handover.end)
+                    # gevent's is a duplicate: the server's close would not end the connection.
+                    with contextlib.suppress(OSError):
+                        self._client.shutdown(socket.SHUT_RDWR)
+                finally:
+                    carriage.end()
             if "eventlet.input" in environ:
                 from eventlet.wsgi import WSGI_LOCAL  # noqa: PLC0415
 
@@ -179,10 +259,13 @@ class Stream(Response):
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         handover = self._handover
         if handover.carried:
+            client = client_socket(environ)
+            if client is not None:
+                tune(client)
             self._adopt(handover.take())
             environ["eventlet.minimum_write_chunk_size"] = 1  # it would wait for 512 bytes
             start_response(self.status, self.headers.to_wsgi_list())
-            return _Pipe(handover.end, self._preamble)
+            return _Pipe(handover.end, self._preamble, handover.carriage, client)
         self.headers["Connection"] = "close"
         lines = [f"HTTP/1.1 {self.status}", *(f"{name}: {value}" for name, value in self.headers)]
         sock = handover.take()
@@ -221,14 +304,21 @@ def read_ahead(environ: Mapping[str, Any]) -> bytes:
 class _Pipe:
     """A WSGI body out of a socket: the thread of the request brings what the hub writes."""
 
-    def __init__(self, sock: socket.socket, preamble: bytes) -> None:
+    def __init__(
+        self, sock: socket.socket, preamble: bytes, carriage: Carriage | None, client: socket.socket | None
+    ) -> None:
         self._sock = sock
         self._preamble = preamble
+        self._carriage, self._client = carriage, client
+        self._has_begun = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self  # not a generator: whoever delegates to this with "yield from" also calls its close
 
     def __next__(self) -> bytes:
+        if not self._has_begun and self._carriage is not None:
+            self._has_begun = True
+            self._carriage.begin(self._client)
         data, self._preamble = self._preamble or self._sock.recv(_MOST), b""
         if not data:
             raise StopIteration
@@ -236,23 +326,35 @@ class _Pipe:
 
     def close(self) -> None:
         """End it: the client has gone, or the server."""
+        if self._carriage is not None:
+            self._carriage.end()
         self._sock.close()
 
 
 def carry(client: socket.socket, ours: socket.socket) -> None:
     """Carry bytes both ways until either side ends. The client's socket may be one of TLS or of gevent."""
     client.settimeout(None)
-    with selectors.DefaultSelector() as selector:
-        selector.register(client, selectors.EVENT_READ, (client, ours))
-        selector.register(ours, selectors.EVENT_READ, (ours, client))
+    with _selector() as selector:
+        selector.register(client, selectors.EVENT_READ)
+        selector.register(ours, selectors.EVENT_READ)
         pending: Callable[[], int] = getattr(client, "pending", lambda: 0)
-        with contextlib.suppress(OSError):
+        # ValueError: what TLS raises where the other side has ended it.
+        with contextlib.suppress(OSError, ValueError):
             while True:
-                for key, _ in selector.select():
-                    source, target = key.data
-                    data = source.recv(_MOST)
-                    while source is client and pending():
-                        data += source.recv(_MOST)
-                    if not data:
-                        return
-                    target.sendall(data)
+                # What TLS has taken from the descriptor already does not make it readable any more.
+                is_pending = pending() > 0
+                ready = {key.fileobj for key, _ in selector.select(0 if is_pending else None)}
+                if is_pending:
+                    ready.add(client)
+                for source, target in ((client, ours), (ours, client)):
+                    if source in ready:
+                        data = source.recv(_MOST)
+                        if not data:
+                            return
+                        target.sendall(data)
+
+
+def _selector() -> selectors.BaseSelector:
+    """Return one that takes no descriptor, which might be the one too many, unless gevent or eventlet has put its own there."""
+    usual = selectors.DefaultSelector
+    return selectors.PollSelector() if usual is getattr(selectors, "EpollSelector", None) else usual()

@@ -118,7 +118,7 @@ def _stream(name: str, key: str) -> Response:
     undo = g.get(_UNDO)
 
     def adopt(sock: socket.socket, ahead: bytes = b"") -> None:  # noqa: ARG001  # a stream was asked for once
-        stream = EventStream(sock, hub, visitor, place)
+        stream = EventStream(sock, hub, visitor, handover.hold(place))
         undo.clear()
         hub.adopt(stream, (name, key, since), carried=handover.carried)
 
@@ -185,7 +185,7 @@ def _upgrade(visitor: Visitor, place: Place, wish: tuple[str, str, Position | No
     hub, undo = current_state().hub, g.get(_UNDO)
 
     def adopt(sock: socket.socket, ahead: bytes = b"") -> None:
-        connection = WebSocketConnection(sock, hub, visitor, place, many=wish is None)
+        connection = WebSocketConnection(sock, hub, visitor, handover.hold(place), many=wish is None)
         undo.clear()
         hub.adopt(connection, wish, carried=handover.carried, ahead=ahead)
 

@@ -9,7 +9,7 @@ import msgspec
 from wsproto.frame_protocol import CloseReason, Opcode
 
 from ..actors import InvalidKey, UnknownProjection, channel_of
-from .admission import Place, TooManyConnections
+from .admission import Taken, TooManyConnections
 from .connection import FORBIDDEN, LIMIT, UNAUTHENTICATED, Connection
 from .frames import PONG, error_frame, subscribed_frame, unsubscribed_frame
 from .host import Host
@@ -62,7 +62,7 @@ class WebSocketConnection(Connection):
     """
 
     def __init__(
-        self, sock: socket.socket, host: Host, visitor: Visitor, place: Place, *, many: bool
+        self, sock: socket.socket, host: Host, visitor: Visitor, place: Taken, *, many: bool
     ) -> None:
         super().__init__(sock, host, visitor, place)
         self._many = many

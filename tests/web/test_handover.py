@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -207,3 +209,131 @@ def test_the_log_of_the_development_server_shows_no_error(
         thread.join(DEADLINE)
         server.server_close()
     assert sorted(_Logged.lines) == [("sse", "200"), ("ws", "101")]
+
+
+# -- carried connections that end
+
+
+class _Leaves:
+    """A place that counts how often it is given back."""
+
+    left = 0
+
+    def leave(self) -> None:
+        self.left += 1
+
+
+@pytest.mark.parametrize("kind", ["ws", "sse"])
+def test_a_client_that_takes_nothing_does_not_keep_the_thread_that_carries(
+    make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The hub closes it, and the thread that waits in a write for it is free again, and then the place."""
+    monkeypatch.setattr(handover, "_survives_its_server", lambda: False)
+    app = make_app(KEYFOLD_STALL_SECONDS=0.1)
+    kept, at_first = app.extensions["keyfold"], set(threading.enumerate())
+    path = f"/{kind}/projection/test.totals/a"
+    request = handshake(path) if kind == "ws" else f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+
+    def carrying() -> int:
+        threads = set(threading.enumerate()) - at_first
+        return sum("process_request_thread" in thread.name for thread in threads)
+
+    with serve(app) as site, socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(DEADLINE)
+        sock.connect(("127.0.0.1", site.port))
+        sock.sendall(request)
+        assert head_of(sock).split()[1] in ("101", "200")
+        wait_until(lambda: len(kept.hub.connections) == 1)
+        assert (carrying(), kept.hub.admission._open) == (1, 1)
+        while len(kept.hub.connections):
+            kept.system.bus.dispatch(Added("a", 1, lambda _state: {"blob": BLOB * 4})).result(DEADLINE)
+        wait_until(lambda: (carrying(), kept.hub.admission._open) == (0, 0))
+        assert kept.hub.counts["stalled"] == 1
+        kept.system.close()
+
+
+def test_a_carried_connection_s_place_is_free_when_both_have_left(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """In either order; the hub cuts the connection, but not one that has gone back to the server."""
+    client, server = pair
+    place = _Leaves()
+    carriage = handover.Carriage(place)
+    carriage.begin(server)
+    carriage.leave()
+    assert (client.recv(1), place.left) == (b"", 0)
+    carriage.end()
+    assert place.left == 1
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        other = handover.Carriage(place)
+        other.begin(theirs)
+        other.end()
+        assert place.left == 1
+        other.leave()
+        assert place.left == 2
+        theirs.sendall(b"the next answer")
+        assert ours.recv(100) == b"the next answer"
+        # Left by the hub before the thread came to carry: the system has closed meanwhile.
+        third = handover.Carriage(_Leaves())
+        third.leave()
+        third.begin(theirs)
+        assert ours.recv(1) == b""
+
+
+class _Decrypted:
+    """A socket that has taken more from its descriptor than it was asked for, as one of TLS does."""
+
+    def __init__(self, sock: socket.socket, kept: bytes) -> None:
+        self._sock, self._kept = sock, kept
+
+    def pending(self) -> int:
+        return len(self._kept)
+
+    def recv(self, most: int) -> bytes:
+        if not self._kept:
+            return self._sock.recv(most)
+        data, self._kept = self._kept[:1000], self._kept[1000:]
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+def test_what_tls_has_decrypted_is_carried_before_anything_is_waited_for(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """And what the hub says goes out meanwhile."""
+    client, server = pair
+    ours, hub = socket.socketpair()
+    with ours, hub:
+        hub.settimeout(DEADLINE)
+        hub.sendall(b"from the hub")
+        carried: Any = _Decrypted(server, b"a" * 5000)
+        thread = threading.Thread(target=handover.carry, args=(carried, ours), daemon=True)
+        thread.start()
+        assert client.recv(100) == b"from the hub"
+        carried_over = b""
+        while len(carried_over) < 5000:
+            carried_over += hub.recv(5000)
+        assert carried_over == b"a" * 5000
+        hub.shutdown(socket.SHUT_RDWR)
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+
+
+def test_carrying_takes_no_descriptor(pair: tuple[socket.socket, socket.socket]) -> None:
+    """The handshake has been answered by then."""
+    client, server = pair
+    ours, hub = socket.socketpair()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ours, hub:
+        hub.sendall(b"frame")
+        hub.shutdown(socket.SHUT_WR)
+        with contextlib.ExitStack() as taken:
+            lowest = taken.enter_context(socket.socket()).fileno()
+            taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+            handover.carry(server, ours)
+        assert client.recv(100) == b"frame"
