@@ -66,26 +66,28 @@ class Admission:
         """Connections that may be open: those of the settings, until somebody has looked for room."""
         return self._settings.max_sockets if self._room is None else self._room.connections
 
-    def look_for_room(self) -> None:
-        """Raise this process's limit of descriptors, and log it if that is not enough. Else the first connection does."""
-        self._looked_for_room()
+    def look_for_room(self, each: int = 1) -> Room:
+        """Raise this process's limit of descriptors, and log it if that is not enough. Else the first connection does.
 
-    def _looked_for_room(self) -> Room:
-        if self._room is None:
+        Looks once, and once more where a connection needs more descriptors than was known.
+        """
+        room = self._room
+        if room is None or room.each < each:
             with self._looking:
-                if self._room is None:
-                    self._room = make_room(self._settings.max_sockets)
-        return self._room
+                room = self._room
+                if room is None or room.each < each:
+                    room = self._room = make_room(self._settings.max_sockets, each)
+        return room
 
-    def enter(self, address: str, user: str | None) -> Place:
-        """Take a place. Raises TooManyConnections."""
+    def enter(self, address: str, user: str | None, each: int = 1) -> Place:
+        """Take a place for a connection of so many descriptors. Raises TooManyConnections."""
         limits, asked = self._settings, list[tuple[str, int, str]]()
         site = _site(address)
         if site is not None:
             asked.append((f"address {site}", limits.max_sockets_per_address, "your address has its"))
         if user is not None:
             asked.append((f"user {user}", limits.max_sockets_per_user, "you have your"))
-        room = self._looked_for_room()
+        room = self.look_for_room(each)
         # Asked outside the lock, as it opens a descriptor. Those who ask at once may all be told that there is one
         # left: the other half of the reserve is for more than that.
         is_short = room.is_short

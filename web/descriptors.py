@@ -11,8 +11,8 @@ _logger = logging.getLogger("keyfold.descriptors")
 
 _MIN_RESERVE = 64
 _RESERVED_PART = 8
-_MAX_EACH = 4
-"""Of a carried connection: the server's, gevent's duplicate, a pair. Others have one."""
+CARRIED = 3
+"""Descriptors of a connection that a request's thread carries: the server's and a pair. Others have one."""
 
 
 class Room(NamedTuple):
@@ -22,10 +22,12 @@ class Room(NamedTuple):
     """The limit of the process (``ulimit -n``)."""
     connections: int
     """Connections that may be open: all that is not reserved, at most as many as were asked for."""
+    each: int = 1
+    """Descriptors of each connection."""
 
     @property
     def is_short(self) -> bool:
-        """Say whether others have used up half of the reserve, or carried connections what they need more.
+        """Say whether half of the reserve has been used up: by others, or where connections need more than counted.
 
         The system gives the lowest free number, so a new descriptor tells how many are in use at least,
         whoever opened them: a server's kept-alive connections and the app's files count as well.
@@ -49,13 +51,15 @@ def needed_for(connections: int, each: int = 1) -> int:
     return max(taken + _MIN_RESERVE, part)
 
 
-def make_room(connections: int) -> Room:
+def make_room(connections: int, each: int = 1) -> Room:
     """Raise the soft limit of this process to what so many connections need, as far as the hard limit allows.
+
+    To what they need if all of them are carried, so that it is enough whatever the server gives an app.
 
     Logs a warning that names both numbers if that is not enough.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = needed_for(connections, _MAX_EACH)
+    wanted = needed_for(connections, CARRIED)
     aim = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < aim:
         try:
@@ -64,11 +68,11 @@ def make_room(connections: int) -> Room:
         except (OSError, ValueError) as error:
             _logger.info("the soft limit of open files stays at %d: %s", soft, error)
     descriptors = wanted if soft == resource.RLIM_INFINITY else soft
-    room = Room(descriptors, min(connections, descriptors - reserve_of(descriptors)))
+    room = Room(descriptors, min(connections, (descriptors - reserve_of(descriptors)) // each), each)
     if room.connections < connections:
         _logger.warning(
-            "this process takes %d connections, not the %d of KEYFOLD_MAX_SOCKETS: it may open %d files only; "
-            "raise the limit of open files to %d (ulimit -n, LimitNOFILE of systemd) or lower KEYFOLD_MAX_SOCKETS",
-            room.connections, connections, descriptors, needed_for(connections),
+            "this process takes %d connections, not the %d of KEYFOLD_MAX_SOCKETS: it may open %d files only, and each "
+            "connection needs %d; raise the limit of open files to %d (ulimit -n, LimitNOFILE of systemd) or lower KEYFOLD_MAX_SOCKETS",
+            room.connections, connections, descriptors, each, needed_for(connections, each),
         )  # fmt: skip
     return room

@@ -8,24 +8,31 @@ With a configuration file of your own, import the hooks into it: ``from keyfold.
 from __future__ import annotations
 
 import _thread
+import logging
 import os
 import signal
 from typing import Any
 
 from ..actors import all_systems
+from .descriptors import CARRIED, Room, reserve_of
+from .handover import is_plain
 from .hub import Hub
+
+_logger = logging.getLogger("keyfold.gunicorn")
 
 __all__ = ["child_exit", "post_worker_init", "worker_exit"]
 
 
-def post_worker_init(worker: Any) -> None:  # noqa: ARG001  # gunicorn passes it
+def post_worker_init(worker: Any) -> None:
     """Look for room for the sockets, so that the log tells at the start if there is little of it.
 
     And let the signals that end a worker end its sockets as well, before the worker waits for its requests.
     """
+    carried = worker.cfg.is_ssl or not is_plain()
     for system in all_systems():
         if isinstance(system.broadcaster, Hub):
-            system.broadcaster.admission.look_for_room()
+            room = system.broadcaster.admission.look_for_room(CARRIED if carried else 1)
+            _compare_with_worker_connections(worker.cfg, room)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         before = signal.getsignal(number)
 
@@ -41,6 +48,28 @@ def post_worker_init(worker: Any) -> None:  # noqa: ARG001  # gunicorn passes it
                     before(given, frame)
 
         signal.signal(number, handle)
+
+
+def _compare_with_worker_connections(cfg: Any, room: Room) -> None:
+    """Log it if gunicorn takes fewer connections than Keyfold would, or so many that no descriptor may be left to accept one."""
+    if cfg.worker_class_str == "sync":  # it takes one at a time
+        return
+    most, reserve = cfg.worker_connections, reserve_of(room.descriptors)
+    if not is_plain():
+        if most < room.connections:
+            _logger.warning(
+                "this worker accepts %d connections at once, requests and sockets together, though there is room for "
+                "%d sockets; raise --worker-connections",
+                most,
+                room.connections,
+            )
+    elif most > reserve:
+        _logger.warning(
+            "this worker accepts %d connections at once for requests, and only %d open files are kept for them: it ends "
+            "if it finds none; lower --worker-connections to less than that, or raise the limit of open files",
+            most,
+            reserve,
+        )
 
 
 def _say_goodbye() -> None:

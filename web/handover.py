@@ -41,7 +41,7 @@ def raw_socket(environ: Mapping[str, Any]) -> socket.socket | None:
     """Return the client's socket if it is nothing but a descriptor, which may be taken over."""
     for name in _BORROWED:
         sock = environ.get(name)
-        if type(sock) is socket.socket and _is_plain() and _survives_its_server():
+        if type(sock) is socket.socket and is_plain() and _survives_its_server():
             return sock
     return None
 
@@ -67,7 +67,8 @@ def client_socket(environ: Mapping[str, Any]) -> socket.socket | None:
     return found if hasattr(found, "fileno") and hasattr(found, "setsockopt") else None
 
 
-def _is_plain() -> bool:
+def is_plain() -> bool:
+    """Say whether sockets of this process are nothing but descriptors, where there is no TLS."""
     # gevent and eventlet put a class of their own into the socket module.
     return socket.socket.__module__ == "socket"
 

@@ -26,8 +26,9 @@ from ..actors import Closed, NewerRow, channel_of
 from ..store import Position, StoreError, StoreUnavailable
 from .admin import add_admin
 from .admission import Place, TooManyConnections
+from .descriptors import CARRIED
 from .event_stream import PREAMBLE, EventStream
-from .handover import Handover, Stream, Upgraded, has_socket
+from .handover import Handover, Stream, Upgraded, has_socket, raw_socket
 from .positions import parse_position
 from .probes import add_probes
 from .state import current_state
@@ -146,7 +147,8 @@ def _admit(address: tuple[str, str] | None, wanted: str | None) -> tuple[Visitor
     if kept.system.closed:
         raise Closed(_CLOSED)
     try:
-        place = kept.hub.admission.enter(visitor.address, visitor.user)
+        each = CARRIED if raw_socket(request.environ) is None else 1
+        place = kept.hub.admission.enter(visitor.address, visitor.user, each)
     except TooManyConnections as error:
         raise TooManyRequests(str(error), retry_after=10) from None
     setattr(g, _UNDO, [place.leave])

@@ -46,6 +46,8 @@ def test_the_descriptors_of_a_process_are_a_limit_of_its_sockets(kind: str, tmp_
         [line] = [line for line in server.log if "KEYFOLD_MAX_SOCKETS" in line]
         assert "takes 96 connections, not the 10000" in line
         assert f"may open {MOST} files only" in line
+        warned = [line for line in server.log if "lower --worker-connections" in line]
+        assert len(warned) == (kind == "gthread")
         everybody = crowd(site)
         assert len(everybody) == json.loads(site.request("/facts")[2])["sockets"]["limit"] == 96
         for _ in range(20):
@@ -62,15 +64,27 @@ def test_the_descriptors_of_a_process_are_a_limit_of_its_sockets(kind: str, tmp_
 
 
 def test_carried_connections_need_more_of_them(tmp_path: Path) -> None:
-    """Four descriptors each with gevent: the process sees what is left, not only what it counts."""
+    """Three descriptors each with gevent: the limit says so, in the log at the start as well."""
     database = f"sqlite:///{tmp_path}/shop.db"
-    options = [*GUNICORN["gevent"], "--graceful-timeout", "1"]
+    options = [*GUNICORN["gevent"], "-c", "python:keyfold.web.gunicorn", "--graceful-timeout", "1"]
     with gunicorn(tmp_path, *options, prefix=limited(MOST), DATABASE=database) as server:
         first = json.loads(server.site.post("/add/a"))
+        [line] = [line for line in server.log if "KEYFOLD_MAX_SOCKETS" in line]
+        assert "takes 32 connections, not the 10000" in line
+        assert "each connection needs 3; raise the limit of open files to 34286" in line
         everybody = crowd(server.site)
-        assert 10 < len(everybody) < 40
+        assert len(everybody) == json.loads(server.site.request("/facts")[2])["sockets"]["limit"] == 32
         for watcher in everybody:
             assert (watcher.next() if isinstance(watcher, Watcher) else watcher.next()[1])["version"] == 1
         assert json.loads(server.site.post("/add/a")) == {"version": 2, "pid": first["pid"]}
         for watcher in everybody:
             watcher.close()
+
+
+def test_the_log_says_that_gunicorn_takes_fewer_connections(tmp_path: Path) -> None:
+    """With gevent each socket is one of them for as long as it is open."""
+    options = [*GUNICORN["gevent"], "-c", "python:keyfold.web.gunicorn", "--worker-connections", "20"]
+    with gunicorn(tmp_path, *options, DATABASE=f"sqlite:///{tmp_path}/shop.db") as server:
+        server.site.request("/facts")
+        [line] = [line for line in server.log if "raise --worker-connections" in line]
+        assert "accepts 20 connections at once" in line

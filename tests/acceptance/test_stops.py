@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from keyfold.actors import ProjectionSystem
@@ -174,7 +175,7 @@ def test_a_worker_ends_though_no_thread_can_say_goodbye(monkeypatch: pytest.Monk
         raise RuntimeError(msg)
 
     try:
-        hooks.post_worker_init(None)
+        hooks.post_worker_init(SimpleNamespace(cfg=SimpleNamespace(is_ssl=False, worker_class_str="sync")))
         for name in ("_thread.start_new_thread", "threading._start_new_thread"):
             monkeypatch.setattr(name, none_left)
         signal.raise_signal(signal.SIGTERM)
