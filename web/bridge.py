@@ -99,10 +99,9 @@ class Bridge:
     def publish(self, committed: Committed, payloads: list[bytes]) -> None:
         """Tell them the deltas of a turn, as they go on the wire."""
         if (backplane := self.backplane) is not None:
-            c = committed
-            backplane.publish(
-                c.channel, [_TURN, c.epoch, c.base_version, payloads, c.base_commit_id, c.commit_id]
-            )
+            message = [_TURN, committed.epoch, committed.base_version, payloads]
+            ids = (committed.base_commit_id, committed.commit_id)
+            backplane.publish(committed.channel, message, details=ids)
 
     def invalidate(self, name: str, key: str, reason: str) -> None:
         """Have them read the row. A new state is not sent: two of them may overtake each other on the way."""
