@@ -203,6 +203,11 @@ class Channel:
         """Somebody watches it."""
         return bool(self.live or self.ahead or self.waiting or self._asking)
 
+    @property
+    def is_needed(self) -> bool:
+        """Somebody watches it, or its row is still to leave an epoch: nobody else may know that it went back."""
+        return self.is_watched or self._to_leave is not None or self.leaving is not None
+
     def ask(self, subscription: Subscription, reason: str) -> None:
         """Bring a subscription (a new one, or one that lost frames) to the state of the committed row."""
         self.leave(subscription)
@@ -232,7 +237,7 @@ class Channel:
 
     def _ask(self) -> None:
         """Read the row, once for all who wait. Those who come later wait for a read that begins later."""
-        if self._asking is None and (self.waiting or self._beating):
+        if self._asking is None and (self.waiting or self._beating or self._to_leave is not None):
             self._asking, self.waiting = self.waiting, {}
             self._changes_when_asked = self._changes
             self._head_when_asked = None if self.ring is None else self.ring.commit
@@ -244,7 +249,7 @@ class Channel:
         facts = {"projection": self.name, "key": self.key}
         _logger.warning("%s could not be read, and will be again: %s", self.text, error, extra=facts)
         self._put_back_asking()
-        self._to_leave = self._to_leave or self.leaving
+        self._to_leave, self.leaving = self._to_leave or self.leaving, None
         self._host.later(_READ_AGAIN_SECONDS, self._ask)
         beating, self._beating = self._beating, False
         if beating:

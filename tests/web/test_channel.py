@@ -17,6 +17,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from keyfold.store import Position, Row
 from keyfold.web import WebSettings
 from keyfold.web.channel import Channel
+from keyfold.web.channels import Channels
 from keyfold.web.frames import delta_frames
 from keyfold.web.news import Missed, Replaced, Turn
 from keyfold.web.parcel import Parcel
@@ -286,6 +287,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.world.settle()
         self.time_for_another_try()
         self.world.settle()
+        # Nobody had to come for it: what was found to have gone back has left its epoch.
+        assert not self.world.desk.reads
+        assert self.world.channel.is_needed == self.world.channel.is_watched
         if not self.alone:  # what only another process knows comes with the next heartbeat
             self.world.channel.beat()
             self.world.settle()
@@ -648,6 +652,46 @@ def test_a_turn_of_another_history_is_not_swallowed() -> None:
         assert client.state == world.values
         assert client.frames[-1]["type"] == "snapshot"
         assert world.desk.counts["gone_back"] == 1
+
+
+def test_a_row_that_went_back_leaves_its_epoch_though_nobody_watches() -> None:
+    """The page sleeps, and would be resumed on the lost history. The channel is kept until it is done."""
+    world, client = World(), Client()
+    world.commit([1])
+    watching = world.join(client)
+    world.settle()
+    backup = world.backup()
+    world.commit([2])
+    world.settle()
+    lost = client.position
+    world.channel.leave(watching)
+    world.restore(backup)
+    world.commit([3])
+    world.publish()
+    assert world.desk.counts["gone_back"] == 1
+    channels = channels_of(world)
+    for _ in range(3):
+        world.desk.reads.popleft().no_row_came(OSError("away"))
+        channels.sweep()
+        assert channels.find("test.totals", "a") is world.channel
+        world.desk.timers.pop()()
+    channels.sweep()
+    assert channels.find("test.totals", "a") is world.channel
+    world.settle()
+    assert lost is not None
+    assert world.position == Position("e2", lost.version)
+    channels.sweep()
+    assert channels.find("test.totals", "a") is None
+
+
+def channels_of(world: World) -> Channels:
+    """Where the hub keeps its channels, with this one in it."""
+    desk: Any = world.desk
+    desk.rows = SimpleNamespace(compare=lambda *_, **__: None)
+    desk.bridge.unwatch = lambda _channel: None
+    channels = Channels(desk)
+    channels._channels["test.totals", "a"] = world.channel
+    return channels
 
 
 def test_a_database_that_gives_no_new_epoch_still_gives_the_row() -> None:

@@ -222,6 +222,28 @@ def test_who_comes_back_from_the_lost_history_is_neither_resumed_nor_told_304(
     assert [frame.get("reason") for frame in back.frames] == ["expired"]
 
 
+def test_it_leaves_its_epoch_also_while_nobody_watches(make_node: Callable[..., Node]) -> None:
+    """The tab sleeps, and the actor that knew has retired: the channel alone remembers what was shown."""
+    node = make_node(**NEVER)
+    node.add(1)
+    page = node.watch()
+    page.read_to(1)
+    copy = copy_row(node.system.store, "a", name=NAME)
+    node.add(10, 20)
+    page.read_to(31)
+    lost = page.since
+    page.watcher.close()
+    wait_until(lambda: node.system.stats()["sockets"]["subscriptions"] == 0)
+    node.forget_actors()
+    restore(node.system.store, copy)
+    node.add(100, 200)
+    wait_until(lambda: node.row()[0] not in lost)
+    back = node.watch(since=lost)
+    back.read_to(301)
+    assert [frame.get("reason") for frame in back.frames] == ["expired"]
+    node.agrees_with(back)
+
+
 @pytest.mark.parametrize("retired", [False, True])
 def test_the_same_version_by_other_events_is_another_commit(
     make_node: Callable[..., Node], *, retired: bool
