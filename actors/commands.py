@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..store import (
     Amend,
     Amendment,
+    Head,
     Position,
     Save,
     StoreError,
@@ -92,21 +93,22 @@ class Command(ABC):
 
 
 class LeaveEpoch(Command):
-    """Give the row another epoch if it still stands in this one; state and version stay.
+    """Give the row another epoch if it has lost this commit; state and version stay.
 
     The row went back: versions that were given in this epoch are given to other events now. Nobody who stands in
     the lost history is to be taken for somebody who stands in the new one.
     """
 
-    def __init__(self, epoch: str) -> None:
-        self.epoch = epoch
+    def __init__(self, lost: Head) -> None:
+        self.lost = lost
         self.done: Future[Position] = Future()
         self._position = Position(new_epoch(), 0)
 
     def begin(self, actor: ProjectionActor) -> Amend | None:
         """Write over the row as it was loaded: whoever changes it meanwhile has it loaded once more."""
         base = actor.base
-        if base is None or base.epoch != self.epoch:  # another process was first
+        if base is None or not self.lost.is_gone_from(Head(*base, actor.commit_id)):
+            # Another process was first; or the row had the commit all the time, and was read where reads lag.
             self.done.set_result(base or self._position)
             return None
         self._position = self._position._replace(version=base.version)

@@ -72,7 +72,7 @@ class RowActor(PooledActor):
         """The row was no longer at ``base``."""
 
     @abstractmethod
-    def on_gone_back(self) -> None:
+    def on_gone_back(self, lost: Head) -> None:
         """The row that was loaded has lost what this actor knows to be committed: a backup was restored, for instance."""
 
     @abstractmethod
@@ -158,7 +158,7 @@ class RowActor(PooledActor):
         if self._buried:
             self.settle_buried()
         if known is not None and row is not None and known.is_gone_from(row.head):
-            self.on_gone_back()
+            self.on_gone_back(known)
         if self.props.degraded and self.actor_inbox.empty():
             # It was read for the letters alone, and may not load. By the next event another process may have
             # repaired it.

@@ -6,7 +6,7 @@ import itertools
 import os
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -69,6 +69,11 @@ class Head(NamedTuple):
     version: int
     commit_id: str | None = None
     """None: it is not known, as the row was written by an older release or in SQL."""
+
+    @classmethod
+    def end_of(cls, epoch: str) -> Self:
+        """Return what no row of an epoch has come to: wherever it stands in that, it is behind."""
+        return cls(epoch, 2**63 - 1)
 
     @property
     def position(self) -> Position:
@@ -147,11 +152,16 @@ class Save(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """Ask for another epoch for a row that still stands in this one. Its state and its version stay."""
+    """Ask for another epoch for a row that a commit is gone from. Its state and its version stay.
+
+    ``epoch``, ``version`` and ``commit_id`` are of the commit that was lost.
+    """
 
     name: str
     key: str
     epoch: str
+    version: int
+    commit_id: str | None
     new: str
 
 

@@ -12,6 +12,7 @@ from ..actors import Committed, Loop, channel_of
 from .backplane import NOTHING, Backplane, connect
 from .frames import are_delta_frames
 from .news import Missed, News, Turn
+from .seldom import Seldom
 from .wire import text_frame
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ _TURN, _MISSED = range(2)
 _LOOKS = 12
 _READ_ANYWAY_SECONDS = 0.5
 _COMPARE_AFTER_SECONDS = 0.02
-_WARN_SECONDS = 60.0
 _REASONS = ("gap", "rebuild")
 _MOST_VERSION = 2**63 - 1
 _MOST_EPOCH = 64
@@ -77,7 +77,7 @@ class Bridge:
         self._waiting: dict[str, Callable[[], None]] = {}
         self._confirmed: set[str] = set()
         self._to_compare: set[str] = set()
-        self._garbage, self._warn_at = 0, 0.0
+        self._garbage, self._garbage_log = 0, Seldom(hub.clock)
 
     @property
     def backplane(self) -> Backplane | None:
@@ -129,9 +129,7 @@ class Bridge:
     def _note_garbage(self, text: str) -> None:
         """Count a message that is none, and log one a minute: whoever sends them may send many."""
         self._garbage += 1
-        now = monotonic()
-        if now >= self._warn_at:
-            self._warn_at = now + _WARN_SECONDS
+        if self._garbage_log.is_due():
             _logger.warning(
                 "a message on %s is ignored, as are others like it (%d so far): another release, or somebody else, "
                 "publishes there; what it should have told comes with the next heartbeat",
