@@ -198,8 +198,8 @@ class StoredLetter(NamedTuple):
 class Amendment(NamedTuple):
     """Ask for what a Save can't do: to change, over one position, a row and the letters of its key together.
 
-    ``base`` is None where there is no row: one is inserted. ``base_commit_id`` is as in a Save. ``state`` None
-    leaves the state and the version as they are; the epoch becomes that of ``position``.
+    ``base`` is None where there is no row: one is inserted. The ids of commits are as in a Save. ``state`` None
+    leaves the state, the version and the commit as they are; the epoch becomes that of ``position``.
     All of ``removed`` must still be there, else nothing is done. With ``halt`` the key is halted from
     then on; without, it stays halted as long as letters of it are parked.
     """
@@ -215,3 +215,4 @@ class Amendment(NamedTuple):
     letters: tuple[DeadLetter, ...] = ()
     removed: tuple[int, ...] = ()
     base_commit_id: str | None = None
+    commit_id: str | None = None
