@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..store import (
     Amend,
     Amendment,
+    Head,
     Position,
     Save,
     StoreError,
@@ -21,6 +22,7 @@ from ..store import (
     new_commit_id,
     new_epoch,
 )
+from ..store.records import differ
 from .announcement import announce, announce_replacement, invalidate
 from .broadcaster import Committed
 from .burial import apply_error, fail_all, letter_of, settle_burials
@@ -71,7 +73,8 @@ class Command(ABC):
         self,
         actor: ProjectionActor,
         position: Position,
-        state: bytes | None,
+        state: bytes,
+        commit_id: str,
         *,
         removed: tuple[int, ...] = (),
     ) -> Amend:
@@ -87,26 +90,30 @@ class Command(ABC):
             props.schema_version,
             removed=removed,
             base_commit_id=actor.commit_id,
+            commit_id=commit_id,
         )
         return Amend(amendment, actor.actor_inbox.put_signal)
 
 
 class LeaveEpoch(Command):
-    """Give the row another epoch if it still stands in this one; state and version stay.
+    """Give the row another epoch if it still stands in the one of this commit, which it has lost; state and version stay.
 
     The row went back: versions that were given in this epoch are given to other events now. Nobody who stands in
     the lost history is to be taken for somebody who stands in the new one.
     """
 
-    def __init__(self, epoch: str) -> None:
-        self.epoch = epoch
+    def __init__(self, lost: Head) -> None:
+        self.lost = lost
         self.done: Future[Position] = Future()
         self._position = Position(new_epoch(), 0)
 
     def begin(self, actor: ProjectionActor) -> Amend | None:
         """Write over the row as it was loaded: whoever changes it meanwhile has it loaded once more."""
-        base = actor.base
-        if base is None or base.epoch != self.epoch:  # another process was first
+        base, lost = actor.base, self.lost
+        # Another process was first; or the row has the commit, and was read where reads lag. One that others have
+        # brought past it by now leaves the epoch: how it came there can't be told.
+        is_there = base == lost.position and not differ(actor.commit_id, lost.commit_id)
+        if base is None or base.epoch != lost.epoch or is_there:
             self.done.set_result(base or self._position)
             return None
         self._position = self._position._replace(version=base.version)
@@ -151,7 +158,7 @@ class Replacement(Command):
             self.fail(newer)
             return None
         if actor.halted:  # it stays so for as long as events are parked: nobody has decided about them
-            return self._write(actor, self.position, self.state)
+            return self._write(actor, self.position, self.state, new_commit_id())
         props = actor.props
         save = Save(
             props.projection,
@@ -260,11 +267,20 @@ class Retry(Command):
             else:
                 self.fail(self._error)
             return None
+        commit_id = new_commit_id()
         self._turn = Committed(
-            props.projection, actor.key, epoch, version, deltas, props.event_name, props.decode_delta
+            props.projection,
+            actor.key,
+            epoch,
+            version,
+            deltas,
+            props.event_name,
+            props.decode_delta,
+            actor.commit_id,
+            commit_id,
         )
         removed = tuple(letter.id for letter in self.letters)
-        return self._write(actor, Position(epoch, self._turn.version), encoded, removed=removed)
+        return self._write(actor, Position(epoch, self._turn.version), encoded, commit_id, removed=removed)
 
     def saved(self, actor: ProjectionActor) -> None:
         turn, props = self._turn, actor.props
@@ -328,6 +344,7 @@ class Park(Command):
             halt=True,
             letters=tuple(burial.letter for burial in self._burials),
             base_commit_id=actor.commit_id,
+            commit_id=new_commit_id(),
         )
         return Amend(amendment, actor.actor_inbox.put_signal)
 

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..store import (
+    Head,
     Position,
     ProjectionError,
     Save,
@@ -77,12 +78,13 @@ class ProjectionActor(RowActor):
         self._courtesy = Courtesy()
         self._reload(self._deliveries if self._command is None else self._command.conflicted(self))
 
-    def on_gone_back(self) -> None:
+    def on_gone_back(self, lost: Head) -> None:
         base = self.base
         assert base is not None  # noqa: S101
         facts = {"projection": self.props.projection, "key": self.key, "version": base.version}
         _logger.warning(
-            "%s: the row of key %r went back, to version %d: it gets a new epoch, and events of this process are lost",
+            "%s: the row of key %r is back at version %d, before what this process committed: it gets a new epoch if "
+            "that is lost, and does not just lag",
             self.props.projection,
             self.key,
             base.version,
@@ -91,7 +93,7 @@ class ProjectionActor(RowActor):
         self.props.counters.add(gone_back=1)
         # In front of what is pending: nothing more is committed in the epoch whose history is not the only one.
         self.expects_command = True
-        command, in_flight = LeaveEpoch(base.epoch), self.props.in_flight
+        command, in_flight = LeaveEpoch(lost), self.props.in_flight
         in_flight.open.add(command)  # a close waits for it
         command.done.add_done_callback(lambda _: in_flight.remove((command,)))
         self.actor_inbox.put_back((command,))

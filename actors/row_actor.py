@@ -72,7 +72,7 @@ class RowActor(PooledActor):
         """The row was no longer at ``base``."""
 
     @abstractmethod
-    def on_gone_back(self) -> None:
+    def on_gone_back(self, lost: Head) -> None:
         """The row that was loaded has lost what this actor knows to be committed: a backup was restored, for instance."""
 
     @abstractmethod
@@ -155,10 +155,10 @@ class RowActor(PooledActor):
         self.halted = row is not None and row.halted
         self._row = None if row is None or row.is_tombstone else row
         self.props.counters.add(loads=1, dead_letters=len(self._buried))
+        if known is not None and row is not None and known.is_gone_from(row.head):
+            self.on_gone_back(known)  # first: who is told of a letter, and settles then, waits for this too
         if self._buried:
             self.settle_buried()
-        if known is not None and row is not None and known.is_gone_from(row.head):
-            self.on_gone_back()
         if self.props.degraded and self.actor_inbox.empty():
             # It was read for the letters alone, and may not load. By the next event another process may have
             # repaired it.

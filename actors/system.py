@@ -14,7 +14,7 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..store import Row, SnapshotStore, StoreError, StoreUnavailable
+from ..store import Head, Row, SnapshotStore, StoreError, StoreUnavailable
 from .degraded import Degraded
 from .dispatcher import on_dispatcher_thread, on_own_thread
 from .engine import Engine
@@ -249,17 +249,17 @@ class ProjectionSystem:
         """Return the committed row of a key, tombstones included, or None. Raises StoreError."""
         return self.ask(self._reading(name, key))
 
-    def submit_read(self, name: str, key: str, *, leaves: str | None = None) -> Future[Row | None]:
+    def submit_read(self, name: str, key: str, *, leaves: Head | None = None) -> Future[Row | None]:
         """Read the committed row of a key on a reader's thread, its state in today's shape.
 
         Args:
             name: The projection.
             key: The key.
-            leaves: An epoch. A row that stands in it gets a new one first: it went back.
+            leaves: A commit. A row that has lost it gets a new epoch first.
         """
         return self.submit(self._reading(name, key, leaves))
 
-    def _reading(self, name: str, key: str, leaves: str | None = None) -> Callable[[], Row | None]:
+    def _reading(self, name: str, key: str, leaves: Head | None = None) -> Callable[[], Row | None]:
         runtime = self.projections.get(name)
 
         def read() -> Row | None:
@@ -270,9 +270,9 @@ class ProjectionSystem:
 
         return read
 
-    def _renew(self, name: str, key: str, epoch: str) -> None:
+    def _renew(self, name: str, key: str, lost: Head) -> None:
         try:
-            self.store.renew([(name, key, epoch)])
+            self.store.renew([(name, key, lost)])
         except StoreUnavailable:
             raise
         except StoreError as error:

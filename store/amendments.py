@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .database import is_postgres
-from .records import Amendment, differ, new_commit_id
+from .records import Amendment, differ
 
 if TYPE_CHECKING:
     import peewee
@@ -58,18 +58,18 @@ def amend(database: peewee.Database, amendment: Amendment) -> bool:
         return database.execute_sql(sql, parameters)
 
     postgres = is_postgres(database)
-    name, key, base, _, position, state, schema_version, halt, letters, removed, _ = amendment
+    name, key, base, _, position, state, schema_version, halt, letters, removed, _, commit_id = amendment
     now: Any = datetime.now(UTC)
     now = now if postgres else now.isoformat()
     if not _lock(run, amendment):
         return False
     text = "null" if state is None else state.decode()
     if base is None:
-        inserted = run(_INSERT, name, key, *position, schema_version, text, now, halt, new_commit_id())
+        inserted = run(_INSERT, name, key, *position, schema_version, text, now, halt, commit_id)
         if inserted.rowcount != 1:
             return False
     elif state is not None:
-        run(_UPDATE, *position, schema_version, text, now, new_commit_id(), name, key)
+        run(_UPDATE, *position, schema_version, text, now, commit_id, name, key)
     elif position.epoch != base.epoch:
         run(_NEW_EPOCH, position.epoch, name, key)
     for letter in removed:

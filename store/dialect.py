@@ -38,7 +38,7 @@ class Dialect(Protocol):
         """Return the commits of the rows that exist among addresses."""
 
     def renew(self, database: peewee.Database, renewals: Sequence[Renewal]) -> list[Address]:
-        """Draw new epochs, and return the addresses of the rows that got one."""
+        """Draw new epochs for rows that have lost a commit, and return the addresses of those that got one."""
 
     def commit(
         self,

@@ -29,12 +29,15 @@ _SELECT = (
     "s.commit_id" + _WANTED
 )
 _SELECT_HEADS = "SELECT s.projection_name, s.key, s.epoch, s.version, s.commit_id" + _WANTED
-# Locked in an order, so that two that draw new epochs do not wait for each other in a ring.
+# The condition is as Head.is_gone_from. Locked in an order, so that two that draw new epochs do not wait for each
+# other in a ring.
 _RENEW = """
     WITH wanted AS (
         SELECT s.projection_name, s.key, w.new
-        FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS w (name, key, old, new)
-        JOIN projection_snapshots AS s ON s.projection_name = w.name AND s.key = w.key AND s.epoch = w.old
+        FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[])
+             AS w (name, key, epoch, version, commit_id, new)
+        JOIN projection_snapshots AS s ON s.projection_name = w.name AND s.key = w.key AND s.epoch = w.epoch
+             AND (s.version < w.version OR s.version = w.version AND s.commit_id <> w.commit_id)
         ORDER BY s.projection_name, s.key
         FOR NO KEY UPDATE OF s
     )

@@ -6,7 +6,7 @@ import itertools
 import os
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -69,6 +69,11 @@ class Head(NamedTuple):
     version: int
     commit_id: str | None = None
     """None: it is not known, as the row was written by an older release or in SQL."""
+
+    @classmethod
+    def end_of(cls, epoch: str) -> Self:
+        """Return what no row of an epoch has come to: wherever it stands in that, it is behind."""
+        return cls(epoch, 2**63 - 1)
 
     @property
     def position(self) -> Position:
@@ -147,11 +152,16 @@ class Save(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """Ask for another epoch for a row that still stands in this one. Its state and its version stay."""
+    """Ask for another epoch for a row that a commit is gone from. Its state and its version stay.
+
+    ``epoch``, ``version`` and ``commit_id`` are of the commit that was lost.
+    """
 
     name: str
     key: str
     epoch: str
+    version: int
+    commit_id: str | None
     new: str
 
 
@@ -188,8 +198,8 @@ class StoredLetter(NamedTuple):
 class Amendment(NamedTuple):
     """Ask for what a Save can't do: to change, over one position, a row and the letters of its key together.
 
-    ``base`` is None where there is no row: one is inserted. ``base_commit_id`` is as in a Save. ``state`` None
-    leaves the state and the version as they are; the epoch becomes that of ``position``.
+    ``base`` is None where there is no row: one is inserted. The ids of commits are as in a Save. ``state`` None
+    leaves the state, the version and the commit as they are; the epoch becomes that of ``position``.
     All of ``removed`` must still be there, else nothing is done. With ``halt`` the key is halted from
     then on; without, it stays halted as long as letters of it are parked.
     """
@@ -205,3 +215,4 @@ class Amendment(NamedTuple):
     letters: tuple[DeadLetter, ...] = ()
     removed: tuple[int, ...] = ()
     base_commit_id: str | None = None
+    commit_id: str | None = None

@@ -141,14 +141,16 @@ class SnapshotStore:
             )
         )
 
-    def renew(self, rows: Sequence[tuple[str, str, str]]) -> list[Address]:
+    def renew(self, rows: Sequence[tuple[str, str, Head]]) -> list[Address]:
         """Give rows new epochs, in one transaction: whoever stands in an old one is not resumed any more.
 
-        State and version stay. A row whose epoch is another by now is left alone, so several processes may ask for
-        the same at once; an actor that has the row finds that it has changed, and reads it.
+        State and version stay. The row decides, not what was read of it before: one whose epoch is another by now is
+        left alone, so several processes may ask for the same at once, and so is one that has the commit, which a read
+        that lags did not show. An actor that has the row finds that it has changed, and reads it.
 
         Args:
-            rows: Name and key of each row, and the epoch that it shall leave.
+            rows: Name and key of each row, and the commit that it has lost; ``Head.end_of`` an epoch that it shall
+                leave wherever it stands.
 
         Returns:
             Name and key of each row that got a new epoch.
@@ -156,7 +158,7 @@ class SnapshotStore:
         Raises:
             StoreError: As ``commit``.
         """
-        renewals = [Renewal(plain(name), plain(key), epoch, new_epoch()) for name, key, epoch in rows]
+        renewals = [Renewal(plain(name), plain(key), *lost, new_epoch()) for name, key, lost in rows]
         if not renewals:
             return []
         self.ensure_tables()

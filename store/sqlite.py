@@ -41,7 +41,11 @@ _INSERT = """
         (projection_name, key, epoch, version, schema_version, state, updated_at, commit_id)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
-_RENEW = "UPDATE projection_snapshots SET epoch = ? WHERE projection_name = ? AND key = ? AND epoch = ?"
+# As Head.is_gone_from.
+_RENEW = """
+    UPDATE projection_snapshots SET epoch = ?
+    WHERE projection_name = ? AND key = ? AND epoch = ? AND (version < ? OR version = ? AND commit_id <> ?)
+"""
 _BURY = """
     INSERT INTO projection_dead_letters (projection_name, key, event_type, event, error, traceback, parked, at)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -76,8 +80,8 @@ class SqliteDialect:
         with database.atomic("IMMEDIATE"):
             return [
                 (name, key)
-                for name, key, old, new in renewals
-                if database.execute_sql(_RENEW, (new, name, key, old)).rowcount == 1
+                for name, key, epoch, version, commit_id, new in renewals
+                if database.execute_sql(_RENEW, (new, name, key, epoch, version, version, commit_id)).rowcount
             ]
 
     def commit(

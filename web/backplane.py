@@ -85,9 +85,13 @@ class Backplane:
 
     # -- from any thread; none of these waits
 
-    def publish(self, channel: str, message: list[Any]) -> None:
-        """Tell the other processes."""
-        data = msgpack.encode([self._origin, *message])
+    def publish(self, channel: str, message: list[Any], details: tuple[Any, ...] = ()) -> None:
+        """Tell the other processes.
+
+        ``details`` follow the message where they arrive. A release that knows none of them gets the message
+        without: they travel beside the origin, which it compares with its own and does not look into.
+        """
+        data = msgpack.encode([[self._origin, *details] if details else self._origin, *message])
         with self._lock:
             self._waiting.append((self._prefix + channel, data))
             self._bytes += len(data)
@@ -273,6 +277,9 @@ def _taken_apart(data: bytes) -> tuple[Any, list[Any] | None]:
     """Return the origin of a message and what it says, None if it is no message of ours."""
     try:
         origin, *content = _decode(data)
+        if isinstance(origin, list):
+            origin, *details = origin
+            content += details
     except (ValueError, RecursionError):  # not to be decoded, or empty
         return None, None
     return origin, content

@@ -12,6 +12,7 @@ from ..actors import Committed, Loop, channel_of
 from .backplane import NOTHING, Backplane, connect
 from .frames import are_delta_frames
 from .news import Missed, News, Turn
+from .seldom import Seldom
 from .wire import text_frame
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ _TURN, _MISSED = range(2)
 _LOOKS = 12
 _READ_ANYWAY_SECONDS = 0.5
 _COMPARE_AFTER_SECONDS = 0.02
-_WARN_SECONDS = 60.0
 _REASONS = ("gap", "rebuild")
 _MOST_VERSION = 2**63 - 1
 _MOST_EPOCH = 64
@@ -77,7 +77,7 @@ class Bridge:
         self._waiting: dict[str, Callable[[], None]] = {}
         self._confirmed: set[str] = set()
         self._to_compare: set[str] = set()
-        self._garbage, self._warn_at = 0, 0.0
+        self._garbage, self._garbage_log = 0, Seldom(hub.clock)
 
     @property
     def backplane(self) -> Backplane | None:
@@ -99,10 +99,9 @@ class Bridge:
     def publish(self, committed: Committed, payloads: list[bytes]) -> None:
         """Tell them the deltas of a turn, as they go on the wire."""
         if (backplane := self.backplane) is not None:
-            c = committed
-            backplane.publish(
-                c.channel, [_TURN, c.epoch, c.base_version, payloads, c.base_commit_id, c.commit_id]
-            )
+            message = [_TURN, committed.epoch, committed.base_version, payloads]
+            ids = (committed.base_commit_id, committed.commit_id)
+            backplane.publish(committed.channel, message, details=ids)
 
     def invalidate(self, name: str, key: str, reason: str) -> None:
         """Have them read the row. A new state is not sent: two of them may overtake each other on the way."""
@@ -130,9 +129,7 @@ class Bridge:
     def _note_garbage(self, text: str) -> None:
         """Count a message that is none, and log one a minute: whoever sends them may send many."""
         self._garbage += 1
-        now = monotonic()
-        if now >= self._warn_at:
-            self._warn_at = now + _WARN_SECONDS
+        if self._garbage_log.is_due():
             _logger.warning(
                 "a message on %s is ignored, as are others like it (%d so far): another release, or somebody else, "
                 "publishes there; what it should have told comes with the next heartbeat",

@@ -56,9 +56,9 @@ class Channel:
         self._changes_when_asked = 0
         self._head_when_asked: Head | None = None
         self._beating = False
-        self.leaving: str | None = None
-        """The epoch that the row is to leave before it is read."""
-        self._to_leave: str | None = None
+        self.leaving: Head | None = None
+        """What the row may have lost: if it has, it is to leave its epoch before it is read."""
+        self._to_leave: Head | None = None
         # What the row held when it was last read, and the epochs that it had before: none of them comes back.
         self._seen = NO_COMMIT
         self._epochs_left: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class Channel:
             self._send_unsent()
             ring = self._start_over(turn.base)
         if ring.epoch == turn.epoch and ring.contradicts(turn):
-            self._leave_history(turn.epoch)
+            self._leave_history(Head.end_of(turn.epoch))
             return
         if turn.base_version < ring.version:
             return  # told already, by a read of the row or by another way
@@ -162,15 +162,18 @@ class Channel:
         self.ring = Ring(head, self._host.settings)
         return self.ring
 
-    def _leave_history(self, epoch: str) -> None:
-        """The row went back: have it leave the epoch, and bring everyone to it as it is then."""
-        _logger.warning(
-            "the row of %s went back, as after a restored backup: it gets a new epoch, and all who watch it a snapshot",
-            self.text,
-            extra={"projection": self.name, "key": self.key},
-        )
+    def _leave_history(self, lost: Head) -> None:
+        """The row went back: have it leave its epoch, unless it has the commit after all, and bring everyone to it."""
         self._host.counts["gone_back"] += 1
-        self._to_leave = epoch
+        if self._host.gone_back_log.is_due():
+            _logger.warning(
+                "the row of %s is behind what was shown, as were others like it (%d so far): all who watch it get a "
+                "snapshot, and it a new epoch if that is lost, as after a restored backup, and does not just lag",
+                self.text,
+                self._host.counts["gone_back"],
+                extra={"projection": self.name, "key": self.key},
+            )
+        self._to_leave = lost
         self._early.take()
         self._lose_track()
         self.ring = None
@@ -203,6 +206,11 @@ class Channel:
         """Somebody watches it."""
         return bool(self.live or self.ahead or self.waiting or self._asking)
 
+    @property
+    def is_needed(self) -> bool:
+        """Somebody watches it, or its row is still to leave an epoch: nobody else may know that it went back."""
+        return self.is_watched or self._to_leave is not None or self.leaving is not None
+
     def ask(self, subscription: Subscription, reason: str) -> None:
         """Bring a subscription (a new one, or one that lost frames) to the state of the committed row."""
         self.leave(subscription)
@@ -232,7 +240,7 @@ class Channel:
 
     def _ask(self) -> None:
         """Read the row, once for all who wait. Those who come later wait for a read that begins later."""
-        if self._asking is None and (self.waiting or self._beating):
+        if self._asking is None and (self.waiting or self._beating or self._to_leave is not None):
             self._asking, self.waiting = self.waiting, {}
             self._changes_when_asked = self._changes
             self._head_when_asked = None if self.ring is None else self.ring.commit
@@ -244,7 +252,7 @@ class Channel:
         facts = {"projection": self.name, "key": self.key}
         _logger.warning("%s could not be read, and will be again: %s", self.text, error, extra=facts)
         self._put_back_asking()
-        self._to_leave = self._to_leave or self.leaving
+        self._to_leave, self.leaving = self._to_leave or self.leaving, None
         self._host.later(_READ_AGAIN_SECONDS, self._ask)
         beating, self._beating = self._beating, False
         if beating:
@@ -271,9 +279,10 @@ class Channel:
         head = NO_COMMIT if row is None else row.head
         position = head.position
         state = b"null" if row is None or row.is_tombstone else row.state
-        if self._has_gone_back(head):
+        lost = self._lost_to(head)
+        if lost is not None:
             self._beating = beating
-            self._leave_history(head.epoch)
+            self._leave_history(lost)
             return
         if self._has_vanished(head):
             self.ring = None
@@ -299,17 +308,21 @@ class Channel:
         if beating:
             self.tell_position()
 
-    def _has_gone_back(self, head: Head) -> bool:
-        """Say whether a row has lost what was committed before it was read, or has an epoch again that it had left."""
+    def _lost_to(self, head: Head) -> Head | None:
+        """Return what was committed before a row was read and is gone from it: all of an epoch that it had left before."""
         tried, self.leaving = self.leaving, None
         seen, self._seen = self._seen, head
         had_left = head.epoch in self._epochs_left
         if seen.epoch not in ("", head.epoch):
             self._epochs_left = (*self._epochs_left, seen.epoch)[-_MOST_EPOCHS_LEFT:]
-        if head.epoch in ("", tried):
-            return False  # there is none, or the database does not let it have another epoch
-        asked = self._head_of_this_ring_when_asked()
-        return had_left or seen.is_gone_from(head) or (asked is not None and asked.is_gone_from(head))
+        if not head.epoch or (tried is not None and tried.epoch == head.epoch):
+            # There is none; or it has lost nothing, and reads lag; or the database gives it no other epoch.
+            return None
+        if had_left:
+            return Head.end_of(head.epoch)
+        known = (seen, self._head_of_this_ring_when_asked() or NO_COMMIT)
+        gone = [commit for commit in known if commit.is_gone_from(head)]
+        return max(gone, key=lambda commit: commit.version, default=None)
 
     def _has_vanished(self, head: Head) -> bool:
         """Say whether there is no row any more of what the ring leads on from. The next one begins in a new epoch."""

@@ -41,9 +41,9 @@ class Channels:
             if ring is not None:
                 ring.trim(now)
                 held += ring.size
-            if not channel.is_watched:
+            if not channel.is_needed:
                 idle.append(channel)
-            elif now - channel.quiet_since >= settings.heartbeat_seconds:
+            elif channel.is_watched and now - channel.quiet_since >= settings.heartbeat_seconds:
                 channel.quiet_since = now
                 quiet.append(channel)
         self._host.rows.compare(quiet, same=Channel.tell_position, differs=Channel.beat)

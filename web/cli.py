@@ -17,7 +17,7 @@ from flask.cli import AppGroup
 from msgspec import json
 
 from ..actors import InvalidEvent, ProjectionRuntime, channel_of
-from ..store import Queries, StoreError, StoreUnavailable, check_key, migrate, pending
+from ..store import Head, Queries, StoreError, StoreUnavailable, check_key, migrate, pending
 from .cli_letters import letters
 from .cli_parts import (
     REFUSED,
@@ -330,7 +330,7 @@ def _new_epoch(name: str | None, key: str | None, *, everything: bool, yes: bool
 
 
 def _epochs(name: str | None, key: str | None, after: tuple[str, str], queries: Queries) -> Any:
-    return queries.epochs(name, key, after=after)
+    return [(name, key, Head.end_of(epoch)) for name, key, epoch in queries.epochs(name, key, after=after)]
 
 
 @command("resume")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .reactor import Reactor
     from .rows import Rows
+    from .seldom import Seldom
     from .settings import WebSettings
 
 
@@ -24,6 +25,7 @@ class Host(Protocol):
     bridge: Bridge
     rows: Rows
     counts: Counter[str]
+    gone_back_log: Seldom
     admission: Admission
     checks: Checks
     """Of those who want to watch. Calls ``decided``."""

@@ -24,6 +24,7 @@ from .frames import delta_frames
 from .news import Missed, News, Replaced, Turn
 from .reactor import Reactor
 from .rows import Rows
+from .seldom import Seldom
 from .settings import WebSettings
 from .wire import text_frame
 
@@ -85,6 +86,7 @@ class Hub(Broadcaster):
         self._reactor: Reactor | None = None
         self.admission = Admission(self.settings)
         self.counts: Counter[str] = Counter()
+        self.gone_back_log = Seldom(self.clock)
         self.channels = Channels(self)
         self.connections = Connections()
         self.checks = Checks(self, "keyfold-checks", lambda at, *answer: at.decided(*answer))

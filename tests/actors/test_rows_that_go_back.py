@@ -9,8 +9,8 @@ import pytest
 from keyfold.actors import ApplyError, ProjectionError, ProjectionSystem
 from keyfold.store import Position, SnapshotStore
 from support.counting import Added, RecordingBroadcaster, Total, Totals, poison
-from support.damage import copy_row, damage, restore
-from support.parking import DEADLINE
+from support.damage import Replica, copy_row, damage, restore
+from support.parking import DEADLINE, wait_until
 
 NAME = "test.totals"
 
@@ -171,3 +171,65 @@ def test_a_row_that_another_release_wrote_fits_any_commit(system: ProjectionSyst
         system.bus.dispatch(Added("a", amount)).result(DEADLINE)
     assert totals.read("a") == Total(6, [1, 2, 3])
     assert system.stats()["projections"][NAME]["gone_back"] == 0
+
+
+def test_a_load_that_lags_makes_no_epoch(system: ProjectionSystem) -> None:
+    """A balancer sends it to a replica: the row that is written over has all that the actor knows."""
+    totals = system.register(Totals())
+    system.bus.dispatch(Added("a", 1)).result(DEADLINE)
+    first = position_of(system)
+    replica = Replica(system.store, NAME, "a")
+    system.bus.dispatch(Added("a", 10)).result(DEADLINE)
+    looks = system.stats()["projections"][NAME]["gone_back"]
+    with pytest.raises(ApplyError):
+        system.bus.dispatch(Added("a", 5, poison)).result(DEADLINE)
+    wait_until(lambda: system.stats()["projections"][NAME]["gone_back"] > looks)
+    replica.catch_up()
+    assert system.settle(DEADLINE)
+    [applied] = system.bus.dispatch(Added("a", 100)).result(DEADLINE)
+    assert (applied.epoch, applied.version) == (first.epoch, 3)
+    assert totals.read("a") == Total(111, [1, 10, 100])
+
+
+def test_a_row_that_moves_on_before_its_actor_can_leave_the_epoch_leaves_it_all_the_same(
+    make_system: Callable[..., ProjectionSystem],
+) -> None:
+    """Another process, which knows nothing of what was lost, commits past that between the load and the new epoch."""
+    ours, theirs = make_system(), make_system()
+    totals = ours.register(Totals())
+    theirs.register(Totals())
+    lost = set_back(ours, lost=1)
+    replica = Replica(ours.store, NAME, "a")
+    for _ in range(2):
+        theirs.bus.dispatch(Added("a", 100)).result(DEADLINE)
+    receipt = ours.bus.dispatch(Added("a", 5))
+    wait_until(lambda: ours.stats()["projections"][NAME]["gone_back"] > 0)
+    replica.catch_up()
+    [applied] = receipt.result(DEADLINE)
+    assert totals.read("a") == Total(206, [1, 100, 100, 5])
+    assert applied.version == 4
+    assert applied.epoch != lost.epoch
+
+
+def test_what_is_published_says_which_commit_follows_which(
+    make_system: Callable[..., ProjectionSystem], system: ProjectionSystem, broadcaster: RecordingBroadcaster
+) -> None:
+    """A dead letter that is retried too: its delta is told from that of a lost history."""
+    totals, other = system.register(Totals()), make_system()
+    other.register(Totals())
+    other.bus.dispatch(Added("a", 1)).result(DEADLINE)
+    copy = copy_row(system.store, "a")
+    damage(system, "a")
+    with pytest.raises(ProjectionError):
+        totals.apply_event(Added("a", 5), DEADLINE)
+    restore(system.store, copy)
+    [letter] = totals.dead_letters.find("a")
+    totals.dead_letters.retry(letter.id)
+    system.bus.dispatch(Added("a", 7)).result(DEADLINE)
+    row = system.read_row(NAME, "a")
+    assert row is not None
+    assert totals.read("a") == Total(13, [1, 5, 7])
+    ids = [copy.values["commit_id"], *(turn.commit_id for turn in broadcaster.published)]
+    assert [turn.base_commit_id for turn in broadcaster.published] == ids[:-1]
+    assert len({*ids, None}) == 4
+    assert ids[-1] == row.commit_id

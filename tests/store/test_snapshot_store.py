@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from keyfold.store import (
     DeadLetter,
     DecodeError,
     EncodeError,
+    Head,
     InvalidKey,
     Position,
     ProjectionDeadLetter,
@@ -44,6 +46,29 @@ def position(store: SnapshotStore, key: str = "a") -> Position | None:
     """Return where the row of a key stands."""
     row = store.row("test", key)
     return None if row is None else Position(row.epoch, row.version)
+
+
+# -- rows that went back
+
+
+def test_a_row_gets_a_new_epoch_where_it_has_lost_a_commit_and_nowhere_else(store: SnapshotStore) -> None:
+    """The statement decides as Head.is_gone_from does, for each row by itself; state and version stay."""
+    heads = [Head(epoch, version, id_) for epoch in "ef" for version in (1, 2, 3) for id_ in (None, "x", "y")]
+    losses = [*heads, Head.end_of("e")]
+    cases = {f"{index:03}": pair for index, pair in enumerate(itertools.product(heads, losses))}
+    saves = [
+        Save("test", key, None, row.epoch, row.version, b'{"n":1}', commit_id=row.commit_id)
+        for key, (row, _) in cases.items()
+    ]
+    assert all(store.commit(saves))
+    renewed = store.renew([("test", key, lost) for key, (_, lost) in cases.items()])
+    expected = {key for key, (row, lost) in cases.items() if lost.is_gone_from(row)}
+    assert {key for _, key in renewed} == expected
+    for (_, key), after in store.rows([("test", key) for key in cases]).items():
+        before, _ = cases[key]
+        assert (after.epoch == before.epoch) == (key not in expected)
+        assert after.head._replace(epoch=before.epoch) == before
+    assert store.renew([]) == []
 
 
 # -- version checks

@@ -10,6 +10,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from flask import Flask
 from keyfold.actors import ProjectionError, ProjectionSystem
@@ -258,6 +259,80 @@ def test_nothing_of_a_message_is_taken_on_trust(content: Any) -> None:
     assert news_of("projection.test.totals.a", [0, "e", 0, [TURN]]) == Turn("e", 0, [text_frame(TURN)])
 
 
+def test_a_release_without_ids_of_commits_understands_what_is_published(
+    make_node: Callable[..., Node], redis_server: RedisServer
+) -> None:
+    """And is understood: while a release is rolled out, both run side by side, and neither waits for a heartbeat."""
+    node = make_node()
+    epoch = node.watch("a").next()["epoch"]
+    heard: list[list[Any]] = []
+    client = Redis.from_url(redis_server.url)
+    pubsub = client.pubsub()  # type: ignore[no-untyped-call]
+    try:
+        pubsub.subscribe("keyfold:projection.test.totals.a")
+        until(lambda: pubsub.get_message(timeout=0.01) is not None)
+        node.add("a")
+        node.system.runtime("test.totals").wipe("a")
+        until(lambda: heard_by_the_release_before(pubsub, heard) == 2)
+    finally:
+        pubsub.close()
+        client.close()
+    [(epoch, base_version, payloads), replaced] = heard
+    [payload] = payloads
+    assert (base_version, msgspec.json.decode(payload)["epoch"]) == (0, epoch)
+    assert replaced == ["rebuild"]
+
+    watcher = node.watch("b")
+    assert watcher.next()["version"] == 0
+    # As it publishes: the origin, and four items.
+    frames = delta_frames("projection.test.totals.b", "delta", "old", 0, [b"1"])
+    message = msgpack.encode(["somebody", 0, "old", 0, frames])
+    until(lambda: publish(redis_server, message, "b") >= 1)
+    assert versions(watcher, 1) == [("delta", 1)]
+    assert node.backplane()["garbage"] == 0
+
+
+def heard_by_the_release_before(pubsub: Any, heard: list[list[Any]]) -> int:
+    """Take a message as the release before the ids of commits does, word for word, and return how many were turns or news."""
+    if (message := pubsub.get_message(timeout=0.01)) is not None:
+        origin, *content = msgpack.decode(message["data"])
+        assert origin != "its own"
+        assert content
+        kind, *rest = content
+        if kind == 0:
+            epoch, base_version, payloads = rest
+            heard.append([epoch, base_version, payloads])
+        else:
+            [reason] = rest
+            heard.append([reason])
+    return len(heard)
+
+
+def test_the_ids_of_commits_arrive_beside_the_message(redis_server: RedisServer) -> None:
+    """They tell two commits of one version apart, between processes too."""
+    heard: list[Any] = []
+    subscribed = threading.Event()
+    sender = Backplane(redis_server.url, "k:", received=lambda *_: None, confirmed=lambda _: None)
+    receiver = Backplane(
+        redis_server.url,
+        "k:",
+        received=lambda *news: heard.append(news),
+        confirmed=lambda _: subscribed.set(),
+    )
+    try:
+        receiver.watch("a")
+        assert subscribed.wait(DEADLINE)
+        sender.publish("a", [1, "gap"])
+        sender.publish("a", [0, "e", 0, [TURN]], details=("one", "other"))
+        receiver.publish("a", [0, "e", 0, [TURN]], details=("one", "other"))  # its own: it hears none of it
+        sender.publish("a", [])
+        until(lambda: len(heard) == 3)
+    finally:
+        sender.close(DEADLINE)
+        receiver.close(DEADLINE)
+    assert heard == [("a", [1, "gap"]), ("a", [0, "e", 0, [TURN], "one", "other"]), ("a", [])]
+
+
 def test_garbage_is_counted_logged_once_and_silences_nobody(
     make_node: Callable[..., Node], redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -270,9 +345,9 @@ def test_garbage_is_counted_logged_once_and_silences_nobody(
     for content in ([1, ["x"]], [1, {}], [0], [0, "e", 0, [b"{}"]]):
         message = msgpack.encode(["somebody", *content])
         until(lambda message=message: publish(redis_server, message) == 1)  # type: ignore[misc]
-    for data in (b"", b"\x90", b"\x91" * 2000, b"\xc1"):
+    for data in (b"", b"\x90", b"\x91" * 2000, b"\xc1", b"\x91\x90"):
         publish(redis_server, data)
-    until(lambda: here.backplane()["garbage"] == 8)
+    until(lambda: here.backplane()["garbage"] == 9)
     there.add("a")
     while watcher.next()["version"] != 2:
         pass
@@ -311,11 +386,11 @@ def test_forged_versions_are_healed_by_the_next_heartbeat(
         here.system.close()
 
 
-def publish(server: RedisServer, data: bytes) -> int:
+def publish(server: RedisServer, data: bytes, key: str = "a") -> int:
     """Say this to whoever listens to the key, and return how many did."""
     client = Redis.from_url(server.url)
     try:
-        return int(client.publish("keyfold:projection.test.totals.a", data))
+        return int(client.publish(f"keyfold:projection.test.totals.{key}", data))
     finally:
         client.close()
 

@@ -17,9 +17,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from keyfold.store import Position, Row
 from keyfold.web import WebSettings
 from keyfold.web.channel import Channel
+from keyfold.web.channels import Channels
 from keyfold.web.frames import delta_frames
 from keyfold.web.news import Missed, Replaced, Turn
 from keyfold.web.parcel import Parcel
+from keyfold.web.seldom import Seldom
 from keyfold.web.subscription import Subscription
 from keyfold.web.wire import payload_of, text_frame
 
@@ -74,6 +76,7 @@ class Desk:
         self.settings = WebSettings(**limits)
         self.counts: Counter[str] = Counter()
         self.now = 0.0
+        self.gone_back_log = Seldom(self.clock)
         self.reads: deque[Channel] = deque()
         self.timers: list[Callable[[], None]] = []
         self.channel_ = Channel("test.totals", "a", self)  # type: ignore[arg-type]
@@ -115,8 +118,9 @@ class World:
         self.row = Row(epoch, version, 1, json.dumps(self.values).encode(), NOW, commit_id=str(self.commits))
 
     def read(self) -> Row | None:
-        """Return the row, which leaves its epoch first if the channel says so."""
-        if self.row is not None and self.row.epoch == self.channel.leaving:
+        """Return the row, which leaves its epoch first if it has lost what the channel names."""
+        lost = self.channel.leaving
+        if self.row is not None and lost is not None and lost.is_gone_from(self.row.head):
             self.row = self.row._replace(epoch=self.new_epoch())
         return self.row
 
@@ -286,6 +290,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.world.settle()
         self.time_for_another_try()
         self.world.settle()
+        # Nobody had to come for it: what was found to have gone back has left its epoch.
+        assert not self.world.desk.reads
+        assert self.world.channel.is_needed == self.world.channel.is_watched
         if not self.alone:  # what only another process knows comes with the next heartbeat
             self.world.channel.beat()
             self.world.settle()
@@ -648,6 +655,100 @@ def test_a_turn_of_another_history_is_not_swallowed() -> None:
         assert client.state == world.values
         assert client.frames[-1]["type"] == "snapshot"
         assert world.desk.counts["gone_back"] == 1
+
+
+def test_a_row_that_went_back_leaves_its_epoch_though_nobody_watches() -> None:
+    """The page sleeps, and would be resumed on the lost history. The channel is kept until it is done."""
+    world, client = World(), Client()
+    world.commit([1])
+    watching = world.join(client)
+    world.settle()
+    backup = world.backup()
+    world.commit([2])
+    world.settle()
+    lost = client.position
+    world.channel.leave(watching)
+    world.restore(backup)
+    world.commit([3])
+    world.publish()
+    assert world.desk.counts["gone_back"] == 1
+    channels = channels_of(world)
+    for _ in range(3):
+        world.desk.reads.popleft().no_row_came(OSError("away"))
+        channels.sweep()
+        assert channels.find("test.totals", "a") is world.channel
+        world.desk.timers.pop()()
+    channels.sweep()
+    assert channels.find("test.totals", "a") is world.channel
+    world.settle()
+    assert lost is not None
+    assert world.position == Position("e2", lost.version)
+    channels.sweep()
+    assert channels.find("test.totals", "a") is None
+
+
+def test_a_read_that_lags_makes_no_epoch() -> None:
+    """The row has what the read did not show: whoever watches is brought to it, and nothing else happens."""
+    world, client = World(), Client()
+    world.commit([1])
+    brought_up(world, client)
+    old = world.row
+    world.commit([2])
+    world.settle()
+    world.channel.beat()
+    world.answer(old)
+    world.settle()
+    assert (client.position, client.state) == (world.position, [1, 2])
+    assert world.position == Position("e1", 2)
+    assert not world.channel.waiting
+
+
+def test_a_row_that_moves_on_between_the_look_and_the_new_epoch_gets_it_all_the_same() -> None:
+    """Another process commits all the time: what was lost decides, not what was seen."""
+    world, client = World(), Client()
+    world.commit([1])
+    brought_up(world, client)
+    backup = world.backup()
+    world.commit([2, 3, 4, 5])
+    world.settle()
+    world.restore(backup)
+    world.channel.beat()
+    world.answer(world.row)
+    world.commit([6], here=False)
+    world.settle()
+    assert (client.position, client.state) == (world.position, [1, 6])
+    assert world.position == Position("e2", 2)
+
+
+def test_rows_that_go_back_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """After a restore that may be every row: the count says how many."""
+    world, client = World(), Client()
+    world.commit([1])
+    brought_up(world, client)
+    backup = world.backup()
+
+    def go_back() -> None:
+        world.commit([2])
+        world.settle()
+        world.restore(backup)
+        world.channel.beat()
+        world.settle()
+
+    for now in (0.0, 1.0, 59.0, 60.0, 61.0):
+        world.desk.now = now
+        go_back()
+    assert ["(1 so far)" in caplog.messages[0], "(4 so far)" in caplog.messages[1]] == [True, True]
+    assert (len(caplog.messages), world.desk.counts["gone_back"]) == (2, 5)
+
+
+def channels_of(world: World) -> Channels:
+    """Where the hub keeps its channels, with this one in it."""
+    desk: Any = world.desk
+    desk.rows = SimpleNamespace(compare=lambda *_, **__: None)
+    desk.bridge.unwatch = lambda _channel: None
+    channels = Channels(desk)
+    channels._channels["test.totals", "a"] = world.channel
+    return channels
 
 
 def test_a_database_that_gives_no_new_epoch_still_gives_the_row() -> None:

@@ -6,6 +6,7 @@ history that was lost is wrong for good, whatever comes later.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 from flask import Flask
 from keyfold.actors import Projection, ProjectionSystem
+from keyfold.store import Head
 from keyfold.web import Keyfold
 from support.counting import Added, Total
-from support.damage import copy_row, restore
+from support.damage import Replica, copy_row, restore
 from support.parking import DEADLINE, wait_until
 from support.serving import Site, Watcher, serve
 
@@ -222,6 +224,81 @@ def test_who_comes_back_from_the_lost_history_is_neither_resumed_nor_told_304(
     assert [frame.get("reason") for frame in back.frames] == ["expired"]
 
 
+def test_it_leaves_its_epoch_also_while_nobody_watches(make_node: Callable[..., Node]) -> None:
+    """The tab sleeps, and the actor that knew has retired: the channel alone remembers what was shown."""
+    node = make_node(**NEVER)
+    node.add(1)
+    page = node.watch()
+    page.read_to(1)
+    copy = copy_row(node.system.store, "a", name=NAME)
+    node.add(10, 20)
+    page.read_to(31)
+    lost = page.since
+    page.watcher.close()
+    wait_until(lambda: node.system.stats()["sockets"]["subscriptions"] == 0)
+    node.forget_actors()
+    restore(node.system.store, copy)
+    node.add(100, 200)
+    wait_until(lambda: node.row()[0] not in lost)
+    back = node.watch(since=lost)
+    back.read_to(301)
+    assert [frame.get("reason") for frame in back.frames] == ["expired"]
+    node.agrees_with(back)
+
+
+def test_a_read_that_lags_costs_snapshots_and_no_epoch(make_node: Callable[..., Node]) -> None:
+    """A balancer sends it to a replica that has not come so far: nothing was lost, and the row says so."""
+    node = make_node(**NEVER)
+    node.add(1)
+    page = node.watch()
+    page.read_to(1)
+    epoch = page.epoch
+    replica = Replica(node.system.store, NAME, "a")
+    node.add(10)
+    page.read_to(11)
+    fresh = node.watch()
+    fresh.read_to(1)
+    page.read_to(1)
+    replica.catch_up()
+    node.add(100)
+    for each in (page, fresh):
+        each.read_to(111)
+        node.agrees_with(each)
+    assert node.row()[0] == epoch
+
+
+def test_a_hot_key_gets_its_new_epoch(make_node: Callable[..., Node]) -> None:
+    """Another process, which knows nothing of what was lost, commits all the time while this one looks."""
+    here, there = make_node(**QUICK), make_node(**NEVER)
+    here.add(1)
+    page = here.watch()
+    page.read_to(1)
+    copy = copy_row(here.system.store, "a", name=NAME)
+    for receipt in [here.system.bus.dispatch(Added("a", 1)) for _ in range(1000)]:
+        receipt.result(DEADLINE)
+    page.read_to(1001)
+    lost = page.epoch
+    here.forget_actors()
+    restore(here.system.store, copy)
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            there.add(1)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        wait_until(lambda: here.row()[0] != lost)
+    finally:
+        done.set()
+        writer.join(DEADLINE)
+    total = here.row()[2]
+    assert total < 1000
+    page.read_to(total)
+    here.agrees_with(page)
+
+
 @pytest.mark.parametrize("retired", [False, True])
 def test_the_same_version_by_other_events_is_another_commit(
     make_node: Callable[..., Node], *, retired: bool
@@ -322,7 +399,7 @@ def test_two_processes_that_notice_at_once_draw_one_epoch(make_node: Callable[..
         for _ in range(4):
             assert page.next()["type"] == "heartbeat"
         assert page.epoch == epoch
-    assert nodes[0].system.store.renew([(NAME, "a", copy.values["epoch"])]) == []
+    assert nodes[0].system.store.renew([(NAME, "a", Head.end_of(copy.values["epoch"]))]) == []
 
 
 @pytest.mark.parametrize("version", [2, 10**17])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import peewee
 from keyfold.actors import ProjectionSystem
-from keyfold.store import SnapshotStore
+from keyfold.store import Row, SnapshotStore
+from keyfold.store.records import Address
 
 BROKEN = '{"total": "many", "amounts": []}'
 """JSON, but no state of Totals."""
@@ -66,3 +68,21 @@ def restore(store: SnapshotStore, copy: Copy) -> None:
                 database.execute_sql(sql, values)
 
     store.run(write)
+
+
+class Replica:
+    """A replica that comes no further than to one row as it is now. A balancer sends the store's reads of it there."""
+
+    def __init__(self, store: SnapshotStore, name: str, key: str) -> None:
+        self._store, self._address = store, (name, key)
+        self._row = store.rows([self._address])
+        self._primary = store.rows
+        store.rows = self._rows  # type: ignore[method-assign]
+
+    def _rows(self, addresses: Sequence[Address]) -> dict[Address, Row]:
+        rows = self._primary(addresses)
+        return rows | self._row if self._address in addresses else rows
+
+    def catch_up(self) -> None:
+        """Have reads see the commits again."""
+        self._store.rows = self._primary  # type: ignore[method-assign]
