@@ -42,6 +42,14 @@ _GOLDEN_RATIO = 0.618034
 """Its multiples fall evenly between whole numbers, however many there are."""
 
 
+_MOST_READS = 16
+"""Rows that are read for one connection at once."""
+_READ_SECONDS = 1.0
+"""After so long a row that does not come holds up no other of its connection any more."""
+
+_NOTHING = Outbox()
+
+
 class _Round:
     """One asking again about all that a connection watches."""
 
@@ -58,6 +66,9 @@ class Connection(ABC):
     Frames leave at once while the socket takes them, else through an outbox with bounds. Over a bound
     the unsent frames are dropped, and their channels bring the newest snapshot when the socket takes
     again. Nobody ever waits for it. It ends after a close, an error, or too long without progress.
+
+    Whoever needs the row, at first, by ``resync`` or because it lost frames, stands in one queue. The row is read when
+    the snapshot will find room, so a client causes no more reads than it takes snapshots, however slow it is.
     """
 
     must_answer = True
@@ -65,12 +76,15 @@ class Connection(ABC):
 
     __slots__ = (
         "_allowed_at",
+        "_asked",
         "_closing",
         "_ended",
-        "_ignored",
         "_is_timed",
+        "_largest",
+        "_looks_again",
         "_outbox",
         "_progress",
+        "_queue",
         "_round",
         "_send",
         "_sock",
@@ -97,7 +111,13 @@ class Connection(ABC):
         self._allowed_at = self.heard_at = self.opened_at = host.clock()
         self._round: _Round | None = None
         self._outbox: Outbox | None = None
-        self._ignored: set[Subscription] | None = None
+        self._queue: dict[Subscription, str] | None = None
+        """Those who need their row, and why, in the order in which they are served. They get nothing until then."""
+        self._asked: dict[Subscription, float] | None = None
+        """Those whose rows are being read, and since when."""
+        # Nothing is known of the snapshots yet: as if the outbox could take as many as are read at once.
+        self._largest = host.settings.outbox_bytes // _MOST_READS
+        self._looks_again = False
         self._progress = 0
         self._is_timed = False
         self._closing = False
@@ -146,8 +166,58 @@ class Connection(ABC):
 
     def go_live(self, subscription: Subscription) -> None:
         """Send the channel from now on."""
-        channel = subscription.channel = self.host.channel(*subscription.address)
-        channel.ask(subscription, "initial")
+        subscription.channel = self.host.channel(*subscription.address)
+        self.bring(subscription, "initial")
+
+    def bring(self, subscription: Subscription, reason: str) -> None:
+        """Bring a live subscription to the state of the committed row, when its turn comes."""
+        if not self.has(subscription) or subscription.channel is None or subscription in (self._asked or ()):
+            return  # it has ended, or a snapshot is under way
+        self._line_up(subscription, reason)
+        self._ask_next()
+
+    def _line_up(self, subscription: Subscription, reason: str) -> None:
+        subscription.leave()
+        if self._asked:
+            self._asked.pop(subscription, None)
+        if self._queue is None:
+            self._queue = {}
+        self._queue.setdefault(subscription, reason)
+
+    def _ask_next(self) -> None:
+        """Have the rows read whose snapshots will find room, one at least."""
+        queue = self._queue
+        while queue and self._has_room():
+            subscription = next(iter(queue))
+            reason = queue.pop(subscription)
+            if self._asked is None:
+                self._asked = {}
+            self._asked[subscription] = self.host.clock()
+            # Not the channel of before: one that nobody stood in may have been forgotten meanwhile.
+            subscription.channel = self.host.channel(*subscription.address)
+            subscription.channel.ask(subscription, reason)
+        if queue and self._asked and not self._looks_again:
+            self._looks_again = True
+            self.host.reactor.call_later(_READ_SECONDS, self._look_again)
+        self._queue, self._asked = queue or None, self._asked or None
+
+    def _has_room(self) -> bool:
+        outbox, limits, count = self._outbox or _NOTHING, self.host.settings, len(self._asked or ()) + 1
+        fits = outbox.fits if count == 1 else outbox.has_room
+        return count <= _MOST_READS and fits(
+            count * self._largest, count, limits.outbox_frames, limits.outbox_bytes
+        )
+
+    def _came(self, subscription: Subscription, size: int) -> None:
+        """Note that a row that was asked for has come. The next is asked for when there is room."""
+        if self._asked and self._asked.pop(subscription, None) is not None:
+            self._largest = max(self._largest, size)
+
+    def _look_again(self) -> None:
+        self._looks_again = False
+        late = self.host.clock() - _READ_SECONDS
+        self._asked = {one: began for one, began in (self._asked or {}).items() if began > late}
+        self._ask_next()
 
     def has(self, subscription: Subscription) -> bool:
         """Say whether a subscription lives. Another one of the same address may."""
@@ -159,11 +229,13 @@ class Connection(ABC):
         self._release(subscription)
         if self._outbox:
             self._outbox.drop(subscription)
-        if self._ignored:
-            self._ignored.discard(subscription)
+        self._ask_next()
 
     def _release(self, subscription: Subscription) -> None:
         subscription.leave()
+        for waiting in (self._queue, self._asked):
+            if waiting:
+                waiting.pop(subscription, None)
         if subscription.channel is None:
             self.host.checks.drop(subscription)
         if self._round is not None:
@@ -244,28 +316,38 @@ class Connection(ABC):
                 return
             if sent != len(data):
                 self._block(Chunk(data, frames, subscription), sent)
+            if self._asked and subscription is not None:
+                self._came(subscription, len(data))
+                self._ask_next()
             return
-        if self._ignored and subscription in self._ignored:
-            return
-        limits = self.host.settings
         if subscription is None:
-            # As many as a client may ask for at once, and takes one day if it takes anything.
-            most = limits.outbox_frames + limits.max_channels_per_socket
-            if outbox.fits_answer(data, most, limits.outbox_bytes):
-                outbox.append(Chunk(data, frames, None))
-            else:
-                self.host.counts["stalled"] += 1
-                self.close(SLOW, "you ask, and do not take the answers")
-        elif outbox.fits(data, frames, limits.outbox_frames, limits.outbox_bytes):
-            outbox.append(Chunk(data, frames, subscription))
+            self._let_answer_wait(outbox, data)
+        else:
+            self._let_wait(outbox, Chunk(data, frames, subscription), subscription)
+
+    def _let_answer_wait(self, outbox: Outbox, data: bytes) -> None:
+        limits = self.host.settings
+        # As many as a client may ask for at once, and takes one day if it takes anything.
+        most = limits.outbox_frames + limits.max_channels_per_socket
+        if outbox.fits_answer(len(data), most, limits.outbox_bytes):
+            outbox.append(Chunk(data, 1, None))
+        else:
+            self.host.counts["stalled"] += 1
+            self.close(SLOW, "you ask, and do not take the answers")
+
+    def _let_wait(self, outbox: Outbox, chunk: Chunk, subscription: Subscription) -> None:
+        limits, size = self.host.settings, len(chunk.data)
+        self._came(subscription, size)
+        if self._queue and subscription in self._queue:
+            return
+        if outbox.fits(size, chunk.frames, limits.outbox_frames, limits.outbox_bytes):
+            outbox.append(chunk)
         else:
             self._overflow(outbox, subscription)
 
     def _overflow(self, outbox: Outbox, subscription: Subscription) -> None:
-        losers = outbox.drop() | {subscription}
-        for loser in losers:
-            loser.leave()
-        self._ignored = losers | (self._ignored or set())
+        for loser in outbox.drop() | {subscription: None}:
+            self._line_up(loser, "slow")
         self.host.counts["slow"] += 1
 
     def _block(self, chunk: Chunk, sent: int) -> None:
@@ -283,6 +365,7 @@ class Connection(ABC):
             try:
                 sent = self._send(outbox.first())
             except BlockingIOError:
+                self._ask_next()
                 return
             except OSError:
                 self.host.counts["broken"] += 1
@@ -294,9 +377,7 @@ class Connection(ABC):
         self.host.reactor.change(self._sock, READABLE, self._ready)
         if self._closing:
             self._half_close()
-        losers, self._ignored = self._ignored, None
-        for subscription in losers or ():
-            subscription.ask("slow")
+        self._ask_next()
 
     def _half_close(self) -> None:
         # A close with unread data in the kernel would be a reset, and could take the farewell with it.

@@ -156,7 +156,7 @@ class WebSocketConnection(Connection):
         # The frame is paid for; one that asks for many snapshots counts as many frames.
         if self._afford(max(0, len(live) - 1)):
             for subscription in live:
-                subscription.ask("resync")
+                self.bring(subscription, "resync")
         return None
 
     def _meant(self, message: _Message) -> Subscription | None:

@@ -73,7 +73,7 @@ def test_answers_are_counted_as_well_as_measured(talker: Talker) -> None:
     for _ in range(400):
         talker.talk(client_frame(PING), 20)
         outbox = talker.connection._outbox
-        assert outbox is None or len(outbox._chunks) <= 164 + 1
+        assert outbox is None or len(outbox._answers) <= 164 + 1
     wait_until(talker.stalled)
     assert talker.client.close_code() == 4101
 
