@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
 import random
 import socket
+import sys
+import termios
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -358,7 +361,7 @@ class Connection(ABC):
         reactor.change(self._sock, READABLE | WRITABLE, self._ready)
         if not self._is_timed:
             self._is_timed = True
-            reactor.call_later(self.host.settings.stall_seconds, self._check_progress, self._progress)
+            reactor.call_later(self.host.settings.stall_seconds, self._check_progress, self._taken)
 
     def _flush(self, outbox: Outbox) -> None:
         while outbox:
@@ -509,15 +512,23 @@ class Connection(ABC):
 
     # -- progress
 
-    def _check_progress(self, progress: int) -> None:
+    @property
+    def _taken(self) -> tuple[int, int]:
+        """Something that changes with each byte that the client takes, be it from the kernel, which wakes nobody up for a few."""
+        unsent = bytes(4)
+        with contextlib.suppress(OSError):
+            unsent = fcntl.ioctl(self._sock, termios.TIOCOUTQ, unsent)
+        return self._progress, int.from_bytes(unsent, sys.byteorder)
+
+    def _check_progress(self, taken: tuple[int, int]) -> None:
         if self._ended or self._outbox is None:
             self._is_timed = False
-        elif progress == self._progress:
+        elif taken == self._taken:
             self.host.counts["stalled"] += 1
             self.close(SLOW, "you took nothing for too long")
         else:
             seconds = self.host.settings.stall_seconds
-            self.host.reactor.call_later(seconds, self._check_progress, self._progress)
+            self.host.reactor.call_later(seconds, self._check_progress, self._taken)
 
     def _leave_channels(self) -> None:
         left, self.subscriptions = self.subscriptions, {}

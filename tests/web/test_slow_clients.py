@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import selectors
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 from flask import Flask
 from keyfold.actors import ProjectionSystem
-from keyfold.web import Hub, connection
+from keyfold.web import Hub, WebSettings, connection
+from keyfold.web.admission import Admission
 from keyfold.web.frames import PONG
+from keyfold.web.handover import tune
+from keyfold.web.visitor import Visitor
+from keyfold.web.websocket import WebSocketConnection
 from keyfold.web.wire import text_frame
 from support.counting import Added, Total
 from support.parking import DEADLINE, Parking, wait_until
@@ -217,3 +222,72 @@ def test_answers_do_not_wait_behind_what_channels_sent(large: Large) -> None:
     kinds = [next(coming)["type"] for _ in range(104)]
     assert kinds == ["subscribed", "snapshot", *["pong"] * 100, "delta", "delta"]
     assert large.hub.stats()["slow"] == 0
+
+
+# -- slow, and steady
+
+
+@pytest.fixture
+def lane() -> Iterator[tuple[Hub, WebSocketConnection, RawClient]]:
+    """A connection without HTTP, over a pipe whose kernel wakes nobody up before most of it is taken."""
+    hub = Hub(WebSettings())
+    ours, theirs = socket.socketpair()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
+    visitor = Visitor("test", None, lambda _name, _key, _ticket: None)
+    place = Admission(hub.settings).enter("test", None)
+    slow = WebSocketConnection(theirs, hub, visitor, place, many=True)
+    yield hub, slow, RawClient(ours)
+    ours.close()
+    hub.close()
+
+
+def test_one_who_takes_anything_is_not_stalled(
+    lane: tuple[Hub, WebSocketConnection, RawClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the socket has become writable by it or not."""
+    hub, slow, client = lane
+    checks: list[Callable[[], None]] = []
+
+    def note(_seconds: float, function: Callable[..., None], *given: Any) -> None:
+        if function == slow._check_progress:
+            checks.append(lambda: function(*given))
+
+    monkeypatch.setattr(hub.reactor, "call_later", note)
+    hub.adopt(slow, None)
+    for _ in range(100):
+        hub.reactor.call(slow.push, b"x" * 2000)
+    wait_until(lambda: bool(checks))
+    client.sock.settimeout(DEADLINE)
+    for place in range(5):
+        client.sock.recv(2000)
+        hub.reactor.call(checks[place])
+        wait_until(lambda place=place: len(checks) == place + 2 or not slow.is_open)  # type: ignore[misc]
+        assert slow.is_open
+    hub.reactor.call(checks[-1])
+    wait_until(lambda: not slow.is_open)
+    assert hub.counts["stalled"] == 1
+
+
+def test_the_kernel_asks_for_more_after_a_little() -> None:
+    """A slow client need not take a third of 256 KiB first; and where nothing waits, 64 KiB go in one send."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client, ExitStack() as stack:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(server.getsockname())
+        client.settimeout(DEADLINE)
+        ours = stack.enter_context(server.accept()[0])
+        tune(ours)
+        ours.setblocking(False)
+        for _ in range(10):
+            assert ours.send(b"x" * 65_536) == 65_536
+            left = 65_536
+            while left:
+                left -= len(client.recv(left))
+        with suppress(BlockingIOError):
+            while True:
+                ours.send(b"x" * 65_536)
+        writable = stack.enter_context(selectors.DefaultSelector())
+        writable.register(ours, selectors.EVENT_WRITE)
+        taken = 0
+        while not writable.select(0):
+            taken += len(client.recv(1000))
+            assert taken <= 60_000
