@@ -40,7 +40,7 @@ _SHORTEST_TICK = 0.01
 EARLIEST, LATEST = 0.5, 0.8
 """When authorize is asked again, as parts of ``reauthorize_seconds``: early enough for a slow answer."""
 LATE_SECONDS = 1.5
-"""How long after ``reauthorize_seconds`` a connection waits for that answer."""
+"""How long after ``reauthorize_seconds``, or after the question if that came later, a connection waits for its answer."""
 _GOLDEN_RATIO = 0.618034
 """Its multiples fall evenly between whole numbers, however many there are."""
 
@@ -56,10 +56,10 @@ _NOTHING = Outbox()
 class _Round:
     """One asking again about all that a connection watches."""
 
-    __slots__ = ("began", "unanswered")
+    __slots__ = ("asked_at", "began", "unanswered")
 
     def __init__(self, began: float, subscriptions: list[Subscription]) -> None:
-        self.began = began
+        self.began = self.asked_at = began
         self.unanswered = set(subscriptions)
 
 
@@ -86,6 +86,7 @@ class Connection(ABC):
         "_largest",
         "_looks_again",
         "_outbox",
+        "_ping_at",
         "_progress",
         "_queue",
         "_round",
@@ -111,9 +112,11 @@ class Connection(ABC):
         """The users whose tickets were shown here, with the places that they take up by it."""
         self.number = 0
         # Whatever is watched here was allowed by an answer that authorize began at this time or later.
-        self._allowed_at = self.heard_at = self.opened_at = host.clock()
+        self.heard_at = self.opened_at = host.clock()
+        self._allowed_at = self.opened_at if visitor.checked_at is None else visitor.checked_at
         self._round: _Round | None = None
         self._outbox: Outbox | None = None
+        self._ping_at = math.inf
         self._queue: dict[Subscription, str] | None = None
         """Those who need their row, and why, in the order in which they are served. They get nothing until then."""
         self._asked: dict[Subscription, float] | None = None
@@ -157,12 +160,12 @@ class Connection(ABC):
         """Begin to read."""
         self.host.reactor.watch(self._sock, READABLE, self._ready)
         # Spread: connections that came together shall not be pinged together.
-        pause = random.uniform(0.2, 1) * self._until_next_tick(self.opened_at)  # noqa: S311
-        self.host.reactor.call_later(pause, self._tick)
+        self._ping_at = self.opened_at + random.uniform(0.2, 1) * self.host.settings.ping_seconds  # noqa: S311
+        self.host.reactor.call_later(self._until_next_tick(self.opened_at), self._tick)
 
     def begin(self, name: str, key: str, since: Position | None) -> None:
         """Watch the channel that the request named, and that it was allowed to."""
-        guest = self._guest(self.visitor.user, self.opened_at) if self.visitor.by_ticket else None
+        guest = self._guest(self.visitor.user, self._allowed_at) if self.visitor.by_ticket else None
         subscription = Subscription(self, None, since, address=(name, key), opened_by=guest)
         self.subscriptions[subscription.address] = subscription
         self.go_live(subscription)
@@ -249,6 +252,15 @@ class Connection(ABC):
             others = (other.guest for other in self.subscriptions.values())
             if not any(other is not None and other.user == guest.user for other in others):
                 guests.pop(guest.user).leave()
+
+    def sign_out(self) -> None:
+        """Close it, as one of its users has signed out."""
+        self.close(UNAUTHENTICATED, "you were signed out")
+
+    @property
+    def is_outdated(self) -> bool:
+        """Its user has signed out since it was checked who that is."""
+        return self.host.sign_outs.since(self.visitor.user, self._allowed_at)
 
     @property
     def users(self) -> Iterator[str]:
@@ -415,15 +427,17 @@ class Connection(ABC):
             self.host.counts["silent"] += 1
             self.close(NO_PONG, f"nothing was heard for {settings.silence_seconds:g} s")
             return
-        if self._outbox is None:
-            self.ping()
+        if now >= self._ping_at:
+            self._ping_at = now + settings.ping_seconds
+            if self._outbox is None:
+                self.ping()
         self._look_after_rights()
         if self.is_open:
             self.host.reactor.call_later(self._until_next_tick(now), self._tick)
 
     def _until_next_tick(self, now: float) -> float:
         settings = self.host.settings
-        seconds = settings.ping_seconds
+        seconds = min(settings.ping_seconds, self._ping_at - now)
         if settings.reauthorize_seconds:
             ends = [
                 guest.until for subscription in self.subscriptions.values() if (guest := subscription.guest)
@@ -449,7 +463,12 @@ class Connection(ABC):
 
     @property
     def _answer_is_late(self) -> float:
-        return self._allowed_at + self.host.settings.reauthorize_seconds + LATE_SECONDS
+        if self._round is None:
+            return math.inf
+        # A process that stood still asks when the time is over already. It has sent nothing meanwhile, and an answer
+        # needs its time.
+        due = max(self._allowed_at + self.host.settings.reauthorize_seconds, self._round.asked_at)
+        return due + LATE_SECONDS
 
     def _look_after_rights(self) -> None:
         """Ask again when it is due, and end what can't be answered: a ticket's channel, and a late one."""
@@ -465,7 +484,7 @@ class Connection(ABC):
             return
         if now >= self._question_is_due:
             self._ask_again(now)
-        elif self._round is not None and now >= self._answer_is_late:
+        elif now >= self._answer_is_late:
             self.host.counts["late"] += 1
             self.close(TRY_AGAIN_LATER, "it could not be confirmed in time that you may read this")
 
