@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
 import random
 import socket
+import sys
+import termios
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -37,18 +40,26 @@ _SHORTEST_TICK = 0.01
 EARLIEST, LATEST = 0.5, 0.8
 """When authorize is asked again, as parts of ``reauthorize_seconds``: early enough for a slow answer."""
 LATE_SECONDS = 1.5
-"""How long after ``reauthorize_seconds`` a connection waits for that answer."""
+"""How long after ``reauthorize_seconds``, or after the question if that came later, a connection waits for its answer."""
 _GOLDEN_RATIO = 0.618034
 """Its multiples fall evenly between whole numbers, however many there are."""
+
+
+_MOST_READS = 16
+"""Rows that are read for one connection at once."""
+_READ_SECONDS = 1.0
+"""After so long a row that does not come holds up no other of its connection any more."""
+
+_NOTHING = Outbox()
 
 
 class _Round:
     """One asking again about all that a connection watches."""
 
-    __slots__ = ("began", "unanswered")
+    __slots__ = ("asked_at", "began", "unanswered")
 
     def __init__(self, began: float, subscriptions: list[Subscription]) -> None:
-        self.began = began
+        self.began = self.asked_at = began
         self.unanswered = set(subscriptions)
 
 
@@ -58,6 +69,9 @@ class Connection(ABC):
     Frames leave at once while the socket takes them, else through an outbox with bounds. Over a bound
     the unsent frames are dropped, and their channels bring the newest snapshot when the socket takes
     again. Nobody ever waits for it. It ends after a close, an error, or too long without progress.
+
+    Whoever needs the row, at first, by ``resync`` or because it lost frames, stands in one queue. The row is read when
+    the snapshot will find room, so a client causes no more reads than it takes snapshots, however slow it is.
     """
 
     must_answer = True
@@ -65,12 +79,16 @@ class Connection(ABC):
 
     __slots__ = (
         "_allowed_at",
+        "_asked",
         "_closing",
         "_ended",
-        "_ignored",
         "_is_timed",
+        "_largest",
+        "_looks_again",
         "_outbox",
+        "_ping_at",
         "_progress",
+        "_queue",
         "_round",
         "_send",
         "_sock",
@@ -94,10 +112,18 @@ class Connection(ABC):
         """The users whose tickets were shown here, with the places that they take up by it."""
         self.number = 0
         # Whatever is watched here was allowed by an answer that authorize began at this time or later.
-        self._allowed_at = self.heard_at = self.opened_at = host.clock()
+        self.heard_at = self.opened_at = host.clock()
+        self._allowed_at = self.opened_at if visitor.checked_at is None else visitor.checked_at
         self._round: _Round | None = None
         self._outbox: Outbox | None = None
-        self._ignored: set[Subscription] | None = None
+        self._ping_at = math.inf
+        self._queue: dict[Subscription, str] | None = None
+        """Those who need their row, and why, in the order in which they are served. They get nothing until then."""
+        self._asked: dict[Subscription, float] | None = None
+        """Those whose rows are being read, and since when."""
+        # Nothing is known of the snapshots yet: as if the outbox could take as many as are read at once.
+        self._largest = host.settings.outbox_bytes // _MOST_READS
+        self._looks_again = False
         self._progress = 0
         self._is_timed = False
         self._closing = False
@@ -134,20 +160,70 @@ class Connection(ABC):
         """Begin to read."""
         self.host.reactor.watch(self._sock, READABLE, self._ready)
         # Spread: connections that came together shall not be pinged together.
-        pause = random.uniform(0.2, 1) * self._until_next_tick(self.opened_at)  # noqa: S311
-        self.host.reactor.call_later(pause, self._tick)
+        self._ping_at = self.opened_at + random.uniform(0.2, 1) * self.host.settings.ping_seconds  # noqa: S311
+        self.host.reactor.call_later(self._until_next_tick(self.opened_at), self._tick)
 
     def begin(self, name: str, key: str, since: Position | None) -> None:
         """Watch the channel that the request named, and that it was allowed to."""
-        guest = self._guest(self.visitor.user, self.opened_at) if self.visitor.by_ticket else None
+        guest = self._guest(self.visitor.user, self._allowed_at) if self.visitor.by_ticket else None
         subscription = Subscription(self, None, since, address=(name, key), opened_by=guest)
         self.subscriptions[subscription.address] = subscription
         self.go_live(subscription)
 
     def go_live(self, subscription: Subscription) -> None:
         """Send the channel from now on."""
-        channel = subscription.channel = self.host.channel(*subscription.address)
-        channel.ask(subscription, "initial")
+        subscription.channel = self.host.channel(*subscription.address)
+        self.bring(subscription, "initial")
+
+    def bring(self, subscription: Subscription, reason: str) -> None:
+        """Bring a live subscription to the state of the committed row, when its turn comes."""
+        if not self.has(subscription) or subscription.channel is None or subscription in (self._asked or ()):
+            return  # it has ended, or a snapshot is under way
+        self._line_up(subscription, reason)
+        self._ask_next()
+
+    def _line_up(self, subscription: Subscription, reason: str) -> None:
+        subscription.leave()
+        if self._asked:
+            self._asked.pop(subscription, None)
+        if self._queue is None:
+            self._queue = {}
+        self._queue.setdefault(subscription, reason)
+
+    def _ask_next(self) -> None:
+        """Have the rows read whose snapshots will find room, one at least."""
+        queue = self._queue
+        while queue and self._has_room():
+            subscription = next(iter(queue))
+            reason = queue.pop(subscription)
+            if self._asked is None:
+                self._asked = {}
+            self._asked[subscription] = self.host.clock()
+            # Not the channel of before: one that nobody stood in may have been forgotten meanwhile.
+            subscription.channel = self.host.channel(*subscription.address)
+            subscription.channel.ask(subscription, reason)
+        if queue and self._asked and not self._looks_again:
+            self._looks_again = True
+            self.host.reactor.call_later(_READ_SECONDS, self._look_again)
+        self._queue, self._asked = queue or None, self._asked or None
+
+    def _has_room(self) -> bool:
+        outbox, limits, count = self._outbox or _NOTHING, self.host.settings, len(self._asked or ()) + 1
+        fits = outbox.fits if count == 1 else outbox.has_room
+        return count <= _MOST_READS and fits(
+            count * self._largest, count, limits.outbox_frames, limits.outbox_bytes
+        )
+
+    def _came(self, subscription: Subscription, size: int) -> None:
+        """Note that a row that was asked for has come. The next is asked for when there is room."""
+        if self._asked and self._asked.pop(subscription, None) is not None:
+            self._largest = max(self._largest, size)
+
+    def _look_again(self) -> None:
+        self._looks_again = False
+        late = self.host.clock() - _READ_SECONDS
+        self._asked = {one: began for one, began in (self._asked or {}).items() if began > late}
+        self._ask_next()
 
     def has(self, subscription: Subscription) -> bool:
         """Say whether a subscription lives. Another one of the same address may."""
@@ -159,11 +235,13 @@ class Connection(ABC):
         self._release(subscription)
         if self._outbox:
             self._outbox.drop(subscription)
-        if self._ignored:
-            self._ignored.discard(subscription)
+        self._ask_next()
 
     def _release(self, subscription: Subscription) -> None:
         subscription.leave()
+        for waiting in (self._queue, self._asked):
+            if waiting:
+                waiting.pop(subscription, None)
         if subscription.channel is None:
             self.host.checks.drop(subscription)
         if self._round is not None:
@@ -174,6 +252,15 @@ class Connection(ABC):
             others = (other.guest for other in self.subscriptions.values())
             if not any(other is not None and other.user == guest.user for other in others):
                 guests.pop(guest.user).leave()
+
+    def sign_out(self) -> None:
+        """Close it, as one of its users has signed out."""
+        self.close(UNAUTHENTICATED, "you were signed out")
+
+    @property
+    def is_outdated(self) -> bool:
+        """Its user has signed out since it was checked who that is."""
+        return self.host.sign_outs.since(self.visitor.user, self._allowed_at)
 
     @property
     def users(self) -> Iterator[str]:
@@ -247,28 +334,38 @@ class Connection(ABC):
                 return
             if sent != len(data):
                 self._block(Chunk(data, frames, subscription), sent)
+            if self._asked and subscription is not None:
+                self._came(subscription, len(data))
+                self._ask_next()
             return
-        if self._ignored and subscription in self._ignored:
-            return
-        limits = self.host.settings
         if subscription is None:
-            # As many as a client may ask for at once, and takes one day if it takes anything.
-            most = limits.outbox_frames + limits.max_channels_per_socket
-            if outbox.fits_answer(data, most, limits.outbox_bytes):
-                outbox.append(Chunk(data, frames, None))
-            else:
-                self.host.counts["stalled"] += 1
-                self.close(SLOW, "you ask, and do not take the answers")
-        elif outbox.fits(data, frames, limits.outbox_frames, limits.outbox_bytes):
-            outbox.append(Chunk(data, frames, subscription))
+            self._let_answer_wait(outbox, data)
+        else:
+            self._let_wait(outbox, Chunk(data, frames, subscription), subscription)
+
+    def _let_answer_wait(self, outbox: Outbox, data: bytes) -> None:
+        limits = self.host.settings
+        # As many as a client may ask for at once, and takes one day if it takes anything.
+        most = limits.outbox_frames + limits.max_channels_per_socket
+        if outbox.fits_answer(len(data), most, limits.outbox_bytes):
+            outbox.append(Chunk(data, 1, None))
+        else:
+            self.host.counts["stalled"] += 1
+            self.close(SLOW, "you ask, and do not take the answers")
+
+    def _let_wait(self, outbox: Outbox, chunk: Chunk, subscription: Subscription) -> None:
+        limits, size = self.host.settings, len(chunk.data)
+        self._came(subscription, size)
+        if self._queue and subscription in self._queue:
+            return
+        if outbox.fits(size, chunk.frames, limits.outbox_frames, limits.outbox_bytes):
+            outbox.append(chunk)
         else:
             self._overflow(outbox, subscription)
 
     def _overflow(self, outbox: Outbox, subscription: Subscription) -> None:
-        losers = outbox.drop() | {subscription}
-        for loser in losers:
-            loser.leave()
-        self._ignored = losers | (self._ignored or set())
+        for loser in outbox.drop() | {subscription: None}:
+            self._line_up(loser, "slow")
         self.host.counts["slow"] += 1
 
     def _block(self, chunk: Chunk, sent: int) -> None:
@@ -279,13 +376,14 @@ class Connection(ABC):
         reactor.change(self._sock, READABLE | WRITABLE, self._ready)
         if not self._is_timed:
             self._is_timed = True
-            reactor.call_later(self.host.settings.stall_seconds, self._check_progress, self._progress)
+            reactor.call_later(self.host.settings.stall_seconds, self._check_progress, self._taken)
 
     def _flush(self, outbox: Outbox) -> None:
         while outbox:
             try:
                 sent = self._send(outbox.first())
             except BlockingIOError:
+                self._ask_next()
                 return
             except OSError:
                 self.host.counts["broken"] += 1
@@ -297,9 +395,7 @@ class Connection(ABC):
         self.host.reactor.change(self._sock, READABLE, self._ready)
         if self._closing:
             self._half_close()
-        losers, self._ignored = self._ignored, None
-        for subscription in losers or ():
-            subscription.ask("slow")
+        self._ask_next()
 
     def _half_close(self) -> None:
         # A close with unread data in the kernel would be a reset, and could take the farewell with it.
@@ -334,15 +430,17 @@ class Connection(ABC):
             self.host.counts["silent"] += 1
             self.close(NO_PONG, f"nothing was heard for {settings.silence_seconds:g} s")
             return
-        if self._outbox is None:
-            self.ping()
+        if now >= self._ping_at:
+            self._ping_at = now + settings.ping_seconds
+            if self._outbox is None:
+                self.ping()
         self._look_after_rights()
         if self.is_open:
             self.host.reactor.call_later(self._until_next_tick(now), self._tick)
 
     def _until_next_tick(self, now: float) -> float:
         settings = self.host.settings
-        seconds = settings.ping_seconds
+        seconds = min(settings.ping_seconds, self._ping_at - now)
         if settings.reauthorize_seconds:
             ends = [
                 guest.until for subscription in self.subscriptions.values() if (guest := subscription.guest)
@@ -368,7 +466,12 @@ class Connection(ABC):
 
     @property
     def _answer_is_late(self) -> float:
-        return self._allowed_at + self.host.settings.reauthorize_seconds + LATE_SECONDS
+        if self._round is None:
+            return math.inf
+        # A process that stood still asks when the time is over already. It has sent nothing meanwhile, and an answer
+        # needs its time.
+        due = max(self._allowed_at + self.host.settings.reauthorize_seconds, self._round.asked_at)
+        return due + LATE_SECONDS
 
     def _look_after_rights(self) -> None:
         """Ask again when it is due, and end what can't be answered: a ticket's channel, and a late one."""
@@ -384,7 +487,7 @@ class Connection(ABC):
             return
         if now >= self._question_is_due:
             self._ask_again(now)
-        elif self._round is not None and now >= self._answer_is_late:
+        elif now >= self._answer_is_late:
             self.host.counts["late"] += 1
             self.close(TRY_AGAIN_LATER, "it could not be confirmed in time that you may read this")
 
@@ -431,15 +534,23 @@ class Connection(ABC):
 
     # -- progress
 
-    def _check_progress(self, progress: int) -> None:
+    @property
+    def _taken(self) -> tuple[int, int]:
+        """Something that changes with each byte that the client takes, be it from the kernel, which wakes nobody up for a few."""
+        unsent = bytes(4)
+        with contextlib.suppress(OSError):
+            unsent = fcntl.ioctl(self._sock, termios.TIOCOUTQ, unsent)
+        return self._progress, int.from_bytes(unsent, sys.byteorder)
+
+    def _check_progress(self, taken: tuple[int, int]) -> None:
         if self._ended or self._outbox is None:
             self._is_timed = False
-        elif progress == self._progress:
+        elif taken == self._taken:
             self.host.counts["stalled"] += 1
             self.close(SLOW, "you took nothing for too long")
         else:
             seconds = self.host.settings.stall_seconds
-            self.host.reactor.call_later(seconds, self._check_progress, self._progress)
+            self.host.reactor.call_later(seconds, self._check_progress, self._taken)
 
     def _leave_channels(self) -> None:
         left, self.subscriptions = self.subscriptions, {}

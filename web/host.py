@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .rows import Rows
     from .seldom import Seldom
     from .settings import WebSettings
+    from .sign_outs import SignOuts
 
 
 class Host(Protocol):
@@ -31,6 +32,8 @@ class Host(Protocol):
     """Of those who want to watch. Calls ``decided``."""
     rechecks: Checks
     """Of those who watch already: a queue of its own, which no number of the others delays. Calls ``confirmed``."""
+
+    sign_outs: SignOuts
 
     @property
     def reactor(self) -> Reactor:

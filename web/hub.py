@@ -17,7 +17,7 @@ from .bridge import Bridge
 from .channel import Channel
 from .channels import Channels
 from .checks import Checks
-from .connection import GOING_AWAY, UNAUTHENTICATED, Connection
+from .connection import GOING_AWAY, Connection
 from .connections import Connections
 from .errands import Errands
 from .frames import delta_frames
@@ -26,6 +26,7 @@ from .reactor import Reactor
 from .rows import Rows
 from .seldom import Seldom
 from .settings import WebSettings
+from .sign_outs import SignOuts
 from .wire import text_frame
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Hub(Broadcaster):
         self.gone_back_log = Seldom(self.clock)
         self.channels = Channels(self)
         self.connections = Connections()
+        self.sign_outs = SignOuts()
         self.checks = Checks(self, "keyfold-checks", lambda at, *answer: at.decided(*answer))
         self.rechecks = Checks(self, "keyfold-rechecks", lambda at, *answer: at.confirmed(*answer))
         self._errands = Errands("keyfold-errands")
@@ -187,6 +189,9 @@ class Hub(Broadcaster):
         if self._closed:
             connection.close(GOING_AWAY, "the server is shutting down")
             return
+        if connection.is_outdated:
+            connection.sign_out()
+            return
         if wish is not None:
             connection.begin(*wish)
         if self.connected is not None:
@@ -205,11 +210,13 @@ class Hub(Broadcaster):
         if self._closed:
             return 0
         closed = Future[int]()
+        # Before those that are open are looked for: one that is still being checked is refused when it comes.
+        self.sign_outs.note(user, self.clock())
 
         def close() -> None:
             theirs = self.connections.of_user(user)
             for connection in theirs:
-                connection.close(UNAUTHENTICATED, "you were signed out")
+                connection.sign_out()
             closed.set_result(len(theirs))
 
         self.reactor.call(close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +144,9 @@ def _admit(address: tuple[str, str] | None, wanted: str | None) -> tuple[Visitor
         since = parse_position(wanted) if wanted else None
     except ValueError as error:
         raise BadRequest(str(error)) from None
-    visitor = kept.access.admit(current_app._get_current_object(), request, address)  # type: ignore[attr-defined]  # noqa: SLF001
+    began = kept.hub.clock()
+    admitted = kept.access.admit(current_app._get_current_object(), request, address)  # type: ignore[attr-defined]  # noqa: SLF001
+    visitor = replace(admitted, checked_at=began)
     if kept.system.closed:
         raise Closed(_CLOSED)
     try:

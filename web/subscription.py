@@ -22,7 +22,8 @@ class Subscription:
 
     Without a channel it waits for its check, with one it is live, and once it is not in there any more it
     has ended, whatever answer still comes for it. A client that subscribes to the same key again begins
-    another life. The channel knows where a live one stands: it has it in one of its sets.
+    another life. The channel knows where a live one stands: it has it in one of its sets, or the connection lets it
+    wait until its socket takes a snapshot.
     """
 
     __slots__ = ("address", "channel", "connection", "opened_by", "since")
@@ -48,11 +49,6 @@ class Subscription:
     def guest(self) -> Guest | None:
         """The right of a ticket, by which it is live. None: the visitor's own right."""
         return self.opened_by if isinstance(self.opened_by, Guest) else None
-
-    def ask(self, reason: str) -> None:
-        """Bring it to the state of the committed row, if it is live."""
-        if self.channel is not None:
-            self.channel.ask(self, reason)
 
     def leave(self) -> None:
         """Send it nothing more of its channel."""

@@ -51,7 +51,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 class WebSocketConnection(Connection):
     """Speaks RFC 6455 to one client. ``many``: the client says which channels it watches."""
 
-    __slots__ = ("_allowance", "_counted_at", "_many", "_reader")
+    __slots__ = ("_allowance", "_counted_at", "_many", "_pings", "_reader")
 
     most_inbound = 32 * 1024
     """Bytes that a message of a client may have: the largest ``subscribe`` that is legal, and some.
@@ -69,6 +69,8 @@ class WebSocketConnection(Connection):
         self._reader: FrameReader | None = None
         self._allowance = self._most_allowance
         self._counted_at = self.heard_at
+        self._pings = 0
+        """Those that were not answered so far."""
 
     # -- out
 
@@ -77,6 +79,7 @@ class WebSocketConnection(Connection):
             self.push(data, frames, subscription)
 
     def ping(self) -> None:
+        self._pings += 1
         self.push(PING)
 
     def farewell(self, code: int, reason: str) -> bytes:
@@ -96,6 +99,9 @@ class WebSocketConnection(Connection):
         self._allowance = min(self._most_allowance, self._allowance + gained)
         try:
             for opcode, payload, code in self._reader.feed(data):
+                if opcode is Opcode.PONG and self._pings:
+                    self._pings -= 1  # it was asked for, so it costs nothing
+                    continue
                 if not self._afford(1):
                     return
                 if opcode is Opcode.CLOSE:
@@ -156,7 +162,7 @@ class WebSocketConnection(Connection):
         # The frame is paid for; one that asks for many snapshots counts as many frames.
         if self._afford(max(0, len(live) - 1)):
             for subscription in live:
-                subscription.ask("resync")
+                self.bring(subscription, "resync")
         return None
 
     def _meant(self, message: _Message) -> Subscription | None:
@@ -209,6 +215,8 @@ class WebSocketConnection(Connection):
             return self._turn_away(subscription, "forbidden", text)
         if subscription.opened_by is None:
             self._vouch(began)
+        elif self.host.sign_outs.since(permission.user, began):
+            return self.sign_out()
         else:
             try:
                 self._receive(permission.user)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import msgspec
 import pytest
 import websocket
 from flask import Flask, session
 from keyfold.web import Hub, Keyfold
+from keyfold.web.sign_outs import SignOuts
 from keyfold.web.signals import subscriber_connected
+from keyfold.web.tickets import Tickets
 from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking, wait_until
+from support.raw_client import CLOSE, PING, TEXT, RawClient, client_frame, handshake, head_of
 from support.serving import Site, Watcher, serve
 
 PRIVATE = "projection.test.private."
@@ -313,6 +318,30 @@ def open_as_kim(stack: ExitStack, site: Site, kind: str) -> Callable[[], int | N
     return watcher.close_code
 
 
+def test_a_process_that_stood_still_waits_for_its_answers(make_app: Callable[..., Flask]) -> None:
+    """It asks when the time is over already, and gives authorize the same time to answer; no more than that."""
+    rights = Rights()
+    app = make_app(authorize=rights, KEYFOLD_REAUTHORIZE_SECONDS=1, KEYFOLD_PING_SECONDS=0.02)
+    hub, now = hub_of(app), [0.0]
+    hub.clock = lambda: now[0]
+    with serve(app) as site, ExitStack() as stack:
+        kim = open_as_kim(stack, site, "one key")
+        parking = rights.hanging["kim"] = Parking()
+        stack.callback(parking.release)
+        now[0] = 10.0
+        parking.wait_for_arrival()
+        now[0] = 11.49
+        ticked = threading.Event()
+        hub.reactor.call(hub.reactor.call_later, 0.1, ticked.set)
+        assert ticked.wait(DEADLINE)
+        assert hub.stats()["late"] == 0
+        [connection] = hub.connections
+        assert connection.is_open
+        now[0] = 11.51
+        assert kim() == 1013
+        assert hub.stats()["late"] == 1
+
+
 def test_an_answer_counts_from_when_it_was_asked(make_app: Callable[..., Flask]) -> None:
     """A first check that took nearly the whole time makes the next one due at once."""
     rights = Rights()
@@ -402,6 +431,131 @@ def test_a_ticket_s_user_can_be_disconnected(ticketed: tuple[Flask, Keyfold]) ->
         for many in (lees, nobodys):
             many.send(type="ping")
             assert many.next_of_many() == {"type": "pong"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/ws/projection/test.totals/a", "/ws/projection", "/sse/projection/test.totals/a"]
+)
+def test_who_signs_out_while_being_checked_stays_out(sqlite_url: str, path: str) -> None:
+    """The request was with authorize or identify when disconnect was called: the session that it saw has ended."""
+    parking, session_is_open = Parking(), [True]
+
+    def identify(request: Any) -> str:
+        user: str = request.headers["X-User"]
+        if user == "kim" and session_is_open[0]:
+            parking.park()
+        return user
+
+    keyfold = Keyfold(identify=identify, authorize=lambda _request, _name, _key: session_is_open[0])
+
+    class Closed(Totals):
+        public = False
+
+    keyfold.register(Closed())
+    app = Flask("test")
+    app.config.update(KEYFOLD_DATABASE=sqlite_url)
+    keyfold.init_app(app)
+    with serve(app) as site, app.app_context(), ExitStack() as stack:
+        stack.callback(keyfold.system.close)
+        stack.callback(parking.release)
+        kim = stack.enter_context(socket.create_connection(("127.0.0.1", site.port), DEADLINE))
+        if path.startswith("/ws"):
+            kim.sendall(handshake(path, X_User="kim"))
+        else:
+            kim.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-User: kim\r\n\r\n".encode())
+        parking.wait_for_arrival()
+        session_is_open[0] = False
+        assert keyfold.disconnect(user="kim") == 0
+        parking.release()
+        head = head_of(kim)
+        if path.startswith("/ws"):
+            assert " 101 " in head
+            opcode, payload = RawClient(kim).frame()
+            assert (opcode, payload[:2]) == (CLOSE, (4401).to_bytes(2, "big"))
+        else:
+            assert kim.makefile("rb").read() == b"retry: 2000\n\n"
+        kim.close()
+        wait_until(lambda: hub_of(app).stats()["closed"] == 1)
+        session_is_open[0] = True
+        other = site.watch_many(header={"X-User": "lee"})
+        stack.callback(other.close)
+        other.send(type="ping")
+        assert other.next_of_many() == {"type": "pong"}
+        again = site.watch_many(header={"X-User": "kim"})
+        stack.callback(again.close)
+        again.send(type="ping")
+        assert again.next_of_many() == {"type": "pong"}
+
+
+def test_a_ticket_whose_user_is_disconnected_while_it_is_checked(
+    ticketed: tuple[Flask, Keyfold], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends the connection, as a moment later."""
+    app, keyfold = ticketed
+    parking, redeem = Parking(), Tickets.redeem
+
+    def slowly(self: Tickets, ticket: str, name: str, key: str) -> str | None:
+        user = redeem(self, ticket, name, key)
+        parking.park()
+        return user
+
+    monkeypatch.setattr(Tickets, "redeem", slowly)
+    with serve(app) as site, app.app_context(), ExitStack() as stack:
+        stack.callback(parking.release)
+        many = site.watch_many()
+        stack.callback(many.close)
+        many.send(type="subscribe", channel=PUBLIC + "a", ticket=keyfold.ticket("test.totals", "a", "kim"))
+        parking.wait_for_arrival()
+        assert keyfold.disconnect(user="kim") == 0
+        parking.release()
+        assert many.close_code() == 4401
+
+
+def test_sign_outs_are_remembered_within_bounds() -> None:
+    """Of more users than are remembered, whoever may be one of them is refused."""
+    sign_outs = SignOuts()
+    for number in range(10_002):
+        sign_outs.note(f"user {number}", float(number))
+    sign_outs.note("user 5", 20_000.0)
+    assert len(sign_outs._times) == 10_000
+    assert sign_outs.since("user 10", 10.0)
+    assert not sign_outs.since("user 10", 10.5)
+    assert sign_outs.since("user 5", 20_000.0)
+    assert sign_outs.since("somebody", 1.0)
+    assert not sign_outs.since("somebody", 2.5)
+    assert not sign_outs.since(None, -1.0)
+
+
+def test_the_end_of_a_ticket_is_no_reason_to_ping(sqlite_url: str) -> None:
+    """Each has a wake-up of its own, and pings have theirs: a pong is a frame that the page has to send."""
+    keyfold = Keyfold()
+
+    class Closed(Totals):
+        public = False
+
+    keyfold.register(Closed())
+    app = Flask("test")
+    app.secret_key = "test"
+    app.config.update(KEYFOLD_DATABASE=sqlite_url, KEYFOLD_REAUTHORIZE_SECONDS=0.3)
+    keyfold.init_app(app)
+    with serve(app) as site, app.app_context(), ExitStack() as stack:
+        stack.callback(keyfold.system.close)
+        page = stack.enter_context(socket.create_connection(("127.0.0.1", site.port), DEADLINE))
+        page.sendall(handshake("/ws/projection"))
+        head_of(page)
+        client = RawClient(page)
+        for number in range(20):
+            ticket = keyfold.ticket("test.totals", str(number), "kim")
+            text = msgspec.json.encode(
+                {"type": "subscribe", "channel": f"{PUBLIC}{number}", "ticket": ticket}
+            )
+            client.send(client_frame(TEXT, text))
+        ended, pings = 0, 0
+        while ended < 20:
+            opcode, payload = client.frame()
+            pings += opcode == PING
+            ended += b'"forbidden"' in payload
+        assert pings == 0
 
 
 def test_a_ticket_s_user_has_a_limit(ticketed: tuple[Flask, Keyfold]) -> None:

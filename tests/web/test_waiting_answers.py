@@ -14,7 +14,7 @@ from keyfold.web.admission import Admission
 from keyfold.web.visitor import Visitor
 from keyfold.web.websocket import WebSocketConnection
 from support.parking import DEADLINE, wait_until
-from support.raw_client import PING, TEXT, RawClient, client_frame
+from support.raw_client import PING, PONG, TEXT, RawClient, client_frame
 from support.serving import serve
 
 LIMIT = WebSettings().outbox_bytes
@@ -73,7 +73,7 @@ def test_answers_are_counted_as_well_as_measured(talker: Talker) -> None:
     for _ in range(400):
         talker.talk(client_frame(PING), 20)
         outbox = talker.connection._outbox
-        assert outbox is None or len(outbox._chunks) <= 164 + 1
+        assert outbox is None or len(outbox._answers) <= 164 + 1
     wait_until(talker.stalled)
     assert talker.client.close_code() == 4101
 
@@ -87,6 +87,18 @@ def test_answers_that_are_taken_may_be_any_number(talker: Talker) -> None:
                 b"%d" % said for said in range(number - 99, number + 1)
             ]
     assert talker.connection.is_open
+
+
+def test_the_answer_to_a_ping_of_ours_is_free(talker: Talker) -> None:
+    """One for each: a pong that nobody asked for is a frame like any other."""
+    for _ in range(200):
+        talker.hub.reactor.call(talker.connection.ping)
+        assert talker.client.frame() == (PING, b"")
+        talker.client.send(client_frame(PONG))
+    talker.client.send(client_frame(PING, b"still here?"))
+    assert talker.client.frame() == (PONG, b"still here?")
+    talker.client.send(client_frame(PONG) * 200)
+    assert talker.client.close_code() == 4429
 
 
 def test_a_stream_whose_client_talks_is_ended(make_app: Callable[..., Flask]) -> None:
