@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .props import Props
 
 COLD, LOADING, READY, SAVING, PAUSED = range(5)
+_MAX_EPOCHS_LEFT = 8
 
 
 class RowActor(PooledActor):
@@ -25,7 +26,7 @@ class RowActor(PooledActor):
 
     ``base`` is where the row stands (None: there is none), ``commit_id`` the commit that it holds (None: it is not
     known), ``halted`` whether events are parked for it; as of the last load or commit, which is all that a write
-    over them needs.
+    over them needs. ``epochs_left`` are those that the row had before: none of them comes back, but by a restore.
     """
 
     __slots__ = (
@@ -33,6 +34,7 @@ class RowActor(PooledActor):
         "_row",
         "base",
         "commit_id",
+        "epochs_left",
         "halted",
         "key",
         "last_turn",
@@ -49,6 +51,7 @@ class RowActor(PooledActor):
         self.stage = COLD
         self.base: Position | None = None
         self.commit_id: str | None = None
+        self.epochs_left: tuple[str, ...] = ()
         self.halted = False
         # What the row holds: the row itself until the first fold needs it decoded.
         self._row: Row | None = None
@@ -155,14 +158,26 @@ class RowActor(PooledActor):
         self.halted = row is not None and row.halted
         self._row = None if row is None or row.is_tombstone else row
         self.props.counters.add(loads=1, dead_letters=len(self._buried))
-        if known is not None and row is not None and known.is_gone_from(row.head):
-            self.on_gone_back(known)  # first: who is told of a letter, and settles then, waits for this too
+        if known is not None and row is not None:
+            lost = self._lost(known, row.head)
+            if lost is not None:
+                self.on_gone_back(
+                    lost
+                )  # first: who is told of a letter, and settles then, waits for this too
         if self._buried:
             self.settle_buried()
         if self.props.degraded and self.actor_inbox.empty():
             # It was read for the letters alone, and may not load. By the next event another process may have
             # repaired it.
             self.forget()
+
+    def _lost(self, known: Head, head: Head) -> Head | None:
+        """Return the commit that the row has lost since this actor knew it to be committed; None: it has lost none."""
+        if head.epoch in self.epochs_left:
+            return Head.end_of(head.epoch)
+        if known.epoch != head.epoch:
+            self.epochs_left = (*self.epochs_left, known.epoch)[-_MAX_EPOCHS_LEFT:]
+        return known if known.is_gone_from(head) else None
 
     def load_state(self) -> Any:
         """Return the state, decoded by now. Raises StoreError if the row does not decode."""

@@ -56,6 +56,23 @@ def test_the_next_commit_is_in_an_epoch_of_its_own(
     assert system.stats()["projections"][NAME]["gone_back"] == 1
 
 
+def test_an_epoch_that_was_left_does_not_come_back(system: ProjectionSystem) -> None:
+    """The same backup is restored once more: its epoch is known to be one of two histories."""
+    totals = system.register(Totals())
+    system.bus.dispatch(Added("a", 1)).result(DEADLINE)
+    copy = copy_row(system.store, "a")
+    system.bus.dispatch(Added("a", 10)).result(DEADLINE)
+    epochs = {copy.values["epoch"]}
+    for restores in range(1, 5):
+        restore(system.store, copy)
+        [applied] = system.bus.dispatch(Added("a", restores)).result(DEADLINE)
+        assert applied.version == 2
+        epochs.add(applied.epoch)
+        assert len(epochs) == restores + 1
+        assert totals.read("a") == Total(1 + restores, [1, restores])
+        assert system.stats()["projections"][NAME]["gone_back"] == restores
+
+
 def test_also_where_nothing_can_be_committed_on_it(system: ProjectionSystem) -> None:
     """The only event is poison, or the row does not load: the epoch is left all the same, and the rest stays."""
     system.register(Totals())
