@@ -560,7 +560,7 @@ function flawOf(name, key) {
 }
 
 function flawOfTicket(ticket) {
-  if (typeof ticket !== "string") return `it has to return a string, and returned ${ticket === null ? ticket : typeof ticket}`;
+  if (typeof ticket !== "string") return `it has to return a string, and returned ${typeof ticket}`;
   const { length } = new TextEncoder().encode(JSON.stringify(ticket));
   return length > TICKET_BYTES ? `a ticket has at most ${TICKET_BYTES} bytes, this one has ${length}` : null;
 }
