@@ -835,7 +835,7 @@ const scenarios = {
     page.add("ticket b");
     await time.pass(10);
     const last = page.add("b");
-    await time.pass(1_000);
+    await time.pass(11);
     page.close(first);
     await time.pass(100);
     assert.equal(last.handle.status, "live");
@@ -956,8 +956,9 @@ const scenarios = {
     await time.pass(90_000);
     let live = 0;
     for (let second = 0; second < 600; second += 1) {
+      server.commit(one.row);
       await time.pass(1_000);
-      live += one.handle.status === "live";
+      live += one.handle.status === "live" && one.handle.position.version === second + 1;
     }
     assert.equal(live, 600, "the stream stays while sockets are tried");
     server.isDeaf = false;
