@@ -26,8 +26,8 @@ _logger = logging.getLogger("keyfold.client")
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0
 _MOST_DOUBLINGS = 16
 _FORGET_SECONDS = 30.0
+_SOON = 0.5
 _RESYNC = '{"type":"resync"}'
-_SILENCE = 60.0
 _OPEN_SECONDS = 10.0
 _REFUSALS = frozenset({400, 401, 403, 404, 501})
 _REFUSING_CODES = frozenset({4401, 4403, 4404})
@@ -65,8 +65,9 @@ class Watch:
     """Watches one key. Iterate over it, or call ``next``; use it as a context manager, or ``close`` it.
 
     The first change is a snapshot (unless ``since`` was given and nothing is missing). A lost connection
-    comes back by itself, after a random pause, and goes on from where it was. ``ticket`` is called for
-    each connection; an OSError that it raises is a connection that failed, any other error is the caller's.
+    comes back by itself, after a random pause, and goes on from where it was. One whose server does not
+    answer pings is lost. ``ticket`` is called for each connection, and a connection that ends with the
+    right of its ticket is followed by another soon; an OSError that it raises is a connection that failed, any other error is the caller's.
     Not for several threads at once; ``close`` is.
     """
 
@@ -88,7 +89,7 @@ class Watch:
         self._client: ClientConnection | None = None
         self._connection = ExitStack()
         self._attempt = 0
-        self._due = 0.0
+        self._due = self._opened = 0.0
         self._resyncing = False
         self._closed = threading.Event()
 
@@ -114,12 +115,11 @@ class Watch:
             client = self._client or self._connect(until)
             if client is None:
                 continue
-            wait = _SILENCE if until is None else min(_SILENCE, until - monotonic())
+            wait = None if until is None else max(0.0, until - monotonic())
             try:
-                change = self._take(client, _decode(client.recv(timeout=max(0.0, wait))))
+                change = self._take(client, _decode(client.recv(timeout=wait)))
             except TimeoutError:
-                if wait == _SILENCE:  # heartbeats come more often
-                    self._lost()
+                return None
             except ConnectionClosed as closed:
                 self._ended(closed)
             else:
@@ -168,6 +168,7 @@ class Watch:
                 max_size=None,
             )
             self._client = self._connection.enter_context(opening)
+            self._opened = monotonic()
         except InvalidStatus as error:
             answer = error.response
             if answer.status_code in _REFUSALS:
@@ -192,14 +193,16 @@ class Watch:
         self._due = now + random.random() * longest  # noqa: S311
 
     def _ended(self, closed: ConnectionClosed) -> None:
-        self._lost()
-        frame = closed.rcvd
-        if frame is not None and frame.code in _REFUSING_CODES and self._ticket is None:
-            raise Refused(frame.code, frame.reason)
-
-    def _lost(self) -> None:
         self._hang_up()
+        frame, now = closed.rcvd, monotonic()
+        is_refusal = frame is not None and frame.code in _REFUSING_CODES
+        if is_refusal and self._ticket is not None and now - self._opened >= _FIRST_PAUSE:
+            # The right of a ticket ends, and the next one has not been refused: nothing has failed.
+            self._attempt, self._due = 0, now + random.random() * _SOON  # noqa: S311
+            return
         self._pause()
+        if frame is not None and is_refusal and self._ticket is None:
+            raise Refused(frame.code, frame.reason)
 
     def _hang_up(self) -> None:
         self._client, self._resyncing = None, False

@@ -6,9 +6,11 @@ import http.client
 import json
 import socket
 import struct
+import threading
 import time as clock
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +26,8 @@ from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking
 from support.raw_client import PING, TEXT, client_frame
 from support.serving import Site, Watcher, serve
+from websockets.sync.client import ClientConnection, connect
+from websockets.utils import accept_key
 
 
 def dispatch(system: ProjectionSystem, key: str, *amounts: int) -> None:
@@ -711,6 +715,78 @@ def test_a_client_that_is_closed_while_it_connects_stays_closed(site: Site, app:
     assert watch.next(DEADLINE) is None
     hub = hub_of(app)
     wait_for(lambda: hub.counts["closed"] == hub.counts["opened"] == 1)
+
+
+def test_the_client_comes_back_soon_with_the_next_ticket_when_a_right_has_ended(
+    site: Site, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A right that ends in its time is no failure: the pauses don't grow. One that ends as soon as it is given is."""
+    hub, later, tickets = hub_of(app), 0.0, list[str]()
+    access: Access = app.extensions["keyfold"].access
+    app.secret_key = "test"
+    monkeypatch.setattr("keyfold.web.client.random.random", lambda: 0.001)
+    monkeypatch.setattr(client_module, "monotonic", lambda: clock.monotonic() + later)
+
+    def ticket() -> str:
+        tickets.append(access.ticket(app, "test.private", "a", "kim"))
+        return tickets[-1]
+
+    with Watch(f"http://127.0.0.1:{site.port}", "test.private", "a", ticket=ticket) as watch:
+        assert watch.next(DEADLINE) is not None
+        for attempt, lives in enumerate([10.0, 10.0, 10.0, 0.0, 0.0], start=-2):
+            later += lives
+            assert hub.disconnect("kim") == 1
+            while len(tickets) < attempt + 4 or watch._client is None:
+                assert watch.next(0.01) is None
+            assert watch._attempt == max(0, attempt)
+    assert len(tickets) == 6
+
+
+def test_the_client_waits_for_as_long_as_the_server_answers_its_pings(
+    site: Site, system: ProjectionSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However rare the heartbeats are: the wait for a frame has no end of its own."""
+    waits: list[float | None] = []
+    recv = ClientConnection.recv
+
+    def recording(connection: ClientConnection, timeout: float | None = None) -> str | bytes:
+        waits.append(timeout)
+        return recv(connection, timeout)
+
+    monkeypatch.setattr(ClientConnection, "recv", recording)
+    with Watch(f"http://127.0.0.1:{site.port}", "test.totals", "a") as watch:
+        assert watch.next() is not None
+        dispatch(system, "a", 1)
+        assert watch.next() is not None
+    assert waits == [None, None]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_the_client_leaves_a_server_that_answers_no_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the connection, and nothing more."""
+    brief = partial(connect, ping_interval=0.01, ping_timeout=0.01, close_timeout=0.01)
+    monkeypatch.setattr(client_module, "connect", brief)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(DEADLINE)
+        watch = Watch(f"http://127.0.0.1:{server.getsockname()[1]}", "test.totals", "a")
+        waiting = threading.Thread(target=watch.next)
+        waiting.start()
+        for _ in range(2):
+            mute, _ = server.accept()
+            with mute, mute.makefile("rb") as request:
+                head = dict(
+                    line.strip().split(b": ", 1) for line in iter(request.readline, b"\r\n") if b": " in line
+                )
+                accept = accept_key(head[b"Sec-WebSocket-Key"].decode())
+                mute.sendall(
+                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                    b"Sec-WebSocket-Accept: " + accept.encode() + b"\r\n\r\n"
+                )
+                while request.read(1):  # until it hangs up
+                    pass
+        watch.close()
+    waiting.join(DEADLINE)
+    assert not waiting.is_alive()
 
 
 def test_the_client_says_when_it_is_refused(site: Site) -> None:

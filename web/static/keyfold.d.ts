@@ -5,9 +5,10 @@ export interface Position {
 }
 
 /**
- * "reconnecting": not live now, and tried again by itself. "refused": the server said no, or has no room, or the key
- * can't be one; the message says why. A refused watch is tried again over the next connection, when the key is
- * watched once more, for want of room when another watch closes, and with `ticket` after a pause.
+ * "reconnecting": not live now, and tried again by itself; also when a ticket has had its time. "refused": the server
+ * said no, or has no room, or the key can't be one; the message says why. A refused watch is tried again over the next
+ * connection, when the key is watched once more, for want of room when another watch closes, and with `ticket` after
+ * a pause.
  */
 export type Status = "connecting" | "live" | "reconnecting" | "refused";
 
@@ -23,7 +24,10 @@ export interface WatchOptions<State = unknown, Delta = unknown> {
    * watch asks for a snapshot.
    */
   reduce?(state: State | null, delta: Delta): State;
-  /** Fetches a fresh ticket for this key, for pages that have no session. If it fails or takes over 15 s, it is asked again. */
+  /**
+   * Fetches a fresh ticket for this key, for pages that have no session: a string, at most 16 KiB. If it fails, takes over 15 s
+   * or returns anything else, it is asked again after a pause.
+   */
   ticket?(): Promise<string>;
   /** Where Keyfold's routes begin, with a slash at the end. By default where this module came from. */
   url?: string;

@@ -12,11 +12,14 @@ const FIRST_PAUSE_MS = 2_000;
 const LONGEST_PAUSE_MS = 30_000;
 const FORGET_MS = 30_000; // a pause that was followed by no other for so long is forgotten
 const PATIENCE_MS = 15_000; // for a handshake, a response, a ticket
-const SILENCE_MS = 60_000; // a channel beats every 25 s, and a ping is answered: a longer silence is a dead connection
+const QUIET_MS = 30_000; // a socket that is silent for so long is sent a ping, and is dead if no answer comes for as long
+const SILENCE_MS = 60_000; // a stream beats every 25 s: a longer silence is a dead connection
+const SOON = -2; // as an attempt of backoff(): below half a second
 const FAILURES_BEFORE_STREAMS = 2;
 const SOCKET_AGAIN_MS = 60_000;
 const STREAMS = 4; // over HTTP/1.1 a browser has six connections, and the page needs some of them itself
 const STREAMS_MULTIPLEXED = 40;
+const TICKET_BYTES = 16_384; // as JSON: with the longest name and key a subscribe stays below the 32 KiB of a frame
 const DATA = ["snapshot", "resumed", "delta", "heartbeat"];
 const NAME = /^[\w-]+(\.[\w-]+)*$/;
 const KEY = /^[^\p{Cc}\p{Cs}\p{Zl}\p{Zp}]{1,512}$/u;
@@ -116,27 +119,36 @@ class Channel {
   phase = "idle"; // idle, ticket, asked, live, leaving
   pause = new Pause(); // before the next subscribe. Due in infinity: refused
   resyncs = new Pause();
-  isFull = false; // refused because the server or the page has no room: another that leaves makes some
+  isFull = false; // refused as the server has no room: another that leaves may make some
   isSnapshotNeeded = false;
   isSnapshotComing = false;
 
-  constructor(text) {
-    this.text = text;
+  constructor(name, key, text = `projection.${name}.${key}`) {
+    Object.assign(this, { name, key, text, id: `${name}/${key}` });
   }
 
   enter(phase) {
     Object.assign(this, { phase, entered: now(), heard: Date.now() });
     if (phase === "idle") this.cancel?.abort();
+    else this.isFull = false;
     if (phase === "idle" || phase === "ticket") this.isSnapshotNeeded = false;
     if (phase === "ticket") Object.assign(this, { cancel: new AbortController(), ticket: undefined });
     this.isSnapshotComing = phase === "asked" || (phase === "live" && this.isSnapshotComing);
   }
 
-  // To be asked for at once: by another watch, or over another connection.
+  // To be asked for at once: by another watch, over another connection, or as there may be room now.
   restart() {
     this.enter("idle");
     this.isFull = false;
     this.pause.due = Math.min(this.pause.due, now());
+  }
+
+  // It could not go on. What was live for a while did not fail: its pauses begin small again.
+  interrupt() {
+    const isFresh = this.phase === "live" && now() - this.entered >= FIRST_PAUSE_MS;
+    this.enter("idle");
+    if (isFresh) this.pause.attempt = 0;
+    return isFresh;
   }
 
   say(status, message) {
@@ -164,11 +176,13 @@ class Channel {
 }
 
 class Link {
-  channels = new Map(); // by the text of the channel, as the server's frames name it
+  channels = new Map(); // by name and key
+  holders = new Map(); // by text, as frames name it: the channel that has it. Two names may make one text
   pause = new Pause(); // before the next WebSocket
-  failures = 0; // WebSockets in a row that did not open
+  failures = 0; // WebSockets in a row that carried nothing
   isBlocked = false; // the last one of them failed while a stream was open
-  isOpen = false;
+  isOpen = false; // channels are asked for over the socket
+  isProven = false; // the socket has carried a message
   socket = null;
   most = FRAMES_AT_ONCE;
 
@@ -177,17 +191,16 @@ class Link {
   }
 
   add(name, key, options) {
-    const text = `projection.${name}.${key}`;
     const watch = new Watch(options);
-    const channel = this.channels.get(text) ?? new Channel(text);
-    const flaw = flawOf(name, key, channel);
+    const wanted = new Channel(name, key);
+    const channel = this.channels.get(wanted.id) ?? wanted;
+    const flaw = flawOf(name, key);
     if (flaw) {
       queueMicrotask(() => watch.say("refused", flaw));
     } else {
-      Object.assign(channel, { name, key });
       if (channel.phase === "idle") channel.restart();
       if (channel.phase === "live") channel.isSnapshotNeeded = true;
-      this.channels.set(text, channel);
+      this.channels.set(channel.id, channel);
       channel.watches.add(watch);
       this.plan();
     }
@@ -236,19 +249,22 @@ class Link {
     const isKnownToServer = this.isOpen && channel.phase !== "idle" && channel.phase !== "ticket";
     if (channel.watches.size || isKnownToServer) return;
     channel.enter("idle");
-    this.channels.delete(channel.text);
+    this.channels.delete(channel.id);
+    if (this.holders.get(channel.text) === channel) this.holders.delete(channel.text);
+    this.makeRoom();
   }
 
   rest() {
     for (const channel of this.channels.values()) channel.enter("idle");
     this.channels.clear();
+    this.holders.clear();
     this.dropSocket();
   }
 
   // -- how a channel is asked for, and how that ends
 
   ask(channel, hasRoom, send) {
-    if (channel.phase === "idle" && !channel.isFull && !this.isEarly(channel.pause.due) && hasRoom()) {
+    if (channel.phase === "idle" && !this.isEarly(channel.pause.due) && hasRoom()) {
       channel.enter("ticket");
       this.fetchTicket(channel);
     }
@@ -262,7 +278,9 @@ class Link {
     if (!ticketed.length) return (channel.ticket = null);
     try {
       const ticket = await ticketed[channel.pause.attempt % ticketed.length].options.ticket(); // they take turns
-      if (!signal.aborted) channel.ticket = String(ticket);
+      const flaw = flawOfTicket(ticket);
+      if (flaw) throw new TypeError(flaw);
+      if (!signal.aborted) channel.ticket = ticket;
     } catch (error) {
       if (signal.aborted) return;
       report(error);
@@ -273,31 +291,38 @@ class Link {
 
   // Something went wrong that may go well next time.
   failed(channel, message) {
-    channel.enter("idle");
+    channel.interrupt();
     channel.pause.again();
     channel.say("reconnecting", message);
-    this.plan();
+    this.makeRoom();
   }
 
   // The server has said no.
   refused(channel, code, message) {
-    channel.enter("idle");
-    if (code === "limit") {
+    const wasLive = channel.phase === "live";
+    const isFresh = channel.interrupt();
+    const hasTickets = channel.ticketed.length > 0;
+    const isFull = code === "limit";
+    if (!hasTickets || !(isFull || code === "forbidden")) channel.pause.due = Infinity;
+    else if (isFresh) channel.pause.due = now() + backoff(SOON);
+    else channel.pause.again();
+    if (isFull) {
       channel.isFull = true;
-      this.channels.delete(channel.text); // to the end of those that wait for room
-      this.channels.set(channel.text, channel);
-    } else {
-      if (code === "forbidden" && channel.ticketed.length) channel.pause.again();
-      else channel.pause.due = Infinity;
-      this.makeRoom();
+      this.channels.delete(channel.id); // to the end of those that wait for room
+      this.channels.set(channel.id, channel);
     }
-    channel.say("refused", message);
+    // The right of a ticket ends regularly, and the next ticket has not been refused.
+    channel.say(wasLive && channel.pause.due < Infinity ? "reconnecting" : "refused", message);
+    // With a ticket it may be its user who has no room: then another channel finds some. Those with tickets ask again by
+    // themselves: handed to each other, the room that there isn't would be asked for without an end.
+    if (!isFull) this.makeRoom();
+    else if (hasTickets) this.makeRoom((other) => !other.ticketed.length);
     this.plan();
   }
 
-  makeRoom() {
-    const next = [...this.channels.values()].find((channel) => channel.isFull && channel.watches.size);
-    if (next) next.isFull = false;
+  // Called whenever a channel ends, or no longer asks: there may be room for one that was refused for want of it.
+  makeRoom(isMeant = () => true) {
+    [...this.channels.values()].find((channel) => channel.isFull && channel.watches.size && isMeant(channel))?.restart();
     this.plan();
   }
 
@@ -305,10 +330,10 @@ class Link {
 
   keepSocket() {
     if (this.isOpen) {
-      if (!this.isEarly(this.heard + SILENCE_MS, Date.now)) return this.lost();
-      if (this.isEarly(Math.max(this.heard, this.pinged) + SILENCE_MS / 2, Date.now)) return;
-      this.pinged = Date.now();
-      this.send({ type: "ping" });
+      this.quietSince = Math.min(this.quietSince, Date.now()); // the clock may have been set back
+      if (this.isEarly(this.quietSince + QUIET_MS, Date.now)) return;
+      if (this.isPinged) this.lost();
+      else this.ping();
     } else if (this.socket) {
       if (!this.isEarly(this.begun + PATIENCE_MS)) this.lost();
     } else if (!this.isEarly(this.pause.due)) {
@@ -323,14 +348,17 @@ class Link {
     } catch {
       return this.lost();
     }
-    this.socket.onopen = () => this.opened();
+    this.socket.onopen = () => {
+      Object.assign(this, { allowance: this.most, counted: now() });
+      this.ping(); // so that something comes in any case: a socket may open and carry nothing
+      if (this.failures < FAILURES_BEFORE_STREAMS) this.opened(); // else the streams stay until it has
+    };
     this.socket.onmessage = ({ data }) => this.receive(data);
     this.socket.onclose = ({ code }) => this.lost(code);
   }
 
   opened() {
-    Object.assign(this, { isOpen: true, isBlocked: false, failures: 0, heard: Date.now(), pinged: 0 });
-    Object.assign(this, { allowance: this.most, counted: now() });
+    this.isOpen = true;
     for (const channel of this.channels.values()) channel.restart();
     this.plan();
   }
@@ -338,17 +366,17 @@ class Link {
   // A socket that the page has no use for, or that is dead, shall not be heard any more.
   dropSocket() {
     const { socket } = this;
-    Object.assign(this, { socket: null, isOpen: false });
+    Object.assign(this, { socket: null, isOpen: false, isProven: false });
     if (!socket) return;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();
   }
 
   lost(code) {
-    const { isOpen } = this;
+    const { isOpen, isProven } = this;
     this.dropSocket();
     if (isOpen) for (const channel of this.channels.values()) channel.restart();
-    else this.failures += 1;
+    if (!isProven) this.failures += 1;
     if (code === 4429) this.most = Math.max(FEWEST_AT_ONCE, this.most / 2);
     this.isBlocked = !isOpen && this.streams().some(({ phase }) => phase === "live");
     if (this.isBlocked) this.pause.due = now() + SOCKET_AGAIN_MS * (0.5 + Math.random());
@@ -356,6 +384,12 @@ class Link {
     for (const { phase, watches } of this.channels.values()) {
       for (const watch of [...watches]) if (phase === "idle" && watch.status !== "refused") watch.say("reconnecting");
     }
+    this.plan();
+  }
+
+  ping() {
+    Object.assign(this, { isPinged: true, quietSince: Date.now() });
+    this.send({ type: "ping" });
     this.plan();
   }
 
@@ -371,7 +405,7 @@ class Link {
       channel.enter("leaving");
     }
     for (const channel of channels) {
-      if (channel.watches.size) this.ask(channel, () => this.hasSpare(), () => this.subscribe(channel));
+      if (channel.watches.size) this.ask(channel, () => this.takesText(channel), () => this.subscribe(channel));
     }
     for (const channel of channels) {
       const { phase, watches, resyncs } = channel;
@@ -381,6 +415,14 @@ class Link {
       resyncs.again();
       channel.isSnapshotComing = true;
     }
+  }
+
+  // One name at a time: frames tell the text alone, and another row's state shall never be shown.
+  takesText(channel) {
+    const holder = this.holders.get(channel.text) ?? channel;
+    if (holder.phase === "idle") return this.hasSpare() && Boolean(this.holders.set(channel.text, channel));
+    if (holder.watches.size) channel.say("refused", `${channel.text} is watched as a key of ${holder.name} already`);
+    return false;
   }
 
   hasSpare() {
@@ -401,17 +443,21 @@ class Link {
   }
 
   receive(text) {
-    this.heard = Date.now();
+    Object.assign(this, { isPinged: false, quietSince: Date.now() });
+    if (!this.isProven) {
+      Object.assign(this, { isProven: true, isBlocked: false, failures: 0 });
+      if (!this.isOpen) this.opened();
+    }
     const frame = JSON.parse(text);
     const { type, code, message, channel: about } = frame;
     const isLive = type === "subscribed" || DATA.includes(type);
-    if (isLive && !this.channels.has(about)) this.channels.set(about, new Channel(about)); // to be unsubscribed
-    const channel = this.channels.get(about);
+    if (isLive && !this.holders.has(about)) this.discover(about);
+    const channel = this.holders.get(about);
     if (!channel) return;
     const { phase } = channel;
     if (type === "unsubscribed" || code === "not_subscribed") {
       channel.enter("idle");
-      this.makeRoom();
+      this.plan();
     } else if (phase === "leaving") {
       return; // it crossed the unsubscribe
     } else if (isLive || code === "subscribed_already") {
@@ -422,6 +468,13 @@ class Link {
     } else if (type === "error" && (phase === "asked" || phase === "live")) {
       this.refused(channel, code, message);
     }
+  }
+
+  // The server holds a channel that was not asked for: without a watch it will be unsubscribed.
+  discover(text) {
+    const channel = new Channel("", text, text);
+    this.channels.set(channel.id, channel);
+    this.holders.set(text, channel);
   }
 
   // -- a stream for each, where there are no WebSockets
@@ -436,6 +489,7 @@ class Link {
       const { phase, resyncs } = channel;
       if (phase === "asked" && !this.isEarly(channel.entered + PATIENCE_MS)) this.failed(channel, "no answer");
       if (phase !== "live") continue;
+      channel.heard = Math.min(channel.heard, Date.now()); // the clock may have been set back
       if (!this.isEarly(channel.heard + SILENCE_MS, Date.now)) this.failed(channel, "the stream is silent");
       else if (channel.isSnapshotNeeded && !this.isEarly(resyncs.due)) {
         resyncs.again();
@@ -500,11 +554,15 @@ class Link {
   }
 }
 
-function flawOf(name, key, channel) {
+function flawOf(name, key) {
   if (name.length > 128 || !NAME.test(name)) return `${name.slice(0, 50)} can't be the name of a projection`;
-  if (!KEY.test(key)) return `a key has 1 to 512 printable characters, this one has ${[...key].length}`;
-  const isTaken = channel.watches.size && channel.name !== name;
-  return isTaken ? `${channel.text} is watched as a key of ${channel.name} already` : null;
+  return KEY.test(key) ? null : `a key has 1 to 512 printable characters, this one has ${[...key].length}`;
+}
+
+function flawOfTicket(ticket) {
+  if (typeof ticket !== "string") return `it has to return a string, and returned ${typeof ticket}`;
+  const { length } = new TextEncoder().encode(JSON.stringify(ticket));
+  return length > TICKET_BYTES ? `a ticket has at most ${TICKET_BYTES} bytes, this one has ${length}` : null;
 }
 
 function isStream(answer) {
