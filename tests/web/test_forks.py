@@ -29,7 +29,7 @@ def _parts_of(thing: object) -> Iterator[object]:
     elif isinstance(thing, (list, tuple, set)):
         yield from thing
     elif hasattr(thing, "__closure__"):
-        yield from (cell.cell_contents for cell in thing.__closure__ or ())
+        yield from (cell.cell_contents for cell in getattr(thing, "__closure__", None) or ())
     elif type(thing).__module__.startswith("keyfold.web"):
         names = {name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())}
         yield from (getattr(thing, name) for name in names if hasattr(thing, name))
