@@ -63,6 +63,19 @@ class _Round:
         self.unanswered = set(subscriptions)
 
 
+class _Line:
+    """Those of one connection who need their row. It is there only while somebody stands in it."""
+
+    __slots__ = ("asked", "looks_again", "queue")
+
+    def __init__(self) -> None:
+        self.queue: dict[Subscription, str] = {}
+        """Why, in the order in which they are served. They get nothing until then."""
+        self.asked: dict[Subscription, float] = {}
+        """Those whose rows are being read, and since when."""
+        self.looks_again = False
+
+
 class Connection(ABC):
     """A socket, what it watches, and what waits for it.
 
@@ -79,16 +92,14 @@ class Connection(ABC):
 
     __slots__ = (
         "_allowed_at",
-        "_asked",
         "_closing",
         "_ended",
         "_is_timed",
         "_largest",
-        "_looks_again",
+        "_line",
         "_outbox",
         "_ping_at",
         "_progress",
-        "_queue",
         "_round",
         "_send",
         "_sock",
@@ -102,7 +113,15 @@ class Connection(ABC):
         "visitor",
     )
 
-    def __init__(self, sock: socket.socket, host: Host, visitor: Visitor, place: Taken) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        host: Host,
+        visitor: Visitor,
+        place: Taken,
+        checked_at: float | None = None,
+    ) -> None:
+        """``checked_at`` is when the check of who it is and what may be read was begun. None: just now."""
         sock.setblocking(False)
         self._sock = sock
         self._send = sock.send
@@ -111,19 +130,17 @@ class Connection(ABC):
         self.guests: dict[str, Place] | None = None
         """The users whose tickets were shown here, with the places that they take up by it."""
         self.number = 0
+        now = host.clock()
         # Whatever is watched here was allowed by an answer that authorize began at this time or later.
-        self.heard_at = self.opened_at = host.clock()
-        self._allowed_at = self.opened_at if visitor.checked_at is None else visitor.checked_at
+        self._allowed_at = self.opened_at = now if checked_at is None else checked_at
+        # Mostly one number for all three: there are many connections.
+        self.heard_at = now if now - self.opened_at > 1 else self.opened_at
         self._round: _Round | None = None
         self._outbox: Outbox | None = None
         self._ping_at = math.inf
-        self._queue: dict[Subscription, str] | None = None
-        """Those who need their row, and why, in the order in which they are served. They get nothing until then."""
-        self._asked: dict[Subscription, float] | None = None
-        """Those whose rows are being read, and since when."""
-        # Nothing is known of the snapshots yet: as if the outbox could take as many as are read at once.
-        self._largest = host.settings.outbox_bytes // _MOST_READS
-        self._looks_again = False
+        self._line: _Line | None = None
+        self._largest = 0
+        """Bytes of the largest snapshot so far, if the outbox can't take as many of them as are read at once."""
         self._progress = 0
         self._is_timed = False
         self._closing = False
@@ -177,53 +194,57 @@ class Connection(ABC):
 
     def bring(self, subscription: Subscription, reason: str) -> None:
         """Bring a live subscription to the state of the committed row, when its turn comes."""
-        if not self.has(subscription) or subscription.channel is None or subscription in (self._asked or ()):
-            return  # it has ended, or a snapshot is under way
+        if not self.has(subscription) or subscription.channel is None:
+            return
+        if self._line is not None and subscription in self._line.asked:
+            return  # a snapshot is under way
         self._line_up(subscription, reason)
         self._ask_next()
 
     def _line_up(self, subscription: Subscription, reason: str) -> None:
         subscription.leave()
-        if self._asked:
-            self._asked.pop(subscription, None)
-        if self._queue is None:
-            self._queue = {}
-        self._queue.setdefault(subscription, reason)
+        if self._line is None:
+            self._line = _Line()
+        self._line.asked.pop(subscription, None)
+        self._line.queue.setdefault(subscription, reason)
 
     def _ask_next(self) -> None:
         """Have the rows read whose snapshots will find room, one at least."""
-        queue = self._queue
-        while queue and self._has_room():
-            subscription = next(iter(queue))
-            reason = queue.pop(subscription)
-            if self._asked is None:
-                self._asked = {}
-            self._asked[subscription] = self.host.clock()
+        line = self._line
+        if line is None:
+            return
+        while line.queue and self._has_room(line):
+            subscription = next(iter(line.queue))
+            reason = line.queue.pop(subscription)
+            line.asked[subscription] = self.host.clock()
             # Not the channel of before: one that nobody stood in may have been forgotten meanwhile.
             subscription.channel = self.host.channel(*subscription.address)
             subscription.channel.ask(subscription, reason)
-        if queue and self._asked and not self._looks_again:
-            self._looks_again = True
+        if line.queue and line.asked and not line.looks_again:
+            line.looks_again = True
             self.host.reactor.call_later(_READ_SECONDS, self._look_again)
-        self._queue, self._asked = queue or None, self._asked or None
+        if self._line is line and not (line.queue or line.asked):
+            self._line = None
 
-    def _has_room(self) -> bool:
-        outbox, limits, count = self._outbox or _NOTHING, self.host.settings, len(self._asked or ()) + 1
+    def _has_room(self, line: _Line) -> bool:
+        outbox, limits, count = self._outbox or _NOTHING, self.host.settings, len(line.asked) + 1
         fits = outbox.fits if count == 1 else outbox.has_room
-        return count <= _MOST_READS and fits(
-            count * self._largest, count, limits.outbox_frames, limits.outbox_bytes
-        )
+        size = count * (self._largest or limits.outbox_bytes // _MOST_READS)
+        return count <= _MOST_READS and fits(size, count, limits.outbox_frames, limits.outbox_bytes)
 
-    def _came(self, subscription: Subscription, size: int) -> None:
+    def _came(self, line: _Line, subscription: Subscription, size: int) -> None:
         """Note that a row that was asked for has come. The next is asked for when there is room."""
-        if self._asked and self._asked.pop(subscription, None) is not None:
-            self._largest = max(self._largest, size)
+        was_asked = line.asked.pop(subscription, None) is not None
+        if was_asked and size > max(self._largest, self.host.settings.outbox_bytes // _MOST_READS):
+            self._largest = size
 
     def _look_again(self) -> None:
-        self._looks_again = False
-        late = self.host.clock() - _READ_SECONDS
-        self._asked = {one: began for one, began in (self._asked or {}).items() if began > late}
-        self._ask_next()
+        line = self._line
+        if line is not None:
+            line.looks_again = False
+            late = self.host.clock() - _READ_SECONDS
+            line.asked = {one: began for one, began in line.asked.items() if began > late}
+            self._ask_next()
 
     def has(self, subscription: Subscription) -> bool:
         """Say whether a subscription lives. Another one of the same address may."""
@@ -239,9 +260,9 @@ class Connection(ABC):
 
     def _release(self, subscription: Subscription) -> None:
         subscription.leave()
-        for waiting in (self._queue, self._asked):
-            if waiting:
-                waiting.pop(subscription, None)
+        if self._line is not None:
+            self._line.queue.pop(subscription, None)
+            self._line.asked.pop(subscription, None)
         if subscription.channel is None:
             self.host.checks.drop(subscription)
         if self._round is not None:
@@ -334,8 +355,8 @@ class Connection(ABC):
                 return
             if sent != len(data):
                 self._block(Chunk(data, frames, subscription), sent)
-            if self._asked and subscription is not None:
-                self._came(subscription, len(data))
+            if self._line is not None and subscription is not None:
+                self._came(self._line, subscription, len(data))
                 self._ask_next()
             return
         if subscription is None:
@@ -355,9 +376,10 @@ class Connection(ABC):
 
     def _let_wait(self, outbox: Outbox, chunk: Chunk, subscription: Subscription) -> None:
         limits, size = self.host.settings, len(chunk.data)
-        self._came(subscription, size)
-        if self._queue and subscription in self._queue:
-            return
+        if self._line is not None:
+            self._came(self._line, subscription, size)
+            if subscription in self._line.queue:
+                return
         if outbox.fits(size, chunk.frames, limits.outbox_frames, limits.outbox_bytes):
             outbox.append(chunk)
         else:

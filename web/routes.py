@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import socket
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask import Blueprint, Response, current_app, g, request
 from msgspec import json
@@ -101,26 +100,26 @@ def make_blueprint(settings: WebSettings) -> Blueprint:
 
 def _socket(name: str, key: str) -> Response:
     _need_socket(name, key)
-    visitor, place, since = _admit((name, key), request.args.get("since"))
-    return _upgrade(visitor, place, (name, key, since))
+    admitted, since = _admit((name, key), request.args.get("since"))
+    return _upgrade(admitted, (name, key, since))
 
 
 def _sockets() -> Response:
     _need_socket("<name>", "<key>")
-    visitor, place, _ = _admit(None, None)
-    return _upgrade(visitor, place, None)
+    admitted, _ = _admit(None, None)
+    return _upgrade(admitted, None)
 
 
 def _stream(name: str, key: str) -> Response:
     wanted = request.headers.get("Last-Event-ID") or request.args.get("since")
-    visitor, place, since = _admit((name, key), wanted)
+    (visitor, place, checked_at), since = _admit((name, key), wanted)
     if request.method == "HEAD":
         return Response(mimetype="text/event-stream")
     hub, handover = current_state().hub, _begin_handover()
     undo = g.get(_UNDO)
 
     def adopt(sock: socket.socket, ahead: bytes = b"") -> None:  # noqa: ARG001  # a stream was asked for once
-        stream = EventStream(sock, hub, visitor, handover.hold(place))
+        stream = EventStream(sock, hub, visitor, handover.hold(place), checked_at)
         undo.clear()
         hub.adopt(stream, (name, key, since), carried=handover.carried)
 
@@ -137,16 +136,23 @@ def _need_socket(name: str, key: str) -> None:
         raise NoRawSocket(msg)
 
 
-def _admit(address: tuple[str, str] | None, wanted: str | None) -> tuple[Visitor, Place, Position | None]:
+class _Admitted(NamedTuple):
+    """Who may connect, and when the check of that was begun, by the hub's clock."""
+
+    visitor: Visitor
+    place: Place
+    checked_at: float
+
+
+def _admit(address: tuple[str, str] | None, wanted: str | None) -> tuple[_Admitted, Position | None]:
     """Refuse before the connection is handed over, so that whoever may not gets a real HTTP status."""
     kept = current_state()
     try:
         since = parse_position(wanted) if wanted else None
     except ValueError as error:
         raise BadRequest(str(error)) from None
-    began = kept.hub.clock()
-    admitted = kept.access.admit(current_app._get_current_object(), request, address)  # type: ignore[attr-defined]  # noqa: SLF001
-    visitor = replace(admitted, checked_at=began)
+    checked_at = kept.hub.clock()
+    visitor = kept.access.admit(current_app._get_current_object(), request, address)  # type: ignore[attr-defined]  # noqa: SLF001
     if kept.system.closed:
         raise Closed(_CLOSED)
     try:
@@ -155,7 +161,7 @@ def _admit(address: tuple[str, str] | None, wanted: str | None) -> tuple[Visitor
     except TooManyConnections as error:
         raise TooManyRequests(str(error), retry_after=10) from None
     setattr(g, _UNDO, [place.leave])
-    return visitor, place, since
+    return _Admitted(visitor, place, checked_at), since
 
 
 def _begin_handover() -> Handover:
@@ -170,7 +176,7 @@ def _begin_handover() -> Handover:
     return handover
 
 
-def _upgrade(visitor: Visitor, place: Place, wish: tuple[str, str, Position | None] | None) -> Response:
+def _upgrade(admitted: _Admitted, wish: tuple[str, str, Position | None] | None) -> Response:
     environ = request.environ
     if _WEBSOCKET_KEY.fullmatch(environ.get("HTTP_SEC_WEBSOCKET_KEY", "")) is None:
         msg = "this is no WebSocket handshake: Sec-WebSocket-Key has to be 16 bytes in base64, once"
@@ -188,9 +194,11 @@ def _upgrade(visitor: Visitor, place: Place, wish: tuple[str, str, Position | No
         _logger.info("a client went away in the middle of its handshake: %s", error)
         raise ClientDisconnected from None
     hub, undo = current_state().hub, g.get(_UNDO)
+    visitor, place, checked_at = admitted
 
     def adopt(sock: socket.socket, ahead: bytes = b"") -> None:
-        connection = WebSocketConnection(sock, hub, visitor, handover.hold(place), many=wish is None)
+        place_or_carriage = handover.hold(place)
+        connection = WebSocketConnection(sock, hub, visitor, place_or_carriage, checked_at, many=wish is None)
         undo.clear()
         hub.adopt(connection, wish, carried=handover.carried, ahead=ahead)
 

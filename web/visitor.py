@@ -29,5 +29,3 @@ class Visitor:
     may: May
     by_ticket: bool = False
     """A ticket opened the door, so nobody can be asked again."""
-    checked_at: float | None = None
-    """When the check of who it is and what may be read was begun, by the hub's clock. None: just now."""

@@ -62,9 +62,16 @@ class WebSocketConnection(Connection):
     """
 
     def __init__(
-        self, sock: socket.socket, host: Host, visitor: Visitor, place: Taken, *, many: bool
+        self,
+        sock: socket.socket,
+        host: Host,
+        visitor: Visitor,
+        place: Taken,
+        checked_at: float | None = None,
+        *,
+        many: bool,
     ) -> None:
-        super().__init__(sock, host, visitor, place)
+        super().__init__(sock, host, visitor, place, checked_at)
         self._many = many
         self._reader: FrameReader | None = None
         self._allowance = self._most_allowance
