@@ -101,7 +101,6 @@ class Connection(ABC):
         "_ping_at",
         "_progress",
         "_round",
-        "_send",
         "_sock",
         "guests",
         "heard_at",
@@ -124,7 +123,6 @@ class Connection(ABC):
         """``checked_at`` is when the check of who it is and what may be read was begun. None: just now."""
         sock.setblocking(False)
         self._sock = sock
-        self._send = sock.send
         self.host, self.visitor, self.place = host, visitor, place
         self.subscriptions: dict[tuple[str, str], Subscription] = {}
         self.guests: dict[str, Place] | None = None
@@ -346,7 +344,7 @@ class Connection(ABC):
         outbox = self._outbox
         if outbox is None:
             try:
-                sent = self._send(data)
+                sent = self._sock.send(data)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -403,7 +401,7 @@ class Connection(ABC):
     def _flush(self, outbox: Outbox) -> None:
         while outbox:
             try:
-                sent = self._send(outbox.first())
+                sent = self._sock.send(outbox.first())
             except BlockingIOError:
                 self._ask_next()
                 return
