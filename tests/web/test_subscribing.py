@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -210,14 +211,11 @@ def test_a_connection_that_breaks_by_the_answer_keeps_no_channel(make_app: Calla
     app = make_app()
     hub = hub_of(app)
 
-    def broken(_data: bytes) -> int:
-        raise BrokenPipeError
-
     with serve(app) as site:
         many = site.watch_many()
         wait_until(lambda: hub.stats()["open"] == 1)
         [connection] = hub.connections
-        connection._send = broken  # type: ignore[assignment]
+        connection._sock.shutdown(socket.SHUT_WR)  # the next send is a broken pipe
         many.send(type="subscribe", channel=PUBLIC + "a")
         wait_until(lambda: hub.stats()["closed"] == 1)
         assert connection.subscriptions == {}
