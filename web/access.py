@@ -52,13 +52,14 @@ class Access:
         self._authorize_admin = authorize_admin
         self._identify = identify
         self._origins = {parse_origin(given) for given in settings.allowed_origins}
-        self._tickets: Tickets | None = None
+        self._tickets: dict[str | bytes, Tickets] = {}
+        """By secret key, which an app may set after ``init_app``."""
         self._passes = Passes(settings.admin_token)
 
     def after_fork(self) -> None:
         """In a forked child: take no lock that a thread of the parent may have held."""
-        if self._tickets is not None:
-            self._tickets.after_fork()
+        for tickets in self._tickets.values():
+            tickets.after_fork()
 
     def check_address(self, name: str, key: str) -> None:
         """Raise NotFound for a name that is not registered, BadRequest for what can't be a key."""
@@ -128,9 +129,13 @@ class Access:
 
     def _ticket_office(self, app: Flask) -> Tickets | None:
         """Return what issues and redeems tickets, or None: the app has no secret key."""
-        if self._tickets is None and app.secret_key:
-            self._tickets = Tickets(app.secret_key, self._settings.ticket_seconds)
-        return self._tickets
+        secret = app.secret_key
+        if not secret:
+            return None
+        # Two first requests may come at once: both get the one that is there first, or a ticket would be good twice.
+        return self._tickets.get(secret) or self._tickets.setdefault(
+            secret, Tickets(secret, self._settings.ticket_seconds)
+        )
 
     def _asked_again(self, app: Flask, request: Request) -> May:
         """Return a function that asks ``authorize`` once more, with the request as it was."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from flask import Flask
 from keyfold.web.tickets import Tickets
+from support.parking import DEADLINE
 from werkzeug.exceptions import Unauthorized
 
 
@@ -46,3 +50,31 @@ def test_redeeming_one_does_not_look_through_all() -> None:
     now += 31
     tickets.redeem(made[199], "test.totals", "a")
     assert len(watched) == 11 + 1
+
+
+def test_two_first_requests_at_once_redeem_one_ticket_once(
+    make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What remembers the redeemed ones is made at the first use, and there may be two of these at a time."""
+    app, both = make_app(), threading.Barrier(2)
+    app.secret_key = "s" * 30
+    access = app.extensions["keyfold"].access
+
+    class Slow(Tickets):
+        def __init__(self, *arguments: Any) -> None:
+            both.wait(DEADLINE)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("keyfold.web.access.Tickets", Slow)
+    ticket = Tickets(app.secret_key, 30).issue("test.totals", "a", "kim")
+
+    def redeem() -> str | None:
+        try:
+            user: str | None = access._redeem(app, ticket, "test.totals", "a")
+        except Unauthorized:
+            return None
+        return user
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(redeem) for _ in range(2)]
+        assert sorted(str(answer.result(DEADLINE)) for answer in answers) == ["None", "kim"]
