@@ -57,7 +57,7 @@ def test_two_first_requests_at_once_redeem_one_ticket_once(
 ) -> None:
     """What remembers the redeemed ones is made at the first use, and there may be two of these at a time."""
     app, both = make_app(), threading.Barrier(2)
-    app.secret_key = "s" * 30
+    app.secret_key = secret = "s" * 30
     access = app.extensions["keyfold"].access
 
     class Slow(Tickets):
@@ -66,7 +66,7 @@ def test_two_first_requests_at_once_redeem_one_ticket_once(
             super().__init__(*arguments)
 
     monkeypatch.setattr("keyfold.web.access.Tickets", Slow)
-    ticket = Tickets(app.secret_key, 30).issue("test.totals", "a", "kim")
+    ticket = Tickets(secret, 30).issue("test.totals", "a", "kim")
 
     def redeem() -> str | None:
         try:
