@@ -29,14 +29,14 @@ from .errors import (
     WouldDeadlock,
 )
 from .event_bus import EventBus
-from .health import Loop
 from .observer import Observer
-from .pooled_actor import PooledActor
+from .pool.pooled_actor import PooledActor
 from .projection import Projection
 from .receipt import Applied, Receipt
 from .runtime import ProjectionRuntime
 from .settings import Settings, check_setting
 from .system import ProjectionSystem, all_systems
+from .upkeep.health import Loop
 
 __all__ = [
     "AlreadyRegistered",

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ..store import Position
-from .health import Loop
+from .upkeep.health import Loop
 
 
 def channel_of(projection: str, key: str) -> str:

@@ -16,9 +16,9 @@ from ..store import (
     VersionConflict,
     check_key,
 )
-from .commands import Recalled, Retried, Retry
-from .dispatcher import on_dispatcher_thread
 from .errors import BroadcastError, InvalidEvent, KeyHalted, LetterNotFound, WouldDeadlock
+from .key_actor.commands import Recalled, Retried, Retry
+from .pool.dispatcher import on_dispatcher_thread
 
 if TYPE_CHECKING:
     from .receipt import Applied

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pykka
 
 from ..store import SnapshotWriter, StoreError, WriterFacts
-from .activity import Activity
-from .counters import Counters, InFlight
-from .dispatcher import Dispatcher
-from .health import Loop
-from .props import Props
+from .key_actor.actor_context import ActorContext
+from .pool.dispatcher import Dispatcher
+from .pool.timer import Timer
 from .supervisor import Supervisor
-from .sweeper import Sweeper
-from .timer import Timer
+from .upkeep.activity import Activity
+from .upkeep.counters import Counters, InFlight
+from .upkeep.health import Loop
+from .upkeep.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from pykka import ActorRef
@@ -66,7 +66,7 @@ class Engine:
     def add(self, runtime: ProjectionRuntime[Any, Any]) -> Supervisor:
         """Make a supervisor for the runtime, once the engine is started. With it the runtime accepts events."""
         projection = runtime.projection
-        props = Props(
+        context = ActorContext(
             projection=runtime.name,
             event_name=projection.broadcast_event_name,
             apply=projection.apply,
@@ -93,7 +93,7 @@ class Engine:
             current=runtime.current,
             halts=projection.on_error == "halt",
         )
-        supervisor = Supervisor(props, self._settings, self._sweeper, self._trouble)
+        supervisor = Supervisor(context, self._settings, self._sweeper, self._trouble)
         self._sweeper.watch(supervisor.actors)
         self._supervisors.append(supervisor)
         return supervisor
@@ -212,8 +212,8 @@ class Engine:
             "live": len(depths),
             "mailbox_depth": sum(depths),
             "oldest_seconds": round(Engine.lag_of(runtime), 3),
-            **supervisor.props.counters.totals(),
-            **supervisor.props.activity.facts(),
+            **supervisor.context.counters.totals(),
+            **supervisor.context.activity.facts(),
             **rows,
         }
 

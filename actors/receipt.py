@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from .broadcaster import Committed
-from .dispatcher import on_dispatcher_thread
 from .errors import WouldDeadlock
+from .pool.dispatcher import on_dispatcher_thread
 
 _logger = logging.getLogger("keyfold.receipt")
 

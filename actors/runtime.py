@@ -9,16 +9,16 @@ from msgspec import json as _json
 
 from ..store import Codec, Position, ProjectionError, Row, Snapshot, StoreError, check_key, new_epoch
 from ..store.describe import describe
-from .burial import apply_error, newer_row, undecodable_row
-from .commands import TOMBSTONE, Repair, Replacement
 from .dead_letters import DeadLetters
-from .degraded import Degraded
-from .dispatcher import on_dispatcher_thread
 from .errors import InvalidEvent, InvalidState, StateNotFound, WouldDeadlock
 from .event_bus import MAX_CLASSES
 from .event_check import EventCheck, has_json_form, make_event_check
+from .key_actor.commands import TOMBSTONE, Repair, Replacement
+from .key_actor.dead_lettering import apply_error, newer_row, undecodable_row
+from .pool.dispatcher import on_dispatcher_thread
 from .projection import EventT, Projection, StateT, delta_type, event_types, overrides_keys
 from .receipt import Applied, Delivery, JointReceipt, Receipt
+from .upkeep.degraded import Degraded
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor

@@ -8,17 +8,17 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..store import check_key
-from .dispatcher import on_dispatcher_thread
 from .errors import Closed, MailboxFull
-from .projection_actor import ProjectionActor
+from .key_actor.projection_actor import ProjectionActor
+from .pool.dispatcher import on_dispatcher_thread
 from .receipt import Delivery
 
 if TYPE_CHECKING:
     from ..store import StoreError
-    from .commands import Replacement, Retry
-    from .props import Props
+    from .key_actor.actor_context import ActorContext
+    from .key_actor.commands import Replacement, Retry
     from .settings import Settings
-    from .sweeper import Sweeper
+    from .upkeep.sweeper import Sweeper
 
 
 class Supervisor:
@@ -30,17 +30,17 @@ class Supervisor:
     """
 
     def __init__(
-        self, props: Props, settings: Settings, sweeper: Sweeper, trouble: Callable[[], str]
+        self, context: ActorContext, settings: Settings, sweeper: Sweeper, trouble: Callable[[], str]
     ) -> None:
-        props.retired = self._retired
-        self.props = props
+        context.retired = self._retired
+        self.context = context
         self.actors: dict[str, ProjectionActor] = {}
         self._settings = settings
         self._sweeper = sweeper
         self._trouble = trouble
-        self._in_flight = props.in_flight
-        self._accepted = props.in_flight.open
-        self._limit = props.in_flight.limit
+        self._in_flight = context.in_flight
+        self._accepted = context.in_flight.open
+        self._limit = context.in_flight.limit
         self._removal = threading.Lock()
         self._closed = False
 
@@ -74,7 +74,7 @@ class Supervisor:
         """
         command.done.add_done_callback(lambda _: self._in_flight.remove((command,)))
         try:
-            key = check_key(key, projection=self.props.projection)
+            key = check_key(key, projection=self.context.projection)
             self._accepted.add(command)
             if self._closed or len(self._accepted) > self._limit:
                 self._wait_to_be_accepted(command, key)
@@ -89,7 +89,7 @@ class Supervisor:
 
     def give_up(self, error: StoreError, *, wake: bool) -> None:
         """Fold nothing more: the time of a close is over. With ``wake`` each actor fails its events now."""
-        self.props.given_up = error
+        self.context.given_up = error
         if wake:
             for actor in list(self.actors.values()):
                 actor.actor_inbox.wake()
@@ -104,7 +104,7 @@ class Supervisor:
     def _put(
         self, key: str, message: Any, *, prepare: Callable[[ProjectionActor], None] | None = None
     ) -> None:
-        key = check_key(key, projection=self.props.projection)
+        key = check_key(key, projection=self.context.projection)
         deadline = monotonic() + self._settings.dispatch_timeout
         while True:
             if self._closed:
@@ -135,10 +135,10 @@ class Supervisor:
                 self._refuse(f"{limit} actors are live and busy", key, limit)
             if self._closed:
                 self._refuse_closed()
-        actor = ProjectionActor(key, self.props)
+        actor = ProjectionActor(key, self.context)
         owner = self.actors.setdefault(key, actor)  # atomic: of two spawners, one wins
         if owner is actor:
-            self.props.counters.add(spawned=1)
+            self.context.counters.add(spawned=1)
         return owner
 
     def _wait_to_be_accepted(self, message: Any, key: str) -> None:
@@ -154,8 +154,8 @@ class Supervisor:
             self._accepted.add(message)
 
     def _refuse(self, what: str, key: object, limit: int) -> None:
-        self.props.counters.add(refused=1)
-        name = self.props.projection
+        self.context.counters.add(refused=1)
+        name = self.context.projection
         trouble = self._trouble()
         msg = f"{name}: the event was not accepted: {what}{trouble}"
         raise MailboxFull(
@@ -166,14 +166,14 @@ class Supervisor:
         )
 
     def _refuse_closed(self) -> None:
-        msg = f"{self.props.projection}: the system is closed, nothing is accepted"
-        raise Closed(msg, projection=self.props.projection)
+        msg = f"{self.context.projection}: the system is closed, nothing is accepted"
+        raise Closed(msg, projection=self.context.projection)
 
     # -- the end of an actor
 
     def _retired(self, actor: ProjectionActor) -> None:
         if self._unmap(actor):
-            self.props.counters.add(retired=1)
+            self.context.counters.add(retired=1)
             self._sweeper.actor_retired()
 
     def _unmap(self, actor: ProjectionActor) -> bool:

@@ -15,17 +15,17 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..store import Head, Row, SnapshotStore, StoreError, StoreUnavailable
-from .degraded import Degraded
-from .dispatcher import on_dispatcher_thread, on_own_thread
 from .engine import Engine
 from .errors import AlreadyRegistered, Closed, UnknownProjection, WouldDeadlock
 from .event_bus import EventBus
-from .health import Loop
+from .pool.dispatcher import on_dispatcher_thread, on_own_thread
 from .projection import EventT, Projection, StateT, check_projection
-from .readers import Readers, on_reader_thread
-from .reporter import Reporter
 from .runtime import ProjectionRuntime
 from .settings import Settings
+from .upkeep.degraded import Degraded
+from .upkeep.health import Loop
+from .upkeep.readers import Readers, on_reader_thread
+from .upkeep.reporter import Reporter
 
 if TYPE_CHECKING:
     import peewee

@@ -11,7 +11,7 @@ Over 1,000 keys a conflict says that another process wrote the key since, and no
 
 Tried, and left: the loser of a conflict waits, longer each time: the winner, who has the newest state, then keeps the
 key (shares of 0.01 to 3.97). The writer reads the rows of conflicts at once, instead of when the actors ask: no gain
-on two cores. What is there now, a winner that steps back (actors/courtesy.py), made one key's p99 38 ms instead of 84
+on two cores. What is there now, a winner that steps back (actors/key_actor/contention_backoff.py), made one key's p99 38 ms instead of 84
 at four processes, the unluckiest turn's conflicts 17 instead of 53, and the throughput a fifth higher.
 """
 
@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import psycopg2
 from harness import environment, keep, postgres, row, section
 from keyfold.actors import Projection, ProjectionSystem
-from keyfold.actors.projection_actor import ProjectionActor
+from keyfold.actors.key_actor.projection_actor import ProjectionActor
 from support.counting import Added, Total
 
 THREADS = 16

@@ -83,9 +83,9 @@ def compare_all(stack: ExitStack, options: argparse.Namespace) -> None:
 
 def payload_length() -> int:
     """Return the bytes of one delta of Keyfold's."""
-    from keyfold.web.frames import delta_frames
+    from keyfold.web.live.protocol.messages import delta_messages
 
-    [frame] = delta_frames(
+    [frame] = delta_messages(
         "projection.bench.counter.a", "delta", "abcdefghijkl", 123_456, [b'{"sku":"apple","total":4711}']
     )
     return len(frame)

@@ -24,7 +24,7 @@ from durable import Added, Counters, in_bulk
 from harness import compare, environment, interleaved, postgres, row
 from keyfold.actors import ProjectionSystem
 from keyfold.store import Position, Save, SnapshotStore, new_epoch
-from keyfold.store.ledger import Ledger
+from keyfold.store.writing.ledger import Ledger
 from peers import EventSourced, RawStatement
 
 BATCH = 500

@@ -1,7 +1,7 @@
 """State becomes rows: models, migrations, the snapshot store, its writer, the codec."""
 
 from .codec import Codec, DecodeError, EncodeError
-from .database import open_database
+from .connect.database import open_database
 from .errors import (
     CommitInDoubt,
     InvalidKey,
@@ -11,14 +11,9 @@ from .errors import (
     StoreUnavailable,
     VersionConflict,
 )
-from .keys import ProjectionKey, check_key, check_name
-from .ledger import Ledger
-from .messages import CONFLICT, SAVED, Amend, Answer, Conflict, Load, Loaded, Rejected, Saved, Write
-from .migrations import CreateProjectionSnapshotsTable, migrate, pending, rollback
-from .models import ProjectionDeadLetter, ProjectionSnapshot, ProjectionWriter
+from .operator_queries import KeyFacts, Queries
 from .processes import Processes
-from .queries import KeyFacts, Queries
-from .records import (
+from .rows import (
     Address,
     Amendment,
     DeadLetter,
@@ -32,9 +27,25 @@ from .records import (
     new_commit_id,
     new_epoch,
 )
+from .schema.migrations import CreateProjectionSnapshotsTable, migrate, pending, rollback
+from .schema.models import ProjectionDeadLetter, ProjectionSnapshot, ProjectionWriter
 from .snapshot_store import SnapshotStore
-from .writer import SnapshotWriter
-from .writer_facts import WriterFacts, quantile
+from .validation import ProjectionKey, check_key, check_name
+from .writing.ledger import Ledger
+from .writing.writer import SnapshotWriter
+from .writing.writer_facts import WriterFacts, quantile
+from .writing.writer_messages import (
+    CONFLICT,
+    SAVED,
+    Amend,
+    Answer,
+    Conflict,
+    Load,
+    Loaded,
+    Rejected,
+    Saved,
+    Write,
+)
 
 __all__ = [
     "CONFLICT",

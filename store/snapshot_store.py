@@ -6,13 +6,12 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .codec import Codec
-from .connections import Connections
-from .database import MemoryDatabase, describe, is_postgres, open_database
+from .connect.connections import Connections
+from .connect.database import MemoryDatabase, describe, is_postgres, open_database
+from .dialects.postgres import PostgresDialect
+from .dialects.sqlite import SqliteDialect
 from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable, VersionConflict
-from .keys import check_key, check_name, plain
-from .ledger import Ledger
-from .postgres import PostgresDialect
-from .records import (
+from .rows import (
     Address,
     Amendment,
     DeadLetter,
@@ -24,13 +23,14 @@ from .records import (
     new_commit_id,
     new_epoch,
 )
-from .sqlite import SqliteDialect
-from .tables import Tables
+from .schema.tables import Tables
+from .validation import check_key, check_name, plain
+from .writing.ledger import Ledger
 
 if TYPE_CHECKING:
     import peewee
 
-    from .dialect import Dialect
+    from .dialects.base import Dialect
 
 T = TypeVar("T")
 RecordT = TypeVar("RecordT", Save, DeadLetter, Amendment)

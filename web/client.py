@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.sync.client import ClientConnection, connect
 
 from ..store import Position
-from .ring import NOWHERE
+from .live.channels.recent_deltas import NOWHERE
 
 _logger = logging.getLogger("keyfold.client")
 

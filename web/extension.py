@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, current_app, has_app_context
 
 from ..actors import EventBus, NotStarted, Observer, Projection, ProjectionSystem
-from .access import Access, Authorize, AuthorizeAdmin, Identify
-from .cli import make_cli
-from .health import Health
-from .hub import Hub
-from .overview import OVERVIEW, Overview
+from .access.authorization import Access, Authorize, AuthorizeAdmin, Identify
+from .app_registry import EXTENSION, KeyfoldState
+from .cli.commands import make_cli
+from .live.hub import Hub
+from .operator.health import Health
+from .operator.overview import OVERVIEW, Overview
 from .routes import make_blueprint
 from .settings import ConfigError, WebSettings, read_config
 from .signals import SignalObserver
-from .state import EXTENSION, KeyfoldState
 
 if TYPE_CHECKING:
     from werkzeug.routing import Rule
 
-    from .metrics import Metrics
+    from .operator.metrics import Metrics
 
 
 class Keyfold:
@@ -158,7 +158,7 @@ def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: Web
     making = threading.Lock()
 
     def metrics() -> Metrics:
-        from .metrics import Metrics  # noqa: PLC0415  # an extra
+        from .operator.metrics import Metrics  # noqa: PLC0415  # an extra
 
         with making:  # a report and a scrape may come at once: two of them would count everything twice
             if not made:
@@ -182,7 +182,7 @@ def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: Web
         system.after_fork(forked)
     hub.sources[OVERVIEW] = overview.row
     system.reporter.hooks.append(mirror)
-    system.reporter.hooks.append(lambda _stats: hub.bridge.look_around(system.reporter.others))
+    system.reporter.hooks.append(lambda _stats: hub.cross_process_sync.look_around(system.reporter.others))
     return KeyfoldState(system, hub, access, settings, overview, health, metrics)
 
 

@@ -14,9 +14,9 @@ import signal
 from typing import Any
 
 from ..actors import all_systems
-from .descriptors import CARRIED, Room, reserve_of
-from .handover import is_plain
-from .hub import Hub
+from .live.connections.descriptors import CARRIED, Room, reserve_of
+from .live.hub import Hub
+from .socket_takeover import is_plain
 
 _logger = logging.getLogger("keyfold.gunicorn")
 
@@ -31,7 +31,7 @@ def post_worker_init(worker: Any) -> None:
     carried = worker.cfg.is_ssl or not is_plain()
     for system in all_systems():
         if isinstance(system.broadcaster, Hub):
-            room = system.broadcaster.admission.look_for_room(CARRIED if carried else 1)
+            room = system.broadcaster.connection_limits.look_for_room(CARRIED if carried else 1)
             _compare_with_worker_connections(worker.cfg, room)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         before = signal.getsignal(number)

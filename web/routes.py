@@ -24,23 +24,30 @@ from wsproto.utilities import ProtocolError
 
 from ..actors import Closed, NewerRow, channel_of
 from ..store import Position, StoreError, StoreUnavailable
-from .admin import add_admin
-from .admission import Place, TooManyConnections
-from .descriptors import CARRIED
-from .event_stream import PREAMBLE, EventStream
-from .handover import Handover, Stream, Upgraded, has_socket, raw_socket
-from .positions import parse_position
-from .probes import add_probes
-from .state import current_state
-from .visitor import Visitor
-from .websocket import WebSocketConnection
+from .app_registry import current_state
+from .live.connections.client_identity import ClientIdentity
+from .live.connections.connection_limits import Slot, TooManyConnections
+from .live.connections.descriptors import CARRIED
+from .live.connections.event_stream import PREAMBLE, EventStream
+from .live.connections.websocket import WebSocketConnection
+from .live.protocol.positions import parse_position
+from .operator.page import add_admin
+from .operator.probes import add_probes
+from .socket_takeover import SocketTakeover, Stream, Upgraded, has_socket, raw_socket
 
 if TYPE_CHECKING:
     from .settings import WebSettings
 
 _logger = logging.getLogger("keyfold.routes")
 
-_STATIC = Path(__file__).parent / "static"
+_WEB = Path(__file__).parent
+_FOLDERS = {
+    "keyfold.js": _WEB / "js",
+    "keyfold.d.ts": _WEB / "js",
+    "admin.js": _WEB / "operator" / "static",
+    "admin_parts.js": _WEB / "operator" / "static",
+    "admin.css": _WEB / "operator" / "static",
+}
 _HANDSHAKE = (
     "HTTP_HOST",
     "HTTP_UPGRADE",
@@ -112,18 +119,18 @@ def _sockets() -> Response:
 
 def _stream(name: str, key: str) -> Response:
     wanted = request.headers.get("Last-Event-ID") or request.args.get("since")
-    (visitor, place, checked_at), since = _admit((name, key), wanted)
+    (identity, slot, checked_at), since = _admit((name, key), wanted)
     if request.method == "HEAD":
         return Response(mimetype="text/event-stream")
-    hub, handover = current_state().hub, _begin_handover()
+    hub, socket_takeover = current_state().hub, _begin_handover()
     undo = g.get(_UNDO)
 
     def adopt(sock: socket.socket, ahead: bytes = b"") -> None:  # noqa: ARG001  # a stream was asked for once
-        stream = EventStream(sock, hub, visitor, handover.hold(place), checked_at)
+        stream = EventStream(sock, hub, identity, socket_takeover.hold(slot), checked_at)
         undo.clear()
-        hub.adopt(stream, (name, key, since), carried=handover.carried)
+        hub.adopt(stream, (name, key, since), carried=socket_takeover.carried)
 
-    return Stream(handover, adopt, PREAMBLE)
+    return Stream(socket_takeover, adopt, PREAMBLE)
 
 
 def _need_socket(name: str, key: str) -> None:
@@ -139,8 +146,8 @@ def _need_socket(name: str, key: str) -> None:
 class _Admitted(NamedTuple):
     """Who may connect, and when the check of that was begun, by the hub's clock."""
 
-    visitor: Visitor
-    place: Place
+    identity: ClientIdentity
+    slot: Slot
     checked_at: float
 
 
@@ -152,28 +159,28 @@ def _admit(address: tuple[str, str] | None, wanted: str | None) -> tuple[_Admitt
     except ValueError as error:
         raise BadRequest(str(error)) from None
     checked_at = kept.hub.clock()
-    visitor = kept.access.admit(current_app._get_current_object(), request, address)  # type: ignore[attr-defined]  # noqa: SLF001
+    identity = kept.access.admit(current_app._get_current_object(), request, address)  # type: ignore[attr-defined]  # noqa: SLF001
     if kept.system.closed:
         raise Closed(_CLOSED)
     try:
         each = CARRIED if raw_socket(request.environ) is None else 1
-        place = kept.hub.admission.enter(visitor.address, visitor.user, each)
+        slot = kept.hub.connection_limits.enter(identity.address, identity.user, each)
     except TooManyConnections as error:
         raise TooManyRequests(str(error), retry_after=10) from None
-    setattr(g, _UNDO, [place.leave])
-    return _Admitted(visitor, place, checked_at), since
+    setattr(g, _UNDO, [slot.leave])
+    return _Admitted(identity, slot, checked_at), since
 
 
-def _begin_handover() -> Handover:
+def _begin_handover() -> SocketTakeover:
     """Take all descriptors that a connection needs, as long as the client can still be told that there are none."""
     try:
         current_state().hub.prepare()
-        handover = Handover(request.environ)
+        socket_takeover = SocketTakeover(request.environ)
     except OSError as error:
         _logger.error("no connection can be taken over: %s", error)  # noqa: TRY400
         raise ServiceUnavailable(_NO_DESCRIPTOR, retry_after=_RETRY_SECONDS) from None
-    g.get(_UNDO).append(handover.close)
-    return handover
+    g.get(_UNDO).append(socket_takeover.close)
+    return socket_takeover
 
 
 def _upgrade(admitted: _Admitted, wish: tuple[str, str, Position | None] | None) -> Response:
@@ -181,7 +188,7 @@ def _upgrade(admitted: _Admitted, wish: tuple[str, str, Position | None] | None)
     if _WEBSOCKET_KEY.fullmatch(environ.get("HTTP_SEC_WEBSOCKET_KEY", "")) is None:
         msg = "this is no WebSocket handshake: Sec-WebSocket-Key has to be 16 bytes in base64, once"
         raise BadRequest(msg)
-    handover = _begin_handover()
+    socket_takeover = _begin_handover()
     # Only what the handshake needs: permessage-deflate, for one, is not to be agreed on.
     needed = {name: environ[name] for name in _HANDSHAKE if name in environ}
     needed |= {name: value for name, value in environ.items() if not name.startswith("HTTP_")}
@@ -194,15 +201,15 @@ def _upgrade(admitted: _Admitted, wish: tuple[str, str, Position | None] | None)
         _logger.info("a client went away in the middle of its handshake: %s", error)
         raise ClientDisconnected from None
     hub, undo = current_state().hub, g.get(_UNDO)
-    visitor, place, checked_at = admitted
+    identity, slot, checked_at = admitted
 
     def adopt(sock: socket.socket, ahead: bytes = b"") -> None:
-        place_or_carriage = handover.hold(place)
-        connection = WebSocketConnection(sock, hub, visitor, place_or_carriage, checked_at, many=wish is None)
+        slot_or_carriage = socket_takeover.hold(slot)
+        connection = WebSocketConnection(sock, hub, identity, slot_or_carriage, checked_at, many=wish is None)
         undo.clear()
-        hub.adopt(connection, wish, carried=handover.carried, ahead=ahead)
+        hub.adopt(connection, wish, carried=socket_takeover.carried, ahead=ahead)
 
-    return Upgraded(handover, ws.sock, adopt)
+    return Upgraded(socket_takeover, ws.sock, adopt)
 
 
 class _NoThread:
@@ -258,7 +265,7 @@ def _snapshot(name: str, key: str) -> Response:
 
 def _client(file: str) -> Response:
     kind = _KINDS[file.rpartition(".")[2]]
-    response = Response((_STATIC / file).read_bytes(), mimetype=kind)
+    response = Response((_FOLDERS[file] / file).read_bytes(), mimetype=kind)
     response.add_etag()
     response.cache_control.max_age = _CLIENT_SECONDS
     # A page of another origin may import it: it is no secret, and holds none.

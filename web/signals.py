@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from ..actors import Committed, ProjectionError
-    from .hub import Hub
+    from .live.hub import Hub
 
 _signals = Namespace()
 

@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 
 from ..actors import all_systems
-from .state import EXTENSION, KeyfoldState
+from .app_registry import EXTENSION, KeyfoldState
 
 _SECONDS = 10.0
 

@@ -211,7 +211,7 @@ def test_a_gap_asks_for_a_snapshot(browser: Browser, app: Flask) -> None:
         wait(browser, lambda: deltas(browser) == [1])
         hub = app.extensions["keyfold"].hub
         [connection] = hub.connections
-        epoch = connection.subscriptions["test.totals", "a"].channel.ring.epoch
+        epoch = connection.subscriptions["test.totals", "a"].channel.recent_deltas.epoch
         frame = {
             "type": "delta",
             "channel": "projection.test.totals.a",
@@ -396,7 +396,7 @@ def test_a_page_without_a_session_fetches_tickets(browser: Browser, sqlite_url: 
 
 def test_the_pause_is_full_jitter() -> None:
     """Uniform below a bound that doubles up to half a minute."""
-    module = Path(__file__).parents[2] / "web" / "static" / "keyfold.js"
+    module = Path(__file__).parents[2] / "web" / "js" / "keyfold.js"
     program = (
         f"import {{ backoff }} from {json.dumps(module.as_uri())};"
         "console.log(JSON.stringify([0, 1, 2, 9, 99].map((n) => [backoff(n, () => 0), backoff(n, () => 1)])))"
@@ -408,6 +408,6 @@ def test_the_pause_is_full_jitter() -> None:
 
 def test_the_module_is_small_and_typed() -> None:
     """One file without a build step, that can be read in one go."""
-    static = Path(__file__).parents[2] / "web" / "static"
-    assert len((static / "keyfold.js").read_text().splitlines()) < 600
-    assert "export function watch" in (static / "keyfold.d.ts").read_text()
+    js = Path(__file__).parents[2] / "web" / "js"
+    assert len((js / "keyfold.js").read_text().splitlines()) < 600
+    assert "export function watch" in (js / "keyfold.d.ts").read_text()

@@ -110,7 +110,7 @@ def test_a_close_ends_every_read(system: ProjectionSystem) -> None:
 
 def test_reads_that_wait_are_bounded(system: ProjectionSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise 9: the next one is refused at once."""
-    monkeypatch.setattr("keyfold.actors.readers._MAX_WAITING", 3)
+    monkeypatch.setattr("keyfold.actors.upkeep.readers._MAX_WAITING", 3)
     parking = Parking()
     reads = [system.submit(parking.park) for _ in range(3)]
     with pytest.raises(StoreUnavailable, match="3 reads wait"):

@@ -16,8 +16,8 @@ from typing import Any
 import pykka
 import pytest
 from keyfold.actors import Projection, ProjectionSystem, Receipt, engine
-from keyfold.actors.dispatcher import Dispatcher
-from keyfold.actors.sweeper import Sweeper
+from keyfold.actors.pool.dispatcher import Dispatcher
+from keyfold.actors.upkeep.sweeper import Sweeper
 from keyfold.store import SAVED, Load, Loaded
 from support.counting import Total
 

@@ -8,9 +8,10 @@ from time import monotonic
 from typing import ClassVar
 
 import pytest
-from keyfold.actors import Committed, EventBus, ProjectionSystem, Receipt, courtesy, engine
-from keyfold.actors.courtesy import Courtesy
-from keyfold.actors.timer import Timer
+from keyfold.actors import Committed, EventBus, ProjectionSystem, Receipt, engine
+from keyfold.actors.key_actor import contention_backoff
+from keyfold.actors.key_actor.contention_backoff import ContentionBackoff
+from keyfold.actors.pool.timer import Timer
 from support.counting import Added, RecordingBroadcaster, Totals
 from support.parking import DEADLINE
 
@@ -54,7 +55,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """What a courtesy takes for the time."""
     clock = Clock()
-    monkeypatch.setattr(courtesy, "monotonic", clock)
+    monkeypatch.setattr(contention_backoff, "monotonic", clock)
     return clock
 
 
@@ -110,7 +111,7 @@ def test_the_winner_of_a_contended_key_steps_back(
 
 def test_a_courtesy_is_bounded(clock: Clock) -> None:
     """Eight turns, and never over 50 ms, however long a commit took."""
-    owed = Courtesy()
+    owed = ContentionBackoff()
     for left in range(7, -1, -1):
         assert owed.committed(60.0) == (left > 0)
         assert 0.0 <= owed.pause() <= 0.05

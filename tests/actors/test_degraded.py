@@ -17,7 +17,7 @@ from keyfold.actors import (
     StoreError,
     WouldDeadlock,
 )
-from keyfold.actors.degraded import MAX_KEYS, Degraded
+from keyfold.actors.upkeep.degraded import MAX_KEYS, Degraded
 from keyfold.store import StoreRejected, StoreUnavailable
 from support.counting import Added, RecordingBroadcaster, Total, Totals, poison
 from support.damage import BROKEN, damage

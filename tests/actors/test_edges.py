@@ -22,7 +22,7 @@ from keyfold.actors import (
     ProjectionSystem,
     StoreError,
 )
-from keyfold.actors.fold import fold
+from keyfold.actors.key_actor.fold import fold
 from support.counting import Added, RecordingBroadcaster, Total, Totals, poison
 from support.parking import DEADLINE, wait_until
 
@@ -505,22 +505,22 @@ def test_slow_events_are_timed_one_by_one_and_fast_ones_are_not(monkeypatch: pyt
         looks += 1
         return now
 
-    monkeypatch.setattr("keyfold.actors.fold.monotonic", clock)
+    monkeypatch.setattr("keyfold.actors.key_actor.fold.monotonic", clock)
 
     def apply(_state: Any, seconds: float) -> None:
         nonlocal now
         now += seconds
 
-    props: Any = SimpleNamespace(
+    context: Any = SimpleNamespace(
         apply=apply, encode_delta=lambda _delta: b"", check_deltas=lambda _deltas: None
     )
     batch = [SimpleNamespace(event=0.03) for _ in range(100)]
-    deltas, error = fold(props, None, batch, now + 0.01)
+    deltas, error = fold(context, None, batch, now + 0.01)
     assert (len(deltas), error) == (1, None)
-    deltas, _ = fold(props, None, batch, now + 0.1)
+    deltas, _ = fold(context, None, batch, now + 0.1)
     assert len(deltas) == 4
     now, looks = 0.0, 0
-    deltas, _ = fold(props, None, [SimpleNamespace(event=0.00001) for _ in range(1_000)], 1.0)
+    deltas, _ = fold(context, None, [SimpleNamespace(event=0.00001) for _ in range(1_000)], 1.0)
     assert len(deltas) == 1_000
     assert looks < 50
 

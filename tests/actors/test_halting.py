@@ -20,7 +20,7 @@ from keyfold.actors import (
     StoreError,
     VersionConflict,
 )
-from keyfold.actors.commands import Recalled, Retry
+from keyfold.actors.key_actor.commands import Recalled, Retry
 from support.counting import RecordingBroadcaster
 from support.parking import DEADLINE, Parking
 

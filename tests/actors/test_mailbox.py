@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from keyfold.actors.errors import MailboxSealed
-from keyfold.actors.mailbox import Mailbox
+from keyfold.actors.pool.mailbox import Mailbox
 
 
 class _Submissions:

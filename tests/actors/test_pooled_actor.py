@@ -13,8 +13,8 @@ from typing import Any
 import pykka
 import pytest
 from keyfold.actors import PooledActor
-from keyfold.actors.dispatcher import Dispatcher, on_dispatcher_thread
 from keyfold.actors.errors import MailboxSealed
+from keyfold.actors.pool.dispatcher import Dispatcher, on_dispatcher_thread
 
 DEADLINE = 10.0
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from keyfold.actors import MailboxFull, ProjectionRuntime, ProjectionSystem
-from keyfold.actors.projection_actor import ProjectionActor
-from keyfold.actors.props import RETIRE
+from keyfold.actors.key_actor.actor_context import RETIRE
+from keyfold.actors.key_actor.projection_actor import ProjectionActor
 from support.counting import Added, Total, Totals, park_in
 from support.parking import DEADLINE, Parking
 
@@ -38,17 +38,17 @@ def wait_for_retirement(totals: Runtime, key: str, actor: ProjectionActor) -> No
     supervisor = totals.supervisor
     assert supervisor is not None
     condition = threading.Condition()
-    inner = supervisor.props.retired
+    inner = supervisor.context.retired
 
     def retired(one: ProjectionActor) -> None:
         inner(one)
         with condition:
             condition.notify_all()
 
-    supervisor.props.retired = retired
+    supervisor.context.retired = retired
     with condition:
         assert condition.wait_for(lambda: supervisor.actors.get(key) is not actor, DEADLINE)
-    supervisor.props.retired = inner
+    supervisor.context.retired = inner
 
 
 def test_an_idle_actor_retires_and_the_next_event_gets_a_new_one(
@@ -98,13 +98,13 @@ def test_an_event_between_the_seal_and_the_unmapping_goes_to_the_next_incarnatio
     supervisor = totals.supervisor
     assert supervisor is not None
     parking = Parking()
-    inner = supervisor.props.retired
+    inner = supervisor.context.retired
 
     def retired(actor: ProjectionActor) -> None:
         parking.park()
         inner(actor)
 
-    supervisor.props.retired = retired
+    supervisor.context.retired = retired
     assert sweep(system) == 1
     parking.wait_for_arrival()
     assert sealed.actor_inbox.sealed

@@ -6,7 +6,9 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from keyfold.web import Hub, WebSettings, connection, frames
+from keyfold.web import Hub, WebSettings
+from keyfold.web.live.connections import connection
+from keyfold.web.live.protocol import messages
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "live.md").read_text()
@@ -44,6 +46,6 @@ def test_every_close_code_and_counter_is_explained() -> None:
 
 def test_every_frame_is_listed() -> None:
     """By its type."""
-    source = Path(str(frames.__file__)).read_text()
+    source = Path(str(messages.__file__)).read_text()
     for kind in re.findall(r'"type":\s*"(\w+)"', source):
         assert f"`{kind}`" in PAGE, kind

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 from keyfold.actors import Settings
-from keyfold.web.actions import ACTIONS
-from keyfold.web.cli import make_cli
-from keyfold.web.metrics import Metrics
+from keyfold.web.cli.commands import make_cli
+from keyfold.web.operator.actions import ACTIONS
+from keyfold.web.operator.metrics import Metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "operating.md").read_text()

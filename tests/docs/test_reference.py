@@ -12,7 +12,7 @@ import keyfold.actors
 import keyfold.store
 import keyfold.web
 import pytest
-from keyfold.web.metrics import Metrics
+from keyfold.web.operator.metrics import Metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
 DOORS = [keyfold.actors, keyfold.store, keyfold.web]

@@ -28,7 +28,7 @@ namespace["keyfold"].system.close()
 for extra in sys.argv[1:]:
     importlib.import_module(extra)
 """
-EXTRAS = ["keyfold.web.client", "keyfold.web.metrics", "redis"]
+EXTRAS = ["keyfold.web.client", "keyfold.web.operator.metrics", "redis"]
 
 
 def pythons() -> dict[str, str]:

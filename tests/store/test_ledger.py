@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import psycopg2
 import pytest
 from keyfold.actors import ProjectionSystem
-from keyfold.store import Ledger, Position, Save, SnapshotStore, ledger
+from keyfold.store import Ledger, Position, Save, SnapshotStore
+from keyfold.store.writing import ledger
 from support.counting import Added, Totals
 from support.parking import DEADLINE
 from support.postgres import PostgresServer

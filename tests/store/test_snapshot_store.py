@@ -35,7 +35,7 @@ from keyfold.store import (
     new_commit_id,
     open_database,
 )
-from keyfold.store.migrations import _LOCK
+from keyfold.store.schema.migrations import _LOCK
 from support.parking import DEADLINE
 
 FIRST = Save("test", "a", None, "e1", 1, b'{"n":1}')

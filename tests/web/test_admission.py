@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keyfold.web import WebSettings
-from keyfold.web.admission import Admission, TooManyConnections
-from keyfold.web.descriptors import Room, make_room, needed_for, reserve_of
+from keyfold.web.live.connections.connection_limits import ConnectionLimits, TooManyConnections
+from keyfold.web.live.connections.descriptors import Room, make_room, needed_for, reserve_of
 
 
 @pytest.mark.parametrize(
@@ -22,13 +22,13 @@ from keyfold.web.descriptors import Room, make_room, needed_for, reserve_of
 )
 def test_a_client_is_an_address_or_half_of_one(first: str, second: str, *, one: bool) -> None:
     """A customer of an IPv6 provider has 2**64 addresses at least: those count as one."""
-    admission = Admission(WebSettings(max_sockets_per_address=1))
-    place = admission.enter(first, None)
+    connection_limits = ConnectionLimits(WebSettings(max_sockets_per_address=1))
+    slot = connection_limits.enter(first, None)
     if one:
         with pytest.raises(TooManyConnections, match="your address"):
-            admission.enter(second, None)
-        place.leave()
-    admission.enter(second, None).leave()
+            connection_limits.enter(second, None)
+        slot.leave()
+    connection_limits.enter(second, None).leave()
 
 
 @given(st.integers(1, 100_000))

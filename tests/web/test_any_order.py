@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from keyfold.actors import ProjectionSystem
 from keyfold.web import Hub, WebSettings
-from keyfold.web.admission import Admission
-from keyfold.web.visitor import Permission, Visitor
-from keyfold.web.websocket import WebSocketConnection
+from keyfold.web.live.connections.client_identity import ClientIdentity, Permission
+from keyfold.web.live.connections.connection_limits import ConnectionLimits
+from keyfold.web.live.connections.websocket import WebSocketConnection
 from support.counting import Added, Totals
 from support.parking import DEADLINE, wait_until
 from support.raw_client import CLOSE, PING, PONG, TEXT, RawClient, client_frame
@@ -86,9 +86,9 @@ class AnyOrder(RuleBasedStateMachine):
     @initialize()
     def connect(self) -> None:
         ours, theirs = socket.socketpair()
-        visitor = Visitor("test", None, self.may)
-        place = Admission(self.hub.settings).enter("test", None)
-        self.connection = WebSocketConnection(theirs, self.hub, visitor, place, many=True)
+        identity = ClientIdentity("test", None, self.may)
+        slot = ConnectionLimits(self.hub.settings).enter("test", None)
+        self.connection = WebSocketConnection(theirs, self.hub, identity, slot, many=True)
         self.hub.adopt(self.connection, None)
         self.client = RawClient(ours)
 
@@ -154,10 +154,10 @@ class AnyOrder(RuleBasedStateMachine):
         self.waiting = deque(one for one in self.waiting if one is not life)
 
     @precondition(lambda self: self.wanted)
-    @rule(place=st.integers(0, MOST - 1))
-    def begin_another_life(self, place: int) -> None:
+    @rule(slot=st.integers(0, MOST - 1))
+    def begin_another_life(self, slot: int) -> None:
         """As a page does that is drawn twice, or whose list scrolls back."""
-        address = list(self.wanted)[place % len(self.wanted)]
+        address = list(self.wanted)[slot % len(self.wanted)]
         self.unsubscribe(address)
         self.subscribe(address, by_text=True)
 
@@ -173,9 +173,9 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.say(type="resync") == []
 
     @precondition(lambda self: self.checked)
-    @rule(place=st.integers(0, AT_ONCE - 1), may=st.booleans())
-    def decide(self, place: int, *, may: bool) -> None:
-        life, call = self.checked.pop(place % len(self.checked))
+    @rule(slot=st.integers(0, AT_ONCE - 1), may=st.booleans())
+    def decide(self, slot: int, *, may: bool) -> None:
+        life, call = self.checked.pop(slot % len(self.checked))
         lives = self.wanted.get(life.address) is life
         life.is_live = may
         call.answer(may=may)

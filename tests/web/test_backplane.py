@@ -16,11 +16,11 @@ from flask import Flask
 from keyfold.actors import ProjectionError, ProjectionSystem
 from keyfold.store.processes import Processes
 from keyfold.web import Keyfold
-from keyfold.web.backplane import Backplane
-from keyfold.web.bridge import news_of
-from keyfold.web.frames import delta_frames
-from keyfold.web.news import Turn
-from keyfold.web.wire import text_frame
+from keyfold.web.live.backplane.backplane import Backplane
+from keyfold.web.live.backplane.cross_process_sync import notice_of
+from keyfold.web.live.channels.inbox import Turn
+from keyfold.web.live.protocol.messages import delta_messages
+from keyfold.web.live.protocol.websocket_frames import text_frame
 from msgspec import msgpack
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
@@ -218,7 +218,7 @@ def test_a_message_that_is_none_harms_nothing(
     assert versions(watcher, 1) == [("delta", 1)]
 
 
-TURN = delta_frames("projection.test.totals.a", "delta", "e", 0, [b"1"])[0]
+TURN = delta_messages("projection.test.totals.a", "delta", "e", 0, [b"1"])[0]
 
 
 @pytest.mark.parametrize(
@@ -255,8 +255,8 @@ TURN = delta_frames("projection.test.totals.a", "delta", "e", 0, [b"1"])[0]
 )
 def test_nothing_of_a_message_is_taken_on_trust(content: Any) -> None:
     """Whatever is not exactly what this library sends is no news."""
-    assert news_of("projection.test.totals.a", content) is None
-    assert news_of("projection.test.totals.a", [0, "e", 0, [TURN]]) == Turn("e", 0, [text_frame(TURN)])
+    assert notice_of("projection.test.totals.a", content) is None
+    assert notice_of("projection.test.totals.a", [0, "e", 0, [TURN]]) == Turn("e", 0, [text_frame(TURN)])
 
 
 def test_a_release_without_ids_of_commits_understands_what_is_published(
@@ -285,7 +285,7 @@ def test_a_release_without_ids_of_commits_understands_what_is_published(
     watcher = node.watch("b")
     assert watcher.next()["version"] == 0
     # As it publishes: the origin, and four items.
-    frames = delta_frames("projection.test.totals.b", "delta", "old", 0, [b"1"])
+    frames = delta_messages("projection.test.totals.b", "delta", "old", 0, [b"1"])
     message = msgpack.encode(["somebody", 0, "old", 0, frames])
     until(lambda: publish(redis_server, message, "b") >= 1)
     assert versions(watcher, 1) == [("delta", 1)]
@@ -367,7 +367,7 @@ def test_forged_versions_are_healed_by_the_next_heartbeat(
         first = watcher.next()
         epoch, version = first["epoch"], first["version"]
         deltas = [b'{"total":777}'] * 50
-        frames = delta_frames(first["channel"], "delta", epoch, version, deltas)
+        frames = delta_messages(first["channel"], "delta", epoch, version, deltas)
         message = msgpack.encode(["somebody", 0, epoch, version, frames])
         until(lambda message=message: publish(redis_server, message) >= 1)  # type: ignore[misc]
         while watcher.next()["version"] != version + 50:

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from keyfold.store import Position, Row
 from keyfold.web import WebSettings
-from keyfold.web.channel import Channel
-from keyfold.web.channels import Channels
-from keyfold.web.frames import delta_frames
-from keyfold.web.news import Missed, Replaced, Turn
-from keyfold.web.parcel import Parcel
-from keyfold.web.seldom import Seldom
-from keyfold.web.subscription import Subscription
-from keyfold.web.wire import payload_of, text_frame
+from keyfold.web.live.channels.batch import Batch
+from keyfold.web.live.channels.channel import Channel
+from keyfold.web.live.channels.channels import Channels
+from keyfold.web.live.channels.inbox import Missed, Replaced, Turn
+from keyfold.web.live.channels.subscription import Subscription
+from keyfold.web.live.log_throttle import LogThrottle
+from keyfold.web.live.protocol.messages import delta_messages
+from keyfold.web.live.protocol.websocket_frames import payload_of, text_frame
 
 CHANNEL = "projection.test.totals.a"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -40,12 +40,12 @@ class Client:
         self.lost = False
         self.frames: list[dict[str, Any]] = []
 
-    def deliver(self, parcel: Parcel, subscription: Subscription) -> None:
+    def deliver(self, batch: Batch, subscription: Subscription) -> None:
         if self.blocked:
             self.lost = True
             subscription.leave()
             return
-        for frame in parcel._frames:
+        for frame in batch._frames:
             self.take(json.loads(payload_of(frame)))
 
     def take(self, frame: dict[str, Any]) -> None:
@@ -72,11 +72,11 @@ class Desk:
     """The hub of one channel. Reads are answered when the test says so, with the row of whatever moment."""
 
     def __init__(self, **limits: Any) -> None:
-        self.bridge = SimpleNamespace(patience=limits.pop("patience", 0.0))
+        self.cross_process_sync = SimpleNamespace(patience=limits.pop("patience", 0.0))
         self.settings = WebSettings(**limits)
         self.counts: Counter[str] = Counter()
         self.now = 0.0
-        self.gone_back_log = Seldom(self.clock)
+        self.gone_back_log = LogThrottle(self.clock)
         self.reads: deque[Channel] = deque()
         self.timers: list[Callable[[], None]] = []
         self.channel_ = Channel("test.totals", "a", self)  # type: ignore[arg-type]
@@ -139,7 +139,9 @@ class World:
         epoch = self.new_epoch() if self.row is None else before.epoch
         self.values = [*self.values, *values]
         self._write(epoch, before.version + len(values))
-        payloads = delta_frames(CHANNEL, "delta", epoch, before.version, [b"%d" % value for value in values])
+        payloads = delta_messages(
+            CHANNEL, "delta", epoch, before.version, [b"%d" % value for value in values]
+        )
         if here:
             frames = [text_frame(payload) for payload in payloads]
             self.on_the_way.append(Turn(epoch, before.version, frames, base_commit_id, self.commit_id))
@@ -154,10 +156,10 @@ class World:
 
     def publish(self, most: int = 1) -> None:
         """Let so many of the turns that are on their way arrive together."""
-        ring = False
+        recent_deltas = False
         for _ in range(min(most, len(self.on_the_way))):
-            ring |= self.channel.offer(self.on_the_way.popleft())
-        if ring:
+            recent_deltas |= self.channel.offer(self.on_the_way.popleft())
+        if recent_deltas:
             self.channel.take_news()
 
     def answer(self, row: Row | None) -> None:
@@ -275,8 +277,8 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def nobody_stands_in_two_places(self) -> None:
         channel = self.world.channel
-        places = [*channel.live, *channel.ahead, *channel.waiting, *(channel._asking or {})]
-        assert len(places) == len(set(places))
+        slots = [*channel.live, *channel.ahead, *channel.waiting, *(channel._asking or {})]
+        assert len(slots) == len(set(slots))
 
     @invariant()
     def no_row_is_said_to_have_gone_back_that_did_not(self) -> None:
@@ -416,8 +418,8 @@ def test_resume_within_the_bounds_of_the_ring(limits: dict[str, int], seconds: i
         world.commit([value])
         world.settle()
     world.desk.now += seconds
-    assert world.channel.ring is not None
-    world.channel.ring.trim(world.desk.now)
+    assert world.channel.recent_deltas is not None
+    world.channel.recent_deltas.trim(world.desk.now)
     again = Client(client.position, client.state)
     again.position, again.state = Position(client.position.epoch, 1), [1]
     world.join(again, again.position)
@@ -745,7 +747,7 @@ def channels_of(world: World) -> Channels:
     """Where the hub keeps its channels, with this one in it."""
     desk: Any = world.desk
     desk.rows = SimpleNamespace(compare=lambda *_, **__: None)
-    desk.bridge.unwatch = lambda _channel: None
+    desk.cross_process_sync.unwatch = lambda _channel: None
     channels = Channels(desk)
     channels._channels["test.totals", "a"] = world.channel
     return channels

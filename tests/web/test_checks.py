@@ -14,9 +14,9 @@ import pytest
 import websocket
 from flask import Flask, session
 from keyfold.web import Hub, Keyfold
-from keyfold.web.sign_outs import SignOuts
+from keyfold.web.access.tickets import Tickets
+from keyfold.web.live.connections.sign_outs import SignOuts
 from keyfold.web.signals import subscriber_connected
-from keyfold.web.tickets import Tickets
 from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking, wait_until
 from support.raw_client import CLOSE, PING, TEXT, RawClient, client_frame, handshake, head_of
@@ -585,7 +585,7 @@ def test_a_ticket_s_user_has_a_limit(ticketed: tuple[Flask, Keyfold]) -> None:
         own = site.watch_many(cookie=cookie)
         stack.callback(own.close)
         assert show(own, keyfold, "a", "kim")["type"] == "subscribed"
-        assert hub_of(app).admission._open == 3
+        assert hub_of(app).connection_limits._open == 3
 
 
 def test_a_ticket_s_channel_ends_at_its_time(ticketed: tuple[Flask, Keyfold]) -> None:

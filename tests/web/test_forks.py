@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from flask import Flask
 from keyfold.web import WebSettings
-from keyfold.web.admission import Admission
-from keyfold.web.descriptors import Room
+from keyfold.web.live.connections.connection_limits import ConnectionLimits
+from keyfold.web.live.connections.descriptors import Room
 from support.counting import Added
 from support.parking import DEADLINE, wait_until
 from support.serving import serve
@@ -92,11 +92,11 @@ def test_a_child_waits_for_no_lock_of_its_parent(make_app: Callable[..., Flask])
         assert site.request("/keyfold/metrics", **_BEARER)[0] == 200
 
         def work() -> None:
-            assert (kept.hub.admission._open, len(kept.hub.connections)) == (0, 0)
+            assert (kept.hub.connection_limits._open, len(kept.hub.connections)) == (0, 0)
             with serve(app) as here:
                 watcher = here.watch("test.private", "a", ticket=unused)
                 assert watcher.next()["type"] == "snapshot"
-                assert kept.hub.admission._open == 1
+                assert kept.hub.connection_limits._open == 1
                 status, _, text = here.request("/keyfold/metrics", **_BEARER)
                 assert (status, "keyfold_sockets_opened_total 1.0" in text) == (200, True)
                 kept.hub.close(DEADLINE)
@@ -108,7 +108,7 @@ def test_a_child_waits_for_no_lock_of_its_parent(make_app: Callable[..., Flask])
             for lock in locks:
                 held.enter_context(lock)
             assert _in_a_child(work) == 0
-        assert kept.hub.admission._open == 2
+        assert kept.hub.connection_limits._open == 2
         for watcher in before:
             watcher.send(type="ping")
             assert watcher.next() == {"type": "pong"}
@@ -117,14 +117,14 @@ def test_a_child_waits_for_no_lock_of_its_parent(make_app: Callable[..., Flask])
 
 def test_room_is_looked_for_outside_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     """That opens a descriptor, which lets other threads run, and a place can be given back meanwhile."""
-    admission = Admission(WebSettings())
-    place = admission.enter("192.0.2.7", None)
+    connection_limits = ConnectionLimits(WebSettings())
+    slot = connection_limits.enter("192.0.2.7", None)
 
     def is_short(_room: Room) -> bool:
-        thread = threading.Thread(target=place.leave, daemon=True)
+        thread = threading.Thread(target=slot.leave, daemon=True)
         thread.start()
         thread.join(1)
         return thread.is_alive()
 
     monkeypatch.setattr(Room, "is_short", property(is_short))
-    admission.enter("192.0.2.7", None).leave()
+    connection_limits.enter("192.0.2.7", None).leave()

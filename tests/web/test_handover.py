@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 from flask import Flask
 from keyfold.actors import ProjectionSystem
-from keyfold.web import Hub, handover
+from keyfold.web import Hub, socket_takeover
 from support.counting import Added
 from support.parking import DEADLINE, wait_until
 from support.raw_client import PING, PONG, RawClient, client_frame, handshake, head_of
@@ -38,7 +38,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_what_the_server_does_afterwards_hits_nothing(pair: tuple[socket.socket, socket.socket]) -> None:
     """It shuts down, writes and closes; the connection goes on."""
     client, server = pair
-    with handover.take_over(server) as ours:
+    with socket_takeover.take_over(server) as ours:
         with pytest.raises(OSError, match="Broken pipe"):
             server.sendall(b"HTTP/1.1 200 OK")
         server.shutdown(socket.SHUT_RDWR)
@@ -61,7 +61,7 @@ def test_without_descriptors_nothing_changes_hands(
         with monkeypatch.context() as patch:
             patch.setattr(module, name, none_left)
             with pytest.raises(OSError, match="Too many"):
-                handover.take_over(server)
+                socket_takeover.take_over(server)
         server.sendall(name.encode())
         assert client.recv(100) == name.encode()
 
@@ -71,21 +71,21 @@ def test_only_a_plain_socket_is_taken_over(
 ) -> None:
     """One of TLS is more than its descriptor; one that does not survive its server is carried."""
     _, server = pair
-    assert handover.raw_socket({"gunicorn.socket": server}) is server
-    assert handover.raw_socket({}) is None
+    assert socket_takeover.raw_socket({"gunicorn.socket": server}) is server
+    assert socket_takeover.raw_socket({}) is None
     context = ssl.create_default_context()
     context.check_hostname = False
     with context.wrap_socket(server.dup(), do_handshake_on_connect=False) as secure:
-        assert handover.raw_socket({"gunicorn.socket": secure}) is None
-    monkeypatch.setattr(handover, "_survives_its_server", lambda: False)
-    assert handover.raw_socket({"gunicorn.socket": server}) is None
+        assert socket_takeover.raw_socket({"gunicorn.socket": secure}) is None
+    monkeypatch.setattr(socket_takeover, "_survives_its_server", lambda: False)
+    assert socket_takeover.raw_socket({"gunicorn.socket": server}) is None
 
 
 def test_a_connection_that_can_t_be_taken_over_is_carried(
     app: Flask, system: ProjectionSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same frames, by way of the request's thread; both ends end it."""
-    monkeypatch.setattr(handover, "_survives_its_server", lambda: False)
+    monkeypatch.setattr(socket_takeover, "_survives_its_server", lambda: False)
     hub: Hub = app.extensions["keyfold"].hub
     with serve(app) as site:
         first, second = site.watch("test.totals", "a"), site.watch("test.totals", "a")
@@ -129,7 +129,7 @@ def test_frames_in_the_packet_of_the_handshake_are_answered(
     app: Flask, system: ProjectionSystem, monkeypatch: pytest.MonkeyPatch, *, survives: bool
 ) -> None:
     """The server has read them with the request; they are not lost, and come before what follows."""
-    monkeypatch.setattr(handover, "_survives_its_server", lambda: survives)
+    monkeypatch.setattr(socket_takeover, "_survives_its_server", lambda: survives)
     with serve(app) as site, socket.create_connection(("127.0.0.1", site.port), DEADLINE) as sock:
         first, second = client_frame(PING, b"first"), client_frame(PING, b"second")
         sock.sendall(handshake() + first + second[:3])
@@ -152,7 +152,7 @@ def test_without_descriptors_a_client_gets_an_answer_over_http(
     def none_left(*_: object) -> int:
         raise OSError(24, "Too many open files")
 
-    handover._survives_its_server()
+    socket_takeover._survives_its_server()
     with serve(app) as site:
         before = site.watch("test.totals", "a")
         assert before.next()["type"] == "snapshot"
@@ -164,7 +164,7 @@ def test_without_descriptors_a_client_gets_an_answer_over_http(
             head = head_of(sock)
         monkeypatch.setattr({"socketpair": socket, "dup": os}[missing], missing, real)
         assert (head.split()[1], "Retry-After" in head) == ("503", True)
-        assert hub.admission._open == 1
+        assert hub.connection_limits._open == 1
         assert [record.name for record in caplog.records] == ["keyfold.routes"]
         before.send(type="ping")
         assert before.next() == {"type": "pong"}
@@ -189,7 +189,7 @@ def test_the_log_of_the_development_server_shows_no_error(
     app: Flask, system: ProjectionSystem, monkeypatch: pytest.MonkeyPatch, *, debug: bool, survives: bool
 ) -> None:
     """A socket that works is a 101 there, and a stream a 200; the debugger has nothing to show either."""
-    monkeypatch.setattr(handover, "_survives_its_server", lambda: survives)
+    monkeypatch.setattr(socket_takeover, "_survives_its_server", lambda: survives)
     _Logged.lines.clear()
     served = DebuggedApplication(app) if debug else app
     server = make_server("127.0.0.1", 0, served, threaded=True, request_handler=_Logged)
@@ -228,7 +228,7 @@ def test_a_client_that_takes_nothing_does_not_keep_the_thread_that_carries(
     make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """The hub closes it, and the thread that waits in a write for it is free again, and then the place."""
-    monkeypatch.setattr(handover, "_survives_its_server", lambda: False)
+    monkeypatch.setattr(socket_takeover, "_survives_its_server", lambda: False)
     app = make_app(KEYFOLD_STALL_SECONDS=0.1)
     kept, at_first = app.extensions["keyfold"], set(threading.enumerate())
     path = f"/{kind}/projection/test.totals/a"
@@ -245,10 +245,10 @@ def test_a_client_that_takes_nothing_does_not_keep_the_thread_that_carries(
         sock.sendall(request)
         assert head_of(sock).split()[1] in ("101", "200")
         wait_until(lambda: len(kept.hub.connections) == 1)
-        assert (carrying(), kept.hub.admission._open) == (1, 1)
+        assert (carrying(), kept.hub.connection_limits._open) == (1, 1)
         while len(kept.hub.connections):
             kept.system.bus.dispatch(Added("a", 1, lambda _state: {"blob": BLOB * 4})).result(DEADLINE)
-        wait_until(lambda: (carrying(), kept.hub.admission._open) == (0, 0))
+        wait_until(lambda: (carrying(), kept.hub.connection_limits._open) == (0, 0))
         assert kept.hub.counts["stalled"] == 1
         kept.system.close()
 
@@ -258,25 +258,25 @@ def test_a_carried_connection_s_place_is_free_when_both_have_left(
 ) -> None:
     """In either order; the hub cuts the connection, but not one that has gone back to the server."""
     client, server = pair
-    place = _Leaves()
-    carriage = handover.Carriage(place)
+    slot = _Leaves()
+    carriage = socket_takeover.Carriage(slot)
     carriage.begin(server)
     carriage.leave()
-    assert (client.recv(1), place.left) == (b"", 0)
+    assert (client.recv(1), slot.left) == (b"", 0)
     carriage.end()
-    assert place.left == 1
+    assert slot.left == 1
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        other = handover.Carriage(place)
+        other = socket_takeover.Carriage(slot)
         other.begin(theirs)
         other.end()
-        assert place.left == 1
+        assert slot.left == 1
         other.leave()
-        assert place.left == 2
+        assert slot.left == 2
         theirs.sendall(b"the next answer")
         assert ours.recv(100) == b"the next answer"
         # Left by the hub before the thread came to carry: the system has closed meanwhile.
-        third = handover.Carriage(_Leaves())
+        third = socket_takeover.Carriage(_Leaves())
         third.leave()
         third.begin(theirs)
         assert ours.recv(1) == b""
@@ -311,7 +311,7 @@ def test_what_tls_has_decrypted_is_carried_before_anything_is_waited_for(
         hub.settimeout(DEADLINE)
         hub.sendall(b"from the hub")
         carried: Any = _Decrypted(server, b"a" * 5000)
-        thread = threading.Thread(target=handover.carry, args=(carried, ours), daemon=True)
+        thread = threading.Thread(target=socket_takeover.carry, args=(carried, ours), daemon=True)
         thread.start()
         assert client.recv(100) == b"from the hub"
         carried_over = b""
@@ -335,5 +335,5 @@ def test_carrying_takes_no_descriptor(pair: tuple[socket.socket, socket.socket])
             lowest = taken.enter_context(socket.socket()).fileno()
             taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
             resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
-            handover.carry(server, ours)
+            socket_takeover.carry(server, ours)
         assert client.recv(100) == b"frame"

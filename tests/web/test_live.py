@@ -20,7 +20,7 @@ from keyfold.actors import ProjectionSystem
 from keyfold.store import Position
 from keyfold.web import Hub, Keyfold
 from keyfold.web import client as client_module
-from keyfold.web.access import Access
+from keyfold.web.access.authorization import Access
 from keyfold.web.client import Refused, Watch
 from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking
@@ -526,7 +526,7 @@ def test_a_connection_that_breaks_off_leaves_nothing_behind(site: Site, app: Fla
     wait_for(lambda: hub.stats()["closed"] == 1)
     facts = hub.stats()
     assert (facts["open"], facts["subscriptions"], facts["buffering"]) == (0, 0, 0)
-    wait_for(lambda: hub.admission._open == 0)
+    wait_for(lambda: hub.connection_limits._open == 0)
 
 
 def test_a_client_that_answers_no_ping_is_closed_4102(make_app: Callable[..., Flask]) -> None:
@@ -561,7 +561,7 @@ def test_a_bad_handshake_is_a_400_and_keeps_no_place(app: Flask, site: Site, hea
     answer = connection.getresponse()
     assert (answer.status, json.loads(answer.read())["error"]["code"]) == (400, "bad_request")
     connection.close()
-    assert hub_of(app).admission._open == 0
+    assert hub_of(app).connection_limits._open == 0
 
 
 def test_compression_is_offered_and_not_taken(site: Site) -> None:
@@ -588,10 +588,10 @@ def test_a_slow_handshake_and_a_half_open_one_hold_up_nobody(site: Site, system:
     )
     slow = [socket.create_connection(("127.0.0.1", site.port), DEADLINE) for _ in range(5)]
     dispatch(system, "a", 1)
-    for place in range(len(request)):
+    for slot in range(len(request)):
         for connection in slow[:4]:
-            connection.sendall(request[place : place + 1])
-        if place % 40 == 0:
+            connection.sendall(request[slot : slot + 1])
+        if slot % 40 == 0:
             watcher = site.watch("test.totals", "a")
             assert watcher.next()["version"] == 1
             watcher.close()

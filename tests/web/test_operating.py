@@ -20,9 +20,9 @@ from flask import Flask
 from keyfold.actors import KeyHalted, ProjectionKey, ProjectionSystem, StoreError
 from keyfold.actors.tracing import TracingObserver
 from keyfold.web import Keyfold
-from keyfold.web import metrics as metrics_module
-from keyfold.web.overview import degraded_in
-from keyfold.web.passes import Passes
+from keyfold.web.access.operator_passes import Passes
+from keyfold.web.operator import metrics as metrics_module
+from keyfold.web.operator.overview import degraded_in
 from keyfold.web.signals import projection_applied, projection_failed, subscriber_connected
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -717,7 +717,7 @@ def test_reads_that_are_not_answered_are_503(
     app = make_app(KEYFOLD_DATABASE=url, KEYFOLD_ADMIN_TOKEN=TOKEN, KEYFOLD_READ_TIMEOUT=0.3)
     system: ProjectionSystem = app.extensions["keyfold"].system
     system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
-    monkeypatch.setattr("keyfold.web.admin.SCAN_SECONDS", 0.3)
+    monkeypatch.setattr("keyfold.web.operator.page.SCAN_SECONDS", 0.3)
     client: Any = app.test_client()
     postgres_proxy.freeze()
     for path in (

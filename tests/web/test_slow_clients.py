@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from flask import Flask
 from keyfold.actors import ProjectionSystem
-from keyfold.web import Hub, WebSettings, connection
-from keyfold.web.admission import Admission
-from keyfold.web.frames import PONG
-from keyfold.web.handover import tune
-from keyfold.web.visitor import Visitor
-from keyfold.web.websocket import WebSocketConnection
-from keyfold.web.wire import text_frame
+from keyfold.web import Hub, WebSettings
+from keyfold.web.live.connections import connection
+from keyfold.web.live.connections.client_identity import ClientIdentity
+from keyfold.web.live.connections.connection_limits import ConnectionLimits
+from keyfold.web.live.connections.websocket import WebSocketConnection
+from keyfold.web.live.protocol.messages import PONG
+from keyfold.web.live.protocol.websocket_frames import text_frame
+from keyfold.web.socket_takeover import tune
 from support.counting import Added, Total
 from support.parking import DEADLINE, Parking, wait_until
 from support.raw_client import TEXT, RawClient, client_frame, handshake, head_of
@@ -192,8 +193,8 @@ def test_a_channel_that_was_forgotten_meanwhile_is_found_again(large: Large) -> 
 
     def sweep() -> None:
         channel = large.hub.channels.find("test.totals", "a")
-        if channel is not None and channel.ring is not None:
-            channel.ring.clear()  # as after KEYFOLD_RING_SECONDS
+        if channel is not None and channel.recent_deltas is not None:
+            channel.recent_deltas.clear()  # as after KEYFOLD_RING_SECONDS
         large.hub.channels.sweep()
 
     large.hub.reactor.call(sweep)
@@ -217,7 +218,7 @@ def test_answers_do_not_wait_behind_what_channels_sent(large: Large) -> None:
     client.send(*[say(type="ping")] * 100)
     [theirs] = large.hub.connections
     answers = 100 * len(text_frame(PONG))
-    wait_until(lambda: theirs._outbox is not None and theirs._outbox._bytes_of_answers == answers)
+    wait_until(lambda: theirs._send_buffer is not None and theirs._send_buffer._bytes_of_answers == answers)
     large.grow("small", size=100)
     kinds = [next(coming)["type"] for _ in range(104)]
     assert kinds == ["subscribed", "snapshot", *["pong"] * 100, "delta", "delta"]
@@ -233,9 +234,9 @@ def lane() -> Iterator[tuple[Hub, WebSocketConnection, RawClient]]:
     hub = Hub(WebSettings())
     ours, theirs = socket.socketpair()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
-    visitor = Visitor("test", None, lambda _name, _key, _ticket: None)
-    place = Admission(hub.settings).enter("test", None)
-    slow = WebSocketConnection(theirs, hub, visitor, place, many=True)
+    identity = ClientIdentity("test", None, lambda _name, _key, _ticket: None)
+    slot = ConnectionLimits(hub.settings).enter("test", None)
+    slow = WebSocketConnection(theirs, hub, identity, slot, many=True)
     yield hub, slow, RawClient(ours)
     ours.close()
     hub.close()
@@ -258,10 +259,10 @@ def test_one_who_takes_anything_is_not_stalled(
         hub.reactor.call(slow.push, b"x" * 2000)
     wait_until(lambda: bool(checks))
     client.sock.settimeout(DEADLINE)
-    for place in range(5):
+    for slot in range(5):
         client.sock.recv(2000)
-        hub.reactor.call(checks[place])
-        wait_until(lambda place=place: len(checks) == place + 2 or not slow.is_open)  # type: ignore[misc]
+        hub.reactor.call(checks[slot])
+        wait_until(lambda slot=slot: len(checks) == slot + 2 or not slow.is_open)  # type: ignore[misc]
         assert slow.is_open
     hub.reactor.call(checks[-1])
     wait_until(lambda: not slow.is_open)

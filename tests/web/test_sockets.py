@@ -14,8 +14,8 @@ import pytest
 import websocket
 from flask import Flask
 from keyfold.actors import BroadcastError, Committed, ProjectionSystem
-from keyfold.web.admission import TooManyConnections
-from keyfold.web.hub import Hub
+from keyfold.web.live.connections.connection_limits import TooManyConnections
+from keyfold.web.live.hub import Hub
 from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking
 from support.serving import Site, Watcher, serve
@@ -424,11 +424,13 @@ def test_sockets_are_capped(make_app: Callable[..., Flask], limit: str) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", ""])
 def test_a_proxy_on_this_machine_is_not_one_client(make_app: Callable[..., Flask], address: str) -> None:
     """Everybody comes from its address: only the total counts."""
-    admission = hub_of(make_app(KEYFOLD_MAX_SOCKETS_PER_ADDRESS=1, KEYFOLD_MAX_SOCKETS=3)).admission
+    connection_limits = hub_of(
+        make_app(KEYFOLD_MAX_SOCKETS_PER_ADDRESS=1, KEYFOLD_MAX_SOCKETS=3)
+    ).connection_limits
     for _ in range(3):
-        admission.enter(address, None)
+        connection_limits.enter(address, None)
     with pytest.raises(TooManyConnections, match="this server"):
-        admission.enter(address, None)
+        connection_limits.enter(address, None)
 
 
 @pytest.mark.parametrize(

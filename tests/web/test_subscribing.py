@@ -302,8 +302,8 @@ def test_a_message_in_many_small_fragments_is_one(site: Site) -> None:
     parts = [text[start : start + 8] for start in range(0, len(text), 8)]
     many.raw.sendall(
         b"".join(
-            client_frame(0 if place else TEXT, part, final=place == len(parts) - 1)
-            for place, part in enumerate(parts)
+            client_frame(0 if slot else TEXT, part, final=slot == len(parts) - 1)
+            for slot, part in enumerate(parts)
         )
     )
     assert many.next_of_many()["type"] == "subscribed"

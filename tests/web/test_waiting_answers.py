@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from flask import Flask
 from keyfold.web import Hub, WebSettings
-from keyfold.web.admission import Admission
-from keyfold.web.visitor import Visitor
-from keyfold.web.websocket import WebSocketConnection
+from keyfold.web.live.connections.client_identity import ClientIdentity
+from keyfold.web.live.connections.connection_limits import ConnectionLimits
+from keyfold.web.live.connections.websocket import WebSocketConnection
 from support.parking import DEADLINE, wait_until
 from support.raw_client import PING, PONG, TEXT, RawClient, client_frame
 from support.serving import serve
@@ -29,9 +29,9 @@ class Talker:
         ours, theirs = socket.socketpair()
         for sock in (ours, theirs):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        visitor = Visitor("test", None, lambda _name, _key, _ticket: None)
-        place = Admission(self.hub.settings).enter("test", None)
-        self.connection = WebSocketConnection(theirs, self.hub, visitor, place, many=True)
+        identity = ClientIdentity("test", None, lambda _name, _key, _ticket: None)
+        slot = ConnectionLimits(self.hub.settings).enter("test", None)
+        self.connection = WebSocketConnection(theirs, self.hub, identity, slot, many=True)
         self.hub.adopt(self.connection, None)
         self.client = RawClient(ours)
         self.most_bytes = 0
@@ -72,8 +72,8 @@ def test_answers_are_counted_as_well_as_measured(talker: Talker) -> None:
     """A pong of two bytes costs a hundred: 164 of them may wait."""
     for _ in range(400):
         talker.talk(client_frame(PING), 20)
-        outbox = talker.connection._outbox
-        assert outbox is None or len(outbox._answers) <= 164 + 1
+        send_buffer = talker.connection._send_buffer
+        assert send_buffer is None or len(send_buffer._answers) <= 164 + 1
     wait_until(talker.stalled)
     assert talker.client.close_code() == 4101
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import peewee
 from keyfold.actors import ProjectionSystem
 from keyfold.store import Row, SnapshotStore
-from keyfold.store.records import Address
+from keyfold.store.rows import Address
 
 BROKEN = '{"total": "many", "amounts": []}'
 """JSON, but no state of Totals."""

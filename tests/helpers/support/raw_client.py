@@ -6,10 +6,10 @@ import os
 import socket
 import struct
 
-from keyfold.web.admission import Admission
-from keyfold.web.hub import Hub
-from keyfold.web.visitor import Visitor
-from keyfold.web.websocket import WebSocketConnection
+from keyfold.web.live.connections.client_identity import ClientIdentity
+from keyfold.web.live.connections.connection_limits import ConnectionLimits
+from keyfold.web.live.connections.websocket import WebSocketConnection
+from keyfold.web.live.hub import Hub
 from wsproto.frame_protocol import Opcode
 
 from .parking import DEADLINE
@@ -39,7 +39,7 @@ def client_frame(
     if not masked:
         return head + payload
     mask = os.urandom(4)
-    return head + mask + bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
+    return head + mask + bytes(byte ^ mask[slot % 4] for slot, byte in enumerate(payload))
 
 
 def handshake(path: str = "/ws/projection/test.totals/a", **headers: str) -> bytes:
@@ -136,7 +136,7 @@ class Echo(WebSocketConnection):
 def echo_client(hub: Hub) -> RawClient:
     """Return a client of an Echo connection of this hub."""
     ours, theirs = socket.socketpair()
-    place = Admission(hub.settings).enter("test", None)
-    visitor = Visitor("test", None, lambda _name, _key, _ticket: None)
-    hub.adopt(Echo(theirs, hub, visitor, place, many=True), None)
+    slot = ConnectionLimits(hub.settings).enter("test", None)
+    identity = ClientIdentity("test", None, lambda _name, _key, _ticket: None)
+    hub.adopt(Echo(theirs, hub, identity, slot, many=True), None)
     return RawClient(ours)

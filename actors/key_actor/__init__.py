@@ -1,0 +1,1 @@
+"""The actor that owns one key: how it folds, commits and recovers."""

@@ -1,0 +1,1 @@
+"""An actor type for Pykka whose actors share a few threads."""

@@ -1,0 +1,1 @@
+"""The work beside the actors: reads, reports, retirement, counters and health."""

@@ -1,0 +1,186 @@
+"""The few threads that read rows, so that request threads hold no database connection."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ...store import StoreUnavailable
+from ..errors import Closed
+from ..pool.dispatcher import be_own_thread, role_of_thread
+from .health import Loop
+
+if TYPE_CHECKING:
+    from ...store import SnapshotStore
+
+T = TypeVar("T")
+
+_THREADS = 2
+_MAX_WAITING = 10_000
+
+
+def on_reader_thread() -> bool:
+    """Return whether the calling thread is a reader's, which may ask the database by itself."""
+    return role_of_thread() == "reader"
+
+
+class _Read:
+    """One question to the database, and when its answer is due at the latest."""
+
+    __slots__ = ("ask", "deadline", "future", "seconds", "thread")
+
+    def __init__(self, ask: Callable[[], Any], seconds: float) -> None:
+        self.ask = ask
+        self.seconds = seconds
+        self.deadline = monotonic() + seconds
+        self.future: Future[Any] = Future()
+        self.thread: int | None = None
+
+    def answer(self) -> None:
+        result = self.ask()
+        with suppress(InvalidStateError):  # it was too late
+            self.future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
+
+
+class Readers:
+    """Asks the database on two threads of its own; a third one looks after the deadlines.
+
+    Every future ends: by its answer, or at its deadline by StoreUnavailable. A connection that has kept a thread
+    beyond a deadline is cut: a server that is frozen, and not dead, would hold it for ever. The threads are daemons
+    and no pool of concurrent.futures: those are joined at the interpreter's exit before anything could cut them loose.
+    """
+
+    def __init__(self, store: SnapshotStore, *, seconds: float) -> None:
+        self._store = store
+        self._seconds = seconds
+        self._waiting: queue.SimpleQueue[_Read | None] = queue.SimpleQueue()
+        self._unanswered: set[_Read] = set()
+        self._busy: list[_Read | None] = [None] * _THREADS
+        self._changed = threading.Condition()
+        self._next_look = inf
+        self._stopped = False
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,), name=f"keyfold-reader-{number}", daemon=True)
+            for number in range(_THREADS)
+        ]
+        self._watch = threading.Thread(target=self._run_watch, name="keyfold-reader-watch", daemon=True)
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in (*self._threads, self._watch):
+            thread.start()
+
+    def submit(self, ask: Callable[[], T], seconds: float | None = None) -> Future[T]:
+        """Ask on one of the threads.
+
+        Args:
+            ask: Called there, with a connection to keep.
+            seconds: How long an answer may take, waiting for a thread included. None: the setting read_timeout.
+
+        Returns:
+            The future of its result. It fails with what ``ask`` raises, StoreUnavailable at the deadline, or Closed.
+        """
+        read = _Read(ask, self._seconds if seconds is None else seconds)
+        if len(self._unanswered) >= _MAX_WAITING:
+            read.fail(StoreUnavailable(f"{_MAX_WAITING} reads wait for the database already"))
+            return read.future
+        self._unanswered.add(read)
+        read.future.add_done_callback(lambda _: self._unanswered.discard(read))
+        if read.deadline < self._next_look:
+            with self._changed:
+                self._changed.notify()
+        self._waiting.put(read)
+        if self._stopped:  # looked at after the read was added: the stop ends all that it finds
+            read.fail(Closed("the system is closed"))
+        return read.future
+
+    def stop(self, last: Callable[[], object], timeout: float) -> None:
+        """Finish the reads under way and ``last``, and close the threads' connections, within timeout seconds."""
+        deadline = monotonic() + timeout
+        started = [thread for thread in self._threads if thread.ident is not None]
+        if started:
+            self._waiting.put(_Read(last, timeout))
+        for _ in started:
+            self._waiting.put(None)
+        for thread in started:
+            thread.join(max(0.0, deadline - timeout / 4 - monotonic()))
+        self._stopped = True
+        with self._changed:
+            self._changed.notify()
+        late = [thread for thread in started if thread.is_alive()]
+        if late:
+            self._store.interrupt({thread.ident for thread in late if thread.ident is not None})
+            for thread in late:
+                thread.join(max(0.0, deadline - monotonic()))
+        closed = Closed("the system is closed")
+        for read in list(self._unanswered):
+            read.fail(closed)
+        if self._watch.ident is not None:
+            self._watch.join(max(0.1, deadline - monotonic()))
+
+    def loops(self, now: float) -> list[Loop]:
+        """Return how the threads fare. A read that may take longer than usual hangs as much later."""
+        return [
+            Loop.of(thread, None if read is None else read.deadline - self._seconds, now)
+            for thread, read in zip(self._threads, list(self._busy), strict=True)
+        ]
+
+    # -- the threads
+
+    def _run(self, number: int) -> None:
+        be_own_thread("reader")
+        self._store.keep_connection()
+        try:
+            while self._answer_one(number):
+                pass
+        finally:
+            self._store.disconnect()
+
+    def _answer_one(self, number: int) -> bool:
+        """Answer the next read. False: the thread is to end."""
+        read: _Read | None = None
+        try:
+            read = self._waiting.get()
+            if read is None:
+                return False
+            self._busy[number] = read
+            read.thread = threading.get_ident()
+            if not read.future.done():
+                read.answer()
+        except BaseException as error:  # the thread survives whatever a hook raises
+            if read is not None:
+                read.fail(error)
+        finally:
+            self._busy[number] = None
+        return True
+
+    def _run_watch(self) -> None:
+        be_own_thread("watch")
+        while not self._stopped:
+            now = monotonic()
+            late = [read for read in list(self._unanswered) if read.deadline <= now]
+            threads = {read.thread for read in late if read in self._busy and read.thread is not None}
+            for read in late:
+                read.fail(
+                    StoreUnavailable(f"{self._store.describe()} has not answered within {read.seconds:g} s")
+                )
+            if threads:
+                self._store.interrupt(threads)
+            with self._changed:
+                # First never, then what is found: a read that is added in between sees one or the other, and
+                # wakes this thread unless it looks early enough.
+                self._next_look = inf
+                self._next_look = min((read.deadline for read in list(self._unanswered)), default=inf)
+                if not self._stopped:
+                    wait = max(0.0, self._next_look - monotonic())
+                    self._changed.wait(None if wait > threading.TIMEOUT_MAX else wait)

@@ -1,0 +1,136 @@
+"""Retires the actors that nobody needs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from heapq import nsmallest
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from ..errors import MailboxSealed
+from ..key_actor.actor_context import RETIRE
+from ..pool.dispatcher import be_own_thread
+from .health import Loop
+
+if TYPE_CHECKING:
+    from ..key_actor.projection_actor import ProjectionActor
+    from ..settings import Settings
+
+_logger = logging.getLogger("keyfold.supervisor")
+
+
+class Sweeper:
+    """Looks over all live actors now and then, and hints to the idle ones that they may retire.
+
+    Nothing is kept per message but the stamp of an actor's last turn. Over ``max_live_actors`` the
+    actors with the oldest stamps are hinted at; an eighth above it spawning waits, so that the
+    number stays bounded however fast new keys come. Each round ends with ``report``.
+    """
+
+    def __init__(self, settings: Settings, report: Callable[[], None]) -> None:
+        self._settings = settings
+        self._report = report
+        self._populations: list[dict[str, ProjectionActor]] = []
+        self._hard_limit = settings.max_live_actors + settings.max_live_actors // 8
+        self._wake = threading.Event()
+        self._stopping = False
+        self._busy_since: float | None = None
+        self._room = threading.Condition()
+        self._waiting = 0
+        self._thread = threading.Thread(target=self._run, name="keyfold-sweeper", daemon=True)
+
+    def watch(self, population: dict[str, ProjectionActor]) -> None:
+        """Look after this map of live actors, too."""
+        self._populations = [*self._populations, population]
+
+    def live(self) -> int:
+        """Return how many actors live in all projections."""
+        return sum(map(len, self._populations))
+
+    def has_room(self) -> bool:
+        """Return whether one more actor may be spawned at once."""
+        live = self.live()
+        if live >= self._settings.max_live_actors:
+            self._wake.set()
+        return live < self._hard_limit or self._stopping
+
+    def wait_for_room(self, deadline: float) -> bool:
+        """Wait until an actor may be spawned. False once the deadline has passed."""
+        with self._room:
+            self._waiting += 1
+            try:
+                return self._room.wait_for(self.has_room, max(0.0, deadline - monotonic()))
+            finally:
+                self._waiting -= 1
+
+    def actor_retired(self) -> None:
+        """Let a waiting spawner look again."""
+        if self._waiting:
+            with self._room:
+                self._room.notify_all()
+
+    def sweep(self, now: float) -> int:
+        """Hint to all actors idle since ``idle_seconds`` before now, and to the oldest over the limit.
+
+        Returns the number of hints. Each actor decides for itself.
+        """
+        idle = [
+            actor
+            for population in self._populations
+            for actor in list(population.values())
+            if actor.actor_inbox.idle
+        ]
+        silent_since = now - self._settings.idle_seconds
+        chosen = [actor for actor in idle if actor.last_turn <= silent_since]
+        most = self._settings.max_live_actors
+        # A spawner that waits needs one to go, where an eighth of the limit is none.
+        excess = self.live() - len(chosen) - most + (self._waiting > 0)
+        if excess > 0:
+            others = (actor for actor in idle if actor.last_turn > silent_since)
+            # A sixteenth more than needed, so that a flood of new keys is not one sweep a key.
+            chosen += nsmallest(excess + most // 16 + 1, others, key=_last_turn)
+        for actor in chosen:
+            try:
+                actor.actor_inbox.put_signal(RETIRE)
+            except MailboxSealed:
+                continue  # it has retired meanwhile
+        return len(chosen)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, deadline: float) -> bool:
+        """End the thread, and wait for that until deadline. Returns whether it has ended."""
+        self._stopping = True
+        self._wake.set()
+        self.actor_retired()  # whoever waits for one to retire is told that the system closes
+        if self._thread.ident is None:
+            return True  # it was never started
+        self._thread.join(max(0.0, deadline - monotonic()))
+        return not self._thread.is_alive()
+
+    def loop(self, now: float) -> Loop:
+        """Return how its thread fares."""
+        return Loop.of(self._thread, self._busy_since, now)
+
+    def _run(self) -> None:
+        be_own_thread("sweeper")
+        settings = self._settings
+        interval = max(0.01, min(5.0, settings.idle_seconds / 4, settings.report_seconds or 5.0))
+        while not self._stopping:
+            self._wake.wait(interval)
+            self._wake.clear()
+            self._busy_since = monotonic()
+            try:
+                self.sweep(self._busy_since)
+            except Exception:
+                _logger.exception("a sweep failed; the next one comes in %s s", interval)
+            self._report()
+            self._busy_since = None
+
+
+def _last_turn(actor: ProjectionActor) -> float:
+    return actor.last_turn

@@ -1,0 +1,1 @@
+"""Databases by URL, and one connection per thread."""

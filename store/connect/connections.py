@@ -1,0 +1,138 @@
+"""A connection for each thread, kept or opened for one operation, and what becomes of its errors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import StatementRefused, StoreError, StoreRejected
+from .database import describe, driver_error
+
+if TYPE_CHECKING:
+    import peewee
+
+    from ..dialects.base import Dialect
+
+T = TypeVar("T")
+
+
+class Connections:
+    """The connections of all threads to the database of one store."""
+
+    def __init__(self, database: peewee.Database, dialect: Dialect) -> None:
+        self._database = database
+        self._dialect = dialect
+        self._thread = threading.local()
+        self._kept: dict[int, Any] = {}
+        # Connections of a parent process: kept, since freeing one would end it over there.
+        self._inherited: list[Any] = []
+        self.file_has_to_be_there = False
+        """No new connection may make a file where there is none any more."""
+
+    def keep(self) -> None:
+        """Let the calling thread keep its connection between calls, until ``disconnect``."""
+        self._thread.keeps = True
+
+    def disconnect(self) -> None:
+        """Close the connection that the calling thread keeps."""
+        if getattr(self._thread, "keeps", False):
+            self._thread.keeps = False
+            self._kept.pop(threading.get_ident(), None)
+            # Closing the last connection to a file writes to it.
+            self._within_gate(self._database.close)
+
+    def close_left(self) -> None:
+        """Close what an interrupt has left open: the calling thread's own, and those of threads that have ended."""
+        if getattr(self._thread, "opened", False):
+            self._close_own()
+        alive = {thread.ident for thread in threading.enumerate()}
+        for thread in [one for one in list(self._kept) if one not in alive]:
+            del self._kept[thread]  # SQLite lets no other thread close it; freeing it does
+
+    def interrupt(self, threads: Collection[int] | None) -> None:
+        """Make the calls fail that threads with kept connections have under way; ``threads`` are idents."""
+        for thread, connection in list(self._kept.items()):
+            if threads is not None and thread not in threads:
+                continue
+            with contextlib.suppress(Exception):
+                if isinstance(connection, sqlite3.Connection):
+                    connection.interrupt()
+                else:
+                    with socket.socket(fileno=os.dup(connection.fileno())) as link:
+                        link.shutdown(socket.SHUT_RDWR)
+
+    def forget(self) -> None:
+        """In a forked child: use none of the parent's connections, and close none."""
+        # Peewee's lock may have been held by a thread that does not exist here.
+        vars(self._database)["_lock"] = threading.Lock()
+        if not self._database.is_closed():
+            self._inherited.append(self._database.connection())
+        self._database.dispose()
+        self._thread = threading.local()
+        self._kept = {}
+
+    def run(self, operation: Callable[[], T]) -> T:
+        """Run one operation on the thread's connection, and turn every failure into a StoreError."""
+        return self._within_gate(lambda: self._run(operation))
+
+    def _within_gate(self, operation: Callable[[], T]) -> T:
+        gate = self._dialect.gate
+        if gate is None:
+            return operation()
+        try:
+            gate.enter()
+            return operation()
+        finally:
+            gate.leave()
+
+    def _run(self, operation: Callable[[], T]) -> T:
+        closed = self._database.is_closed()
+        try:
+            if closed:
+                self._connect()
+            self._dialect.check_connection(self._database)
+            return operation()
+        except Exception as error:
+            failure = (
+                error
+                if isinstance(error, StoreError)
+                else self._dialect.classify(driver_error(error), describe(self._database))
+            )
+            if not isinstance(failure, (StoreRejected, StatementRefused)):
+                self._drop_connection()
+            if failure is error:
+                raise
+            raise failure from error
+        finally:
+            if closed and not getattr(self._thread, "keeps", False):
+                self._close_own()
+
+    def _connect(self) -> None:
+        keeps = getattr(self._thread, "keeps", False)
+        try:
+            if self.file_has_to_be_there:
+                self._dialect.before_connecting(self._database)
+            self._thread.opened = not keeps
+            # Another thread's pool, and an app's own connect hook, may raise anything. No data was sent.
+            self._database.connect()
+        except StoreError:
+            raise
+        except Exception as error:
+            raise self._dialect.classify_connecting(driver_error(error), describe(self._database)) from error
+        if keeps:
+            self._kept[threading.get_ident()] = self._database.connection()
+        self._dialect.connected(self._database)
+
+    def _close_own(self) -> None:
+        """Close the connection that the calling thread has opened for one call."""
+        self._database.close()
+        self._thread.opened = False
+
+    def _drop_connection(self) -> None:
+        with contextlib.suppress(Exception):
+            self._database.close()

@@ -1,0 +1,1 @@
+"""The SQL of SQLite and of PostgreSQL."""

@@ -1,0 +1,62 @@
+"""What differs between the databases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from ..rows import Address, Amendment, DeadLetter, Head, Renewal, Row, Save
+
+if TYPE_CHECKING:
+    import peewee
+
+    from ..connect.fork_gate import ForkGate
+    from ..errors import StoreError
+    from ..writing.ledger import Ledger
+
+
+class Dialect(Protocol):
+    """The statements and the errors of one kind of database. One object per store."""
+
+    @property
+    def gate(self) -> ForkGate | None:
+        """Entered around each operation; None where a fork has to wait for none."""
+
+    def before_connecting(self, database: peewee.Database) -> None:
+        """Refuse, by a StoreError, to open a new connection if what it would open is not what was in use."""
+
+    def connected(self, database: peewee.Database) -> None:
+        """Take note of the calling thread's new connection."""
+
+    def check_connection(self, database: peewee.Database) -> None:
+        """Refuse, by a StoreError, to use the calling thread's connection if its file is gone."""
+
+    def select(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Row]:
+        """Return the rows that exist among addresses."""
+
+    def heads(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Head]:
+        """Return the commits of the rows that exist among addresses."""
+
+    def renew(self, database: peewee.Database, renewals: Sequence[Renewal]) -> list[Address]:
+        """Draw new epochs for rows that have lost a commit, and return the addresses of those that got one."""
+
+    def commit(
+        self,
+        database: peewee.Database,
+        saves: Sequence[Save],
+        letters: Sequence[DeadLetter],
+        amendments: Sequence[Amendment],
+        ledger: Ledger | None,
+        *,
+        lock_seconds: float | None,
+    ) -> list[bool]:
+        """Write all in one transaction; say for each save and amendment whether its base was still there."""
+
+    def locked(self, database: peewee.Database, addresses: Sequence[Address]) -> set[Address]:
+        """Return the addresses whose rows another transaction has locked at the moment."""
+
+    def classify(self, error: Exception, where: str) -> StoreError:
+        """Say whether trying again later can help."""
+
+    def classify_connecting(self, error: Exception, where: str) -> StoreError:
+        """Say the same of an error of connecting, which says nothing about any data."""

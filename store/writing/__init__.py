@@ -1,0 +1,1 @@
+"""The thread that commits: group commits, deferrals and the ledger."""

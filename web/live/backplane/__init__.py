@@ -1,0 +1,1 @@
+"""Commits of other processes, through Redis or the rows."""

@@ -1,0 +1,1 @@
+"""One channel per key: its subscribers and its recent deltas."""

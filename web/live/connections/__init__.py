@@ -1,0 +1,1 @@
+"""One connection per client: sockets and streams, and their limits."""

@@ -1,0 +1,141 @@
+"""How many connections there may be: in total, from one address, of one user."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections import Counter
+from typing import Protocol
+
+from ...settings import WebSettings
+from .descriptors import Room, make_room
+
+_SITE_BITS = 64
+"""Of an IPv6 address: a customer of a provider has at least all addresses that begin alike."""
+
+
+class TooManyConnections(Exception):  # says what it is
+    """A limit on open connections is reached; the message says which."""
+
+
+class Taken(Protocol):
+    """A place that is taken."""
+
+    def leave(self) -> None:
+        """Give it back."""
+
+
+class Slot:
+    """One connection's place. ``leave`` gives it back, once however often it is called."""
+
+    __slots__ = ("_connection_limits", "_names")
+    sockets = 1
+    """How many of the connections are counted by it."""
+
+    def __init__(self, connection_limits: ConnectionLimits, names: tuple[str, ...]) -> None:
+        self._connection_limits: ConnectionLimits | None = connection_limits
+        self._names = names
+
+    def leave(self) -> None:
+        """Make room for another connection."""
+        connection_limits, self._connection_limits = self._connection_limits, None
+        if connection_limits is not None:
+            connection_limits.free(self._names, self.sockets)
+
+
+class UserSlot(Slot):
+    """A user's place on a connection that has one already: a ticket of this user was shown over it."""
+
+    __slots__ = ()
+    sockets = 0
+
+
+class ConnectionLimits:
+    """Counts connections against their limits. Safe from any thread."""
+
+    def __init__(self, settings: WebSettings) -> None:
+        self._settings = settings
+        self._lock, self._looking = threading.Lock(), threading.Lock()
+        self._open = 0
+        self._by_name: Counter[str] = Counter()
+        self._room: Room | None = None
+        self.refused = 0
+
+    @property
+    def limit(self) -> int:
+        """Connections that may be open: those of the settings, until somebody has looked for room."""
+        return self._settings.max_sockets if self._room is None else self._room.connections
+
+    def look_for_room(self, each: int = 1) -> Room:
+        """Raise this process's limit of descriptors, and log it if that is not enough. Else the first connection does.
+
+        Looks once, and once more where a connection needs more descriptors than was known.
+        """
+        room = self._room
+        if room is None or room.each < each:
+            with self._looking:
+                room = self._room
+                if room is None or room.each < each:
+                    room = self._room = make_room(self._settings.max_sockets, each)
+        return room
+
+    def enter(self, address: str, user: str | None, each: int = 1) -> Slot:
+        """Take a place for a connection of so many descriptors. Raises TooManyConnections."""
+        limits, asked = self._settings, list[tuple[str, int, str]]()
+        site = _site(address)
+        if site is not None:
+            asked.append((f"address {site}", limits.max_sockets_per_address, "your address has its"))
+        if user is not None:
+            asked.append((f"user {user}", limits.max_sockets_per_user, "you have your"))
+        room = self.look_for_room(each)
+        # Asked outside the lock, as it opens a descriptor. Those who ask at once may all be told that there is one
+        # left: the other half of the reserve is for more than that.
+        is_short = room.is_short
+        with self._lock:
+            if is_short or self._open >= room.connections:
+                self._refuse("this server has as many connections open as it can")
+            for name, most, who in asked:
+                if self._by_name[name] >= most:
+                    self._refuse(f"{who} {most} connections open")
+            self._open += 1
+            names = tuple(name for name, _, _ in asked)
+            self._by_name.update(names)
+        return Slot(self, names)
+
+    def enter_user(self, user: str) -> UserSlot:
+        """Count an open connection among those of one more user. Raises TooManyConnections."""
+        name, most = f"user {user}", self._settings.max_sockets_per_user
+        with self._lock:
+            if self._by_name[name] >= most:
+                msg = f"you have your {most} connections open"
+                raise TooManyConnections(msg)
+            self._by_name[name] += 1
+        return UserSlot(self, (name,))
+
+    def free(self, names: tuple[str, ...], sockets: int) -> None:
+        """Take a place back."""
+        with self._lock:
+            self._open -= sockets
+            for name in names:
+                self._by_name[name] -= 1
+                if self._by_name[name] <= 0:
+                    del self._by_name[name]
+
+    def _refuse(self, message: str) -> None:
+        self.refused += 1
+        raise TooManyConnections(message)
+
+
+def _site(address: str) -> str | None:
+    """Return what counts as one client address: an IPv4 address, or the first half of one of IPv6.
+
+    None for one of this machine: a proxy's then, with everybody behind it, or a developer's.
+    """
+    try:
+        given = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:  # none at all: a Unix socket, so a proxy too
+        return None
+    given = getattr(given, "ipv4_mapped", None) or given
+    if given.is_loopback:
+        return None
+    return str(given) if given.version == 4 else str(ipaddress.ip_network((given, _SITE_BITS), strict=False))  # noqa: PLR2004
