@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flask import Flask
-from keyfold.actors import Projection
-from keyfold.web import Keyfold
+from keyfold import Keyfold, Projection
 
 PAGE = """<!doctype html>
 <title>Counter</title>

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keyfold.actors import InvalidKey, MailboxFull, Projection, ProjectionSystem
-from keyfold.web import create_app
+from keyfold import InvalidKey, MailboxFull, Projection, ProjectionSystem, create_app
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 

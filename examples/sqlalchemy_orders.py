@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask, abort, request
-from keyfold.actors import Projection
-from keyfold.web import Keyfold
+from keyfold import Keyfold, Projection
 from sqlalchemy import ForeignKey, create_engine, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(HERE))
 
 from boards import AirportBoard, AirportsOverview  # noqa: E402
 from flights import DATA, read_flights, read_names  # noqa: E402
-from keyfold.web import Keyfold  # noqa: E402
+from keyfold import Keyfold  # noqa: E402
 from replay import SPEEDS, FlightReplay, as_dict  # noqa: E402
 
 keyfold = Keyfold()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flights import Flight, FlightCancelled, FlightDeparted
-from keyfold.actors import Projection
+from keyfold import Projection
 
 LATEST = 14
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from flights import Flight
-from keyfold.actors import Closed, MailboxFull, ProjectionError, ProjectionSystem, Receipt
+from keyfold import Closed, MailboxFull, ProjectionError, ProjectionSystem, Receipt
 from lease import Lease
 
 _logger = logging.getLogger("airport_board")

@@ -39,7 +39,7 @@ def test_every_module_is_importable_under_keyfold(path: Path) -> None:
 
 
 def test_the_wheel_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
-    """The built file list is the folders', as ``keyfold.*``, with py.typed and without a keyfold/__init__.py."""
+    """The built file list is the folders', as ``keyfold.*``, with py.typed, and the front door."""
     command = [
         sys.executable,
         "-m",
@@ -58,7 +58,8 @@ def test_the_wheel_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
     )
     names = {line.split()[0] for line in listing.stdout.splitlines()[1:]}
     python = {name for name in names if name.endswith(".py")}
-    assert python == {f"keyfold/{path.relative_to(ROOT)}" for path in MODULES}
+    assert python == {f"keyfold/{path.relative_to(ROOT)}" for path in MODULES} | {"keyfold/__init__.py"}
+    assert "keyfold/py.typed" in names
     assert {f"keyfold/{part}/py.typed" for part in PARTS} <= names
     assert (
         not {name.split("/")[0] for name in names}
@@ -67,11 +68,28 @@ def test_the_wheel_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
     )
 
 
-def test_keyfold_itself_is_a_namespace() -> None:
-    """Another distribution may add to it; nothing is hidden in an __init__."""
+def test_the_front_door_opens_to_what_it_names() -> None:
+    """Every name at its first use, its type known to checkers, and nothing that is not there."""
     keyfold = importlib.import_module("keyfold")
-    assert getattr(keyfold, "__file__", None) is None
-    assert distribution("keyfold").version
+    assert keyfold.__version__ == distribution("keyfold").version
+    assert set(keyfold.__all__) <= set(dir(keyfold))
+    named = {
+        alias.name
+        for node in ast.walk(ast.parse((ROOT / "front/__init__.py").read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level
+        for alias in node.names
+    }
+    assert named | {"__version__"} == set(keyfold.__all__)
+    for name in keyfold.__all__:
+        assert getattr(keyfold, name) is getattr(keyfold, name)
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = keyfold.Nothing
+
+
+def test_the_front_door_loads_no_flask() -> None:
+    """An app without Flask takes what it needs, and pays for nothing else."""
+    program = "import sys, keyfold.actors; keyfold.Projection; sys.exit('flask' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
