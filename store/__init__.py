@@ -14,12 +14,12 @@ from .errors import (
 from .operator_queries import KeyFacts, Queries
 from .processes import Processes
 from .rows import (
-    Address,
     Amendment,
     DeadLetter,
     Head,
     Position,
     Row,
+    RowKey,
     Save,
     Snapshot,
     StoredLetter,
@@ -50,7 +50,6 @@ from .writing.writer_messages import (
 __all__ = [
     "CONFLICT",
     "SAVED",
-    "Address",
     "Amend",
     "Amendment",
     "Answer",
@@ -77,6 +76,7 @@ __all__ = [
     "Queries",
     "Rejected",
     "Row",
+    "RowKey",
     "Save",
     "Saved",
     "Snapshot",

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .connect.database import is_postgres
-from .rows import Address, StoredLetter
+from .rows import RowKey, StoredLetter
 from .schema.migrations import pending
 from .schema.models import as_utc
 from .validation import plain
@@ -117,7 +117,7 @@ class Queries:
         return self._rows(sql, name, after, len(prefix), prefix, limit, make=_key_facts)
 
     def epochs(
-        self, name: str | None = None, key: str | None = None, *, after: Address = ("", ""), limit: int = 500
+        self, name: str | None = None, key: str | None = None, *, after: RowKey = ("", ""), limit: int = 500
     ) -> list[tuple[str, str, str]]:
         """Return name, key and epoch of rows in their order, those above ``after``, tombstones included."""
         where, parameters = _where(projection_name=name, key=key)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 StateT = TypeVar("StateT")
 
-Address = tuple[str, str]
+RowKey = tuple[str, str]
 """(projection name, key): the primary key of a row."""
 
 

@@ -12,13 +12,13 @@ from .dialects.postgres import PostgresDialect
 from .dialects.sqlite import SqliteDialect
 from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable, VersionConflict
 from .rows import (
-    Address,
     Amendment,
     DeadLetter,
     Head,
     Position,
     Renewal,
     Row,
+    RowKey,
     Save,
     new_commit_id,
     new_epoch,
@@ -66,28 +66,28 @@ class SnapshotStore:
 
     # -- rows, for the runtime
 
-    def rows(self, addresses: Sequence[Address]) -> dict[Address, Row]:
+    def rows(self, row_keys: Sequence[RowKey]) -> dict[RowKey, Row]:
         """Return the committed rows that exist among addresses, tombstones included, by one SELECT."""
-        return self._ask(self._dialect.select, addresses)
+        return self._ask(self._dialect.select, row_keys)
 
-    def heads(self, addresses: Sequence[Address]) -> dict[Address, Head]:
+    def heads(self, row_keys: Sequence[RowKey]) -> dict[RowKey, Head]:
         """Return the commits of the rows that exist among addresses, by one SELECT that reads no state."""
-        return self._ask(self._dialect.heads, addresses)
+        return self._ask(self._dialect.heads, row_keys)
 
     def _ask(
         self,
-        select: Callable[[peewee.Database, Sequence[Address]], dict[Address, T]],
-        addresses: Sequence[Address],
-    ) -> dict[Address, T]:
-        if not addresses:
+        select: Callable[[peewee.Database, Sequence[RowKey]], dict[RowKey, T]],
+        row_keys: Sequence[RowKey],
+    ) -> dict[RowKey, T]:
+        if not row_keys:
             return {}
-        addresses = [(plain(name), plain(key)) for name, key in addresses]
+        row_keys = [(plain(name), plain(key)) for name, key in row_keys]
         self.ensure_tables()
         try:
-            return self.run(lambda: select(self.database, addresses))
+            return self.run(lambda: select(self.database, row_keys))
         except StoreUnavailable:
             # A kept connection may have died since it was used: a fresh one tells whether the database has.
-            return self.run(lambda: select(self.database, addresses))
+            return self.run(lambda: select(self.database, row_keys))
 
     def row(self, name: str, key: str) -> Row | None:
         """Return the committed row of one key, tombstones included, or None."""
@@ -141,7 +141,7 @@ class SnapshotStore:
             )
         )
 
-    def renew(self, rows: Sequence[tuple[str, str, Head]]) -> list[Address]:
+    def renew(self, rows: Sequence[tuple[str, str, Head]]) -> list[RowKey]:
         """Give rows new epochs, in one transaction: whoever stands in an old one is not resumed any more.
 
         State and version stay. The row decides, not what was read of it before: one whose epoch is another by now is
@@ -164,12 +164,12 @@ class SnapshotStore:
         self.ensure_tables()
         return self.run(lambda: self._dialect.renew(self.database, renewals))
 
-    def locked(self, addresses: Sequence[Address]) -> set[Address]:
+    def locked(self, row_keys: Sequence[RowKey]) -> set[RowKey]:
         """Return the addresses whose rows another transaction has locked at the moment; none on SQLite.
 
         A row that another transaction has inserted and not committed yet is not seen.
         """
-        return self.run(lambda: self._dialect.locked(self.database, addresses)) if addresses else set()
+        return self.run(lambda: self._dialect.locked(self.database, row_keys)) if row_keys else set()
 
     def delete_letter(self, number: int) -> bool:
         """Remove a dead letter whose key has no row. False: there is none."""

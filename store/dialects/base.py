@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from ..rows import Address, Amendment, DeadLetter, Head, Renewal, Row, Save
+from ..rows import Amendment, DeadLetter, Head, Renewal, Row, RowKey, Save
 
 if TYPE_CHECKING:
     import peewee
@@ -31,14 +31,14 @@ class Dialect(Protocol):
     def check_connection(self, database: peewee.Database) -> None:
         """Refuse, by a StoreError, to use the calling thread's connection if its file is gone."""
 
-    def select(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Row]:
-        """Return the rows that exist among addresses."""
+    def select(self, database: peewee.Database, row_keys: Sequence[RowKey]) -> dict[RowKey, Row]:
+        """Return the rows that exist among row_keys."""
 
-    def heads(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Head]:
-        """Return the commits of the rows that exist among addresses."""
+    def heads(self, database: peewee.Database, row_keys: Sequence[RowKey]) -> dict[RowKey, Head]:
+        """Return the commits of the rows that exist among row_keys."""
 
-    def renew(self, database: peewee.Database, renewals: Sequence[Renewal]) -> list[Address]:
-        """Draw new epochs for rows that have lost a commit, and return the addresses of those that got one."""
+    def renew(self, database: peewee.Database, renewals: Sequence[Renewal]) -> list[RowKey]:
+        """Draw new epochs for rows that have lost a commit, and return the row keys of those that got one."""
 
     def commit(
         self,
@@ -52,8 +52,8 @@ class Dialect(Protocol):
     ) -> list[bool]:
         """Write all in one transaction; say for each save and amendment whether its base was still there."""
 
-    def locked(self, database: peewee.Database, addresses: Sequence[Address]) -> set[Address]:
-        """Return the addresses whose rows another transaction has locked at the moment."""
+    def locked(self, database: peewee.Database, row_keys: Sequence[RowKey]) -> set[RowKey]:
+        """Return the row keys whose rows another transaction has locked at the moment."""
 
     def classify(self, error: Exception, where: str) -> StoreError:
         """Say whether trying again later can help."""

@@ -11,7 +11,7 @@ from msgspec import json
 from ..connect.database import driver_error
 from ..errors import CommitInDoubt, StatementRefused, StoreError, StoreRejected, StoreUnavailable
 from ..halt_and_resume import amend
-from ..rows import Address, Amendment, DeadLetter, Head, Renewal, Row, Save
+from ..rows import Amendment, DeadLetter, Head, Renewal, Row, RowKey, Save
 from ..schema.models import as_utc
 
 if TYPE_CHECKING:
@@ -116,23 +116,23 @@ class PostgresDialect:
     def check_connection(self, database: peewee.Database) -> None:
         """Allow it: a server that is gone says so."""
 
-    def select(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Row]:
-        """Return the rows that exist among addresses."""
-        names, keys = zip(*addresses, strict=True)
+    def select(self, database: peewee.Database, row_keys: Sequence[RowKey]) -> dict[RowKey, Row]:
+        """Return the rows that exist among row_keys."""
+        names, keys = zip(*row_keys, strict=True)
         cursor = database.execute_sql(_SELECT, (list(names), list(keys)))
         return {
             (name, key): Row(epoch, version, schema, state.encode(), as_utc(at), halted, commit_id)
             for name, key, epoch, version, schema, state, at, halted, commit_id in cursor.fetchall()
         }
 
-    def heads(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Head]:
-        """Return the commits of the rows that exist among addresses."""
-        names, keys = zip(*addresses, strict=True)
+    def heads(self, database: peewee.Database, row_keys: Sequence[RowKey]) -> dict[RowKey, Head]:
+        """Return the commits of the rows that exist among row_keys."""
+        names, keys = zip(*row_keys, strict=True)
         cursor = database.execute_sql(_SELECT_HEADS, (list(names), list(keys)))
         return {(name, key): Head(*head) for name, key, *head in cursor.fetchall()}
 
-    def renew(self, database: peewee.Database, renewals: Sequence[Renewal]) -> list[Address]:
-        """Draw new epochs, and return the addresses of the rows that got one."""
+    def renew(self, database: peewee.Database, renewals: Sequence[Renewal]) -> list[RowKey]:
+        """Draw new epochs, and return the row keys of the rows that got one."""
         columns = [list(column) for column in zip(*renewals, strict=True)]
         with database.atomic():
             return list(database.execute_sql(_RENEW, columns).fetchall())
@@ -181,10 +181,10 @@ class PostgresDialect:
             msg = f"the answer to a COMMIT got lost: {error}"
             raise CommitInDoubt(msg, turn=turn, written=written) from error
 
-    def locked(self, database: peewee.Database, addresses: Sequence[Address]) -> set[Address]:
-        """Return the addresses whose rows another transaction has locked at the moment."""
-        there = self.heads(database, addresses).keys()
-        names, keys = zip(*addresses, strict=True)
+    def locked(self, database: peewee.Database, row_keys: Sequence[RowKey]) -> set[RowKey]:
+        """Return the row keys whose rows another transaction has locked at the moment."""
+        there = self.heads(database, row_keys).keys()
+        names, keys = zip(*row_keys, strict=True)
         try:
             sql = _BEGIN_IMPATIENTLY % (1000 * _PROBE_SECONDS) + _SELECT_UNLOCKED
             unlocked = database.execute_sql(sql, (list(names), list(keys))).fetchall()

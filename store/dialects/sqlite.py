@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..connect.fork_gate import ForkGate
 from ..errors import StatementRefused, StoreError, StoreRejected, StoreUnavailable
 from ..halt_and_resume import amend
-from ..rows import Address, Amendment, DeadLetter, Head, Renewal, Row, Save
+from ..rows import Amendment, DeadLetter, Head, Renewal, Row, RowKey, Save
 from ..schema.models import as_utc
 from .sqlite_file import SqliteFile
 
@@ -62,21 +62,21 @@ class SqliteDialect:
         self.connected = file.note_connection
         self.check_connection = file.check_connection
 
-    def select(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Row]:
-        """Return the rows that exist among addresses."""
-        cursor = database.execute_sql(_SELECT, (json.dumps(addresses),))
+    def select(self, database: peewee.Database, row_keys: Sequence[RowKey]) -> dict[RowKey, Row]:
+        """Return the rows that exist among row_keys."""
+        cursor = database.execute_sql(_SELECT, (json.dumps(row_keys),))
         return {
             (name, key): Row(epoch, version, schema, state.encode(), as_utc(at), bool(halted), commit_id)
             for name, key, epoch, version, schema, state, at, halted, commit_id in cursor.fetchall()
         }
 
-    def heads(self, database: peewee.Database, addresses: Sequence[Address]) -> dict[Address, Head]:
-        """Return the commits of the rows that exist among addresses."""
-        cursor = database.execute_sql(_SELECT_HEADS, (json.dumps(addresses),))
+    def heads(self, database: peewee.Database, row_keys: Sequence[RowKey]) -> dict[RowKey, Head]:
+        """Return the commits of the rows that exist among row_keys."""
+        cursor = database.execute_sql(_SELECT_HEADS, (json.dumps(row_keys),))
         return {(name, key): Head(*head) for name, key, *head in cursor.fetchall()}
 
-    def renew(self, database: peewee.Database, renewals: Sequence[Renewal]) -> list[Address]:
-        """Draw new epochs, and return the addresses of the rows that got one."""
+    def renew(self, database: peewee.Database, renewals: Sequence[Renewal]) -> list[RowKey]:
+        """Draw new epochs, and return the row keys of the rows that got one."""
         with database.atomic("IMMEDIATE"):
             return [
                 (name, key)
@@ -122,7 +122,7 @@ class SqliteDialect:
                 return written  # whatever was raised came after the COMMIT: done again, it would count twice
             raise
 
-    def locked(self, database: peewee.Database, addresses: Sequence[Address]) -> set[Address]:  # noqa: ARG002
+    def locked(self, database: peewee.Database, row_keys: Sequence[RowKey]) -> set[RowKey]:  # noqa: ARG002
         """Return nothing: the whole file is locked, or none of it."""
         return set()
 

@@ -58,7 +58,7 @@ class Deferrals:
         if deferral is None:
             deferral = self._waiting[id(message)] = _Deferral(message, now, now)
         if guilty:
-            name, key = message.address
+            name, key = message.row_key
             reason = str(error).removeprefix("projection: ")
             if not deferral.reason:
                 facts = {"projection": name, "key": key}

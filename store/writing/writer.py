@@ -23,7 +23,7 @@ from .writer_messages import KINDS, Amend, Answer, Load, Message, Rejected, Writ
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from ..rows import Address, Amendment, DeadLetter, Row, Save
+    from ..rows import Amendment, DeadLetter, Row, RowKey, Save
     from ..snapshot_store import SnapshotStore
 
 _logger = logging.getLogger("keyfold.writer")
@@ -196,7 +196,7 @@ class SnapshotWriter(pykka.ThreadingActor):
         amendments = [message.amendment for message in group if type(message) is Amend]
         letters = [letter for load in loads for letter in load.letters]
         backoff = _FIRST_BACKOFF
-        rows: dict[Address, Row] | None = None
+        rows: dict[RowKey, Row] | None = None
         doubt: CommitInDoubt | None = None
         written: list[bool] | None = None
         while written is None:
@@ -206,7 +206,7 @@ class SnapshotWriter(pykka.ThreadingActor):
                 if rows is None:
                     # Before the commit: what is refused here was then not committed either, and the
                     # group may be split. No key is in a group twice, so the order shows nowhere.
-                    rows = self._store.rows([load.address for load in loads])
+                    rows = self._store.rows([load.row_key for load in loads])
                 if written is None:
                     written = self._commit(writes, letters, amendments)
             except StoreError as error:
@@ -245,14 +245,14 @@ class SnapshotWriter(pykka.ThreadingActor):
             return
         if self._search_ends is None:
             self._search_ends = now + _SEARCH_SECONDS
-        locked: set[Address] = set()
+        locked: set[RowKey] = set()
         if error.locked:
             # Otherwise they are found by halving, or the next attempt meets the same outage.
             with contextlib.suppress(StoreError):
-                locked = self._store.locked([message.address for message in group])
+                locked = self._store.locked([message.row_key for message in group])
         if locked:
             self._defer(
-                [message for message in group if message.address in locked], error, row_is_locked=True
+                [message for message in group if message.row_key in locked], error, row_is_locked=True
             )
         elif len(group) == 1:
             self._defer(list(group), error)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from ..errors import StoreError
-from ..rows import Address, Amendment, DeadLetter, Row, Save
+from ..rows import Amendment, DeadLetter, Row, RowKey, Save
 
 
 class Loaded(NamedTuple):
@@ -36,7 +36,7 @@ Reply = Callable[[Answer], None]
 class Load(NamedTuple):
     """Read one row; first bury the letters, in a transaction that is committed before the answer."""
 
-    address: Address
+    row_key: RowKey
     letters: tuple[DeadLetter, ...]
     reply: Reply
 
@@ -48,7 +48,7 @@ class Write(NamedTuple):
     reply: Reply
 
     @property
-    def address(self) -> Address:
+    def row_key(self) -> RowKey:
         """The row that is written."""
         return (self.save.name, self.save.key)
 
@@ -60,7 +60,7 @@ class Amend(NamedTuple):
     reply: Reply
 
     @property
-    def address(self) -> Address:
+    def row_key(self) -> RowKey:
         """The row that is amended."""
         return (self.amendment.name, self.amendment.key)
 
@@ -78,14 +78,14 @@ def size_of(message: Message) -> int:
     return len(message.save.state) if type(message) is Write else 0
 
 
-def answers_to(group: Collection[Message], written: Sequence[bool], rows: dict[Address, Row]) -> list[Answer]:
+def answers_to(group: Collection[Message], written: Sequence[bool], rows: dict[RowKey, Row]) -> list[Answer]:
     """Return what each message is told. ``written`` has the saves first, then the amendments."""
     writes = sum(type(message) is Write for message in group)
     saved, amended = iter(written[:writes]), iter(written[writes:])
     answers: list[Answer] = []
     for message in group:
         if type(message) is Load:
-            answers.append(Loaded(rows.get(message.address)))
+            answers.append(Loaded(rows.get(message.row_key)))
         else:
             answers.append(SAVED if next(saved if type(message) is Write else amended) else CONFLICT)
     return answers

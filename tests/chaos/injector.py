@@ -51,8 +51,8 @@ def role_of(thread: threading.Thread) -> str:
 
 def point_of(code: CodeType, line: int, role: str) -> Point:
     """Return the point of a line of a code object."""
-    path = Path(code.co_filename)
-    return Point(role, f"{path.parent.name}/{path.name}", line, code.co_qualname)
+    file = Path(code.co_filename).relative_to(Path(_FOLDERS[0]).parent)
+    return Point(role, str(file), line, code.co_qualname)
 
 
 @cache

@@ -12,7 +12,7 @@ from ..operator.overview import SCAN_SECONDS
 from .channels.recent_deltas import NO_COMMIT
 
 if TYPE_CHECKING:
-    from ...store import Address, Head, Row
+    from ...store import Head, Row, RowKey
     from .channels.channel import Channel
     from .hub import Hub
 
@@ -75,18 +75,18 @@ class RowReader:
             None if (recent_deltas := channel.recent_deltas) is None else recent_deltas.commit
             for channel in channels
         ]
-        addresses = [(channel.name, channel.key) for channel in channels]
+        row_keys = [(channel.name, channel.key) for channel in channels]
 
-        def came(future: Future[dict[Address, Head]]) -> None:
+        def came(future: Future[dict[RowKey, Head]]) -> None:
             known = future.exception() is None
             heads = future.result() if known else {}
-            for channel, address, commit in zip(channels, addresses, commits, strict=True):
-                reached = known and _is_at(commit, heads.get(address, NO_COMMIT))
+            for channel, row_key, commit in zip(channels, row_keys, commits, strict=True):
+                reached = known and _is_at(commit, heads.get(row_key, NO_COMMIT))
                 # Each by itself: what goes wrong in one channel is not to reach the others.
                 self._hub.reactor.call(same if reached else differs, channel)
 
         try:
-            asking = self._system.submit(lambda: self._system.store.heads(addresses))
+            asking = self._system.submit(lambda: self._system.store.heads(row_keys))
         except Closed:
             return
         asking.add_done_callback(lambda future: self._hub.reactor.call(came, future))

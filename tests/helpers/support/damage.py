@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import peewee
 from keyfold.actors import ProjectionSystem
 from keyfold.store import Row, SnapshotStore
-from keyfold.store.rows import Address
+from keyfold.store.rows import RowKey
 
 BROKEN = '{"total": "many", "amounts": []}'
 """JSON, but no state of Totals."""
@@ -74,14 +74,14 @@ class Replica:
     """A replica that comes no further than to one row as it is now. A balancer sends the store's reads of it there."""
 
     def __init__(self, store: SnapshotStore, name: str, key: str) -> None:
-        self._store, self._address = store, (name, key)
-        self._row = store.rows([self._address])
+        self._store, self._row_key = store, (name, key)
+        self._row = store.rows([self._row_key])
         self._primary = store.rows
         store.rows = self._rows  # type: ignore[method-assign]
 
-    def _rows(self, addresses: Sequence[Address]) -> dict[Address, Row]:
-        rows = self._primary(addresses)
-        return rows | self._row if self._address in addresses else rows
+    def _rows(self, row_keys: Sequence[RowKey]) -> dict[RowKey, Row]:
+        rows = self._primary(row_keys)
+        return rows | self._row if self._row_key in row_keys else rows
 
     def catch_up(self) -> None:
         """Have reads see the commits again."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from keyfold.actors import ProjectionRuntime, ProjectionSystem
+
 from support.counting import Added, RecordingBroadcaster, Total, Totals
 
 

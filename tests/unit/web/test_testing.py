@@ -54,7 +54,7 @@ def test_settle_says_what_is_under_way(app):
 
 def test_the_plugin(pytester: pytest.Pytester) -> None:
     """A database in memory for each test, closed after it; settle waits, or says for what."""
-    helpers = str(Path(__file__).parents[1] / "helpers")
+    helpers = str(Path(__file__).parents[2] / "helpers")
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_shop=APP)
     pytester.makeini(f"[pytest]\npythonpath = {helpers}\n")

@@ -12,7 +12,7 @@ import pytest
 from support.parking import DEADLINE
 
 MODEL = Path(__file__).with_name("client_model.mjs")
-MODULES = Path(__file__).parents[2] / ".venv" / "node" / "node_modules"
+MODULES = Path(__file__).parents[4] / ".venv" / "node" / "node_modules"
 CLIENT = (Path(keyfold.web.__file__ or "").resolve().parent / "js" / "keyfold.js").as_uri()
 SCENARIOS = re.findall(r'^  async "(.+)"\(', MODEL.read_text(), re.MULTILINE)
 RUNS = 1000

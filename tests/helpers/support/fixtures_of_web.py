@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 from keyfold.actors import Projection, ProjectionSystem
 from keyfold.web import Keyfold
+
 from support.counting import Totals
 from support.serving import Site, serve
 
