@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..store import check_key
 from .errors import Closed, MailboxFull
-from .key_actor.projection_actor import ProjectionActor
+from .key_actor.actor import ProjectionActor
 from .pool.threads import on_dispatcher_thread
 from .receipt import Delivery
 

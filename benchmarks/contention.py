@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import psycopg2
 from harness import environment, keep, postgres, row, section
 from keyfold.actors import Projection, ProjectionSystem
-from keyfold.actors.key_actor.projection_actor import ProjectionActor
+from keyfold.actors.key_actor.actor import ProjectionActor
 from support.counting import Added, Total
 
 THREADS = 16

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..receipt import Applied
     from ..upkeep.counters import InFlight
     from .dead_lettering import Burial
-    from .projection_actor import ProjectionActor
+    from .actor import ProjectionActor
 
 
 class Command(ABC):

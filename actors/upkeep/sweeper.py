@@ -14,7 +14,7 @@ from ..key_actor.actor_context import RETIRE
 from ..pool.threads import ThreadHealth, WatchedThread
 
 if TYPE_CHECKING:
-    from ..key_actor.projection_actor import ProjectionActor
+    from ..key_actor.actor import ProjectionActor
     from ..settings import Settings
 
 _logger = logging.getLogger("keyfold.supervisor")

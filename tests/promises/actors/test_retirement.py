@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from keyfold.actors import MailboxFull, ProjectionRuntime, ProjectionSystem
 from keyfold.actors.key_actor.actor_context import RETIRE
-from keyfold.actors.key_actor.projection_actor import ProjectionActor
+from keyfold.actors.key_actor.actor import ProjectionActor
 from support.counting import Added, Total, Totals, park_in
 from support.parking import DEADLINE, Parking
 
