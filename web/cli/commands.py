@@ -168,7 +168,7 @@ def _show(name: str, key: str, *, raw: bool, as_json: bool) -> None:
         "version": snapshot.version,
         "updated_at": snapshot.updated_at,
     }
-    facts["state"] = state = plain_json.loads(runtime.state_codec.encode(snapshot.state))
+    facts["state"] = state = plain_json.loads(runtime.codec.state.encode(snapshot.state))
     lines = [
         f"version     {snapshot.version}",
         f"epoch       {snapshot.epoch}",
