@@ -22,7 +22,9 @@ from werkzeug.exceptions import (
 )
 from wsproto.utilities import ProtocolError
 
-from ..actors import Closed, NewerRow, channel_of
+from ..actors import Closed
+from ..actors.broadcaster import channel_of
+from ..actors.errors import NewerRow
 from ..store import Position, StoreError, StoreUnavailable
 from .app_registry import current_state
 from .live.connections.client_identity import ClientIdentity

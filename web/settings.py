@@ -9,7 +9,8 @@ from typing import Any
 
 import peewee
 
-from ..actors import ProjectionError, Settings, check_setting
+from ..actors import ProjectionError
+from ..actors.settings import Settings, check_setting
 from .access.origins import parse_origin
 
 _PREFIX = "KEYFOLD_"

@@ -16,7 +16,8 @@ import click
 from flask.cli import AppGroup
 from msgspec import json
 
-from ...actors import InvalidEvent, ProjectionRuntime, channel_of
+from ...actors import InvalidEvent, ProjectionRuntime
+from ...actors.broadcaster import channel_of
 from ...store import Head, Queries, StoreError, StoreUnavailable, check_key, migrate, pending
 from ..app_registry import KeyfoldState, current_state
 from ..operator.overview import NOTHING_DEGRADED, SCAN_SECONDS, degraded_in

@@ -23,11 +23,8 @@ from werkzeug.exceptions import (
     RequestEntityTooLarge,
 )
 
-from ...actors import (
-    InvalidKey,
-    ProjectionRuntime,
-    UnknownProjection,
-)
+from ...actors import InvalidKey, ProjectionRuntime
+from ...actors.errors import UnknownProjection
 from ...store import StoreUnavailable
 from ..access.authorization import ADMIN_COOKIE
 from ..access.operator_passes import PASS_SECONDS
