@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 
-from ..store import SnapshotWriter, StoreError, WriterFacts
+from ..store import StoreError
+from ..store.writing.writer import SnapshotWriter
+from ..store.writing.writer_stats import WriterStats
 from .key_actor.actor_context import ActorContext
 from .pool.dispatcher import Dispatcher
 from .pool.timer import Timer
@@ -60,7 +62,7 @@ class Engine:
         self._timer = Timer()
         self._give_up = threading.Event()
         self._supervisors: list[Supervisor] = []
-        self._writer_facts = WriterFacts()
+        self._writer_facts = WriterStats()
         self._writer: ActorRef[SnapshotWriter] | None = None
 
     def add(self, runtime: ProjectionRuntime[Any, Any]) -> Supervisor:

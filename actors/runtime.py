@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from msgspec import json as _json
 
-from ..store import Codec, Position, ProjectionError, Row, Snapshot, StoreError, check_key, new_epoch
-from ..store.describe import describe
+from ..store import Position, ProjectionError, Snapshot, StoreError
+from ..store.codec import Codec
+from ..store.errors import describe
+from ..store.rows import Row, new_epoch
+from ..store.validation import check_key
 from .dead_letters import DeadLetters
 from .errors import InvalidEvent, InvalidState, StateNotFound, WouldDeadlock
 from .event_bus import MAX_CLASSES

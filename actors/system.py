@@ -14,7 +14,8 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..store import Head, Row, SnapshotStore, StoreError, StoreUnavailable
+from ..store import SnapshotStore, StoreError, StoreUnavailable
+from ..store.rows import Head, Row
 from .engine import Engine
 from .errors import AlreadyRegistered, Closed, UnknownProjection, WouldDeadlock
 from .event_bus import EventBus

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from msgspec import json
 
-from ..store import Codec, check_key
-from ..store.codec import ReadBackError
+from ..store.codec import Codec, ReadBackError
+from ..store.validation import check_key
 from .projection import EventT, Projection, StateT, check_projection, delta_type, event_types
 from .system import ProjectionSystem
 

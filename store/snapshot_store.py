@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .codec import Codec
 from .connect.connections import Connections
-from .connect.database import MemoryDatabase, describe, is_postgres, open_database
+from .connect.database import MemoryDatabase, describe_database, is_postgres, open_database
 from .dialects.postgres import PostgresDialect
 from .dialects.sqlite import SqliteDialect
 from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable, VersionConflict
@@ -53,7 +53,7 @@ class SnapshotStore:
 
     def describe(self) -> str:
         """Return the database's name for people, without a password."""
-        return describe(self.database)
+        return describe_database(self.database)
 
     def ensure_tables(self) -> None:
         """Bring the tables up to date, once in the life of this store, unless ``auto_migrate`` is False.

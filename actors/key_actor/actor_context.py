@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...store import Amend, Load, Row, StoreError, Write
+from ...store import StoreError
+from ...store.rows import Row
+from ...store.writing.writer_messages import Amend, Load, Write
 
 if TYPE_CHECKING:
     from ..broadcaster import Broadcaster

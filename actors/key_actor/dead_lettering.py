@@ -9,8 +9,9 @@ from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...store import DeadLetter, Position, ProjectionError, StoreError
-from ...store.describe import describe
+from ...store import Position, ProjectionError, StoreError
+from ...store.errors import describe
+from ...store.rows import DeadLetter
 from ..errors import ApplyError, NewerRow
 from ..receipt import Delivery
 

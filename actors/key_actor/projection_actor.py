@@ -9,17 +9,9 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ...store import (
-    Head,
-    Position,
-    ProjectionError,
-    Save,
-    StoreError,
-    StoreRejected,
-    Write,
-    new_commit_id,
-    new_epoch,
-)
+from ...store import Position, ProjectionError, StoreError, StoreRejected
+from ...store.rows import Head, Save, new_commit_id, new_epoch
+from ...store.writing.writer_messages import Write
 from ..broadcaster import Committed
 from ..observer import tell
 from ..receipt import Delivery

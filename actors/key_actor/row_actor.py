@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pykka import ActorDeadError
 
-from ...store import Amend, Conflict, Head, Load, Loaded, Position, Rejected, Row, Saved, StoreError, Write
+from ...store import Position, StoreError
+from ...store.rows import Head, Row
+from ...store.writing.writer_messages import Amend, Conflict, Load, Loaded, Rejected, Saved, Write
 from ..pool.pooled_actor import PooledActor
 from .actor_context import GoOn, Retire
 from .dead_lettering import Burial, fail_all, newer_row, settle_burials, undecodable_row

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import StatementRefused, StoreError, StoreRejected
-from .database import describe, driver_error
+from .database import describe_database, driver_error
 
 if TYPE_CHECKING:
     import peewee
@@ -101,7 +101,7 @@ class Connections:
             failure = (
                 error
                 if isinstance(error, StoreError)
-                else self._dialect.classify(driver_error(error), describe(self._database))
+                else self._dialect.classify(driver_error(error), describe_database(self._database))
             )
             if not isinstance(failure, (StoreRejected, StatementRefused)):
                 self._drop_connection()
@@ -123,7 +123,9 @@ class Connections:
         except StoreError:
             raise
         except Exception as error:
-            raise self._dialect.classify_connecting(driver_error(error), describe(self._database)) from error
+            raise self._dialect.classify_connecting(
+                driver_error(error), describe_database(self._database)
+            ) from error
         if keeps:
             self._kept[threading.get_ident()] = self._database.connection()
         self._dialect.connected(self._database)

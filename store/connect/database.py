@@ -83,7 +83,7 @@ def is_postgres(database: peewee.Database) -> bool:
     return isinstance(database, peewee.PostgresqlDatabase)
 
 
-def describe(database: peewee.Database) -> str:
+def describe_database(database: peewee.Database) -> str:
     """Return a name for people to read, without a password."""
     if is_postgres(database):
         parameters = database.connect_params

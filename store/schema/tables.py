@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..connect.database import describe, is_postgres
+from ..connect.database import describe_database, is_postgres
 from ..errors import StoreError, StoreUnavailable
 from .migrations import migrate
 
@@ -46,7 +46,7 @@ class Tables:
         try:
             migration.start()
         except RuntimeError as error:
-            msg = f"the tables of {describe(self._database)} can't be made: {error}"
+            msg = f"the tables of {describe_database(self._database)} can't be made: {error}"
             raise StoreUnavailable(msg) from error
         migration.join()
         if errors:
@@ -82,7 +82,7 @@ class Tables:
                     raise
                 if in_transaction:
                     msg = (
-                        f"the tables of {describe(self._database)} are still to be made, and this thread has a transaction "
+                        f"the tables of {describe_database(self._database)} are still to be made, and this thread has a transaction "
                         "open on the same database, which locks everyone else out: run 'flask keyfold migrate' first,"
                         " or call store.ensure_tables() or dispatch the first event outside of a transaction"
                     )

@@ -16,9 +16,9 @@ import pykka
 from ..errors import CommitInDoubt, StatementRefused, StoreError, StoreRejected
 from .deferrals import Deferrals
 from .ledger import Ledger
-from .writer_facts import WriterFacts
 from .writer_inbox import Retry, WriterInbox
 from .writer_messages import KINDS, Amend, Answer, Load, Message, Rejected, Write, answers_to, size_of
+from .writer_stats import WriterStats
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -53,7 +53,7 @@ class SnapshotWriter(pykka.ThreadingActor):
     actor_inbox: WriterInbox
 
     def __init__(
-        self, store: SnapshotStore, *, commit_limit: int, give_up: threading.Event, facts: WriterFacts
+        self, store: SnapshotStore, *, commit_limit: int, give_up: threading.Event, facts: WriterStats
     ) -> None:
         super().__init__()
         self._store = store

@@ -17,7 +17,10 @@ from flask.cli import AppGroup
 from msgspec import json
 
 from ...actors import InvalidEvent, ProjectionRuntime, channel_of
-from ...store import Head, Queries, StoreError, StoreUnavailable, check_key, migrate, pending
+from ...store import StoreError, StoreUnavailable, migrate, pending
+from ...store.operator_queries import Queries
+from ...store.rows import Head
+from ...store.validation import check_key
 from ..app_registry import KeyfoldState, current_state
 from ..operator.overview import NOTHING_DEGRADED, SCAN_SECONDS, degraded_in
 from .dead_letters import letters

@@ -12,7 +12,8 @@ from flask.cli import AppGroup
 from msgspec import json
 
 from ...actors import InvalidKey, ProjectionError, ProjectionRuntime, UnknownProjection
-from ...store import Queries, StoreUnavailable
+from ...store import StoreUnavailable
+from ...store.operator_queries import Queries
 from ..app_registry import current_state
 from ..operator.overview import SCAN_SECONDS
 

@@ -30,7 +30,7 @@ from .reactor import Reactor
 from .row_reader import RowReader
 
 if TYPE_CHECKING:
-    from ...store import Row
+    from ...store.rows import Row
 
 Wish = tuple[str, str, Position | None]
 """Projection, key, and the position to go on from."""

@@ -16,15 +16,9 @@ from urllib.parse import urlsplit
 import peewee
 import pytest
 from keyfold.actors import ProjectionSystem
-from keyfold.store import (
-    Head,
-    Position,
-    Processes,
-    Save,
-    SnapshotStore,
-    StoreError,
-    StoreUnavailable,
-)
+from keyfold.store import Position, SnapshotStore, StoreError, StoreUnavailable
+from keyfold.store.processes import Processes
+from keyfold.store.rows import Head, Save
 from playhouse.pool import PooledPostgresqlDatabase
 from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking

@@ -16,25 +16,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keyfold.store import (
-    DeadLetter,
     DecodeError,
     EncodeError,
-    Head,
     InvalidKey,
     Position,
     ProjectionDeadLetter,
     ProjectionError,
     ProjectionKey,
     ProjectionSnapshot,
-    Save,
     SnapshotStore,
     StoreError,
     StoreRejected,
     StoreUnavailable,
     VersionConflict,
-    new_commit_id,
     open_database,
 )
+from keyfold.store.rows import DeadLetter, Head, Save, new_commit_id
 from keyfold.store.schema.migrations import _LOCK
 from support.parking import DEADLINE
 

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import psycopg2
 import pytest
 from keyfold.actors import ProjectionSystem
-from keyfold.store import Ledger, Position, Save, SnapshotStore
+from keyfold.store import Position, SnapshotStore
+from keyfold.store.rows import Save
 from keyfold.store.writing import ledger
+from keyfold.store.writing.ledger import Ledger
 from support.counting import Added, Totals
 from support.parking import DEADLINE
 from support.postgres import PostgresServer
