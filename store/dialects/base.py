@@ -10,9 +10,9 @@ from ..rows import Amendment, DeadLetter, Head, Renewal, Row, RowKey, Save
 if TYPE_CHECKING:
     import peewee
 
-    from ..connect.fork_gate import ForkGate
     from ..errors import StoreError
     from ..writing.ledger import Ledger
+    from .fork_gate import ForkGate
 
 
 class Dialect(Protocol):

@@ -10,9 +10,9 @@ from msgspec import json
 
 from ..connect.database import driver_error
 from ..errors import CommitInDoubt, StatementRefused, StoreError, StoreRejected, StoreUnavailable
-from ..halt_and_resume import amend
 from ..rows import Amendment, DeadLetter, Head, Renewal, Row, RowKey, Save
 from ..schema.models import as_utc
+from .amendments import amend
 
 if TYPE_CHECKING:
     import peewee

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ..connect.fork_gate import ForkGate
 from ..errors import StatementRefused, StoreError, StoreRejected, StoreUnavailable
-from ..halt_and_resume import amend
 from ..rows import Amendment, DeadLetter, Head, Renewal, Row, RowKey, Save
 from ..schema.models import as_utc
+from .amendments import amend
+from .fork_gate import ForkGate
 from .sqlite_file import SqliteFile
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from .connect.database import is_postgres
-from .rows import Amendment, differ
+from ..connect.database import is_postgres
+from ..rows import Amendment, differ
 
 if TYPE_CHECKING:
     import peewee
