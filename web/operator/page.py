@@ -29,8 +29,8 @@ from ...actors import (
     UnknownProjection,
 )
 from ...store import StoreUnavailable
-from ..access.authorization import ADMIN_COOKIE
-from ..access.operator_passes import PASS_SECONDS
+from ..access.admin import PASS_SECONDS
+from ..access.read import ADMIN_COOKIE
 from ..app_registry import current_state
 from .actions import ACTIONS, REFUSALS
 from .overview import SCAN_SECONDS

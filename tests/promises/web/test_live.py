@@ -20,7 +20,7 @@ from keyfold.actors import ProjectionSystem
 from keyfold.store import Position
 from keyfold.web import Hub, Keyfold
 from keyfold.web import client as client_module
-from keyfold.web.access.authorization import Access
+from keyfold.web.access.read import Access
 from keyfold.web.client import Refused, Watch
 from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking

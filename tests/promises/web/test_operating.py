@@ -20,7 +20,7 @@ from flask import Flask
 from keyfold.actors import KeyHalted, ProjectionKey, ProjectionSystem, StoreError
 from keyfold.actors.tracing import TracingObserver
 from keyfold.web import Keyfold
-from keyfold.web.access.operator_passes import Passes
+from keyfold.web.access.admin import Passes
 from keyfold.web.operator import metrics as metrics_module
 from keyfold.web.operator.overview import degraded_in
 from keyfold.web.signals import projection_applied, projection_failed, subscriber_connected

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keyfold.web.access.operator_passes import LOGIN_SECONDS, PASS_SECONDS, Passes
+from keyfold.web.access.admin import LOGIN_SECONDS, PASS_SECONDS, Passes
 
 
 class Clock:

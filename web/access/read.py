@@ -16,8 +16,8 @@ from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound, 
 from ...actors import InvalidKey, ProjectionKey, UnknownProjection
 from ..live.connections.client_identity import ClientIdentity, May, Permission
 from ..operator.overview import OVERVIEW
-from .operator_passes import Passes
-from .origins import parse_origin
+from .admin import Passes
+from .origin import parse_origin
 from .tickets import NO_TICKET, Tickets
 
 if TYPE_CHECKING:
