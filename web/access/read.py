@@ -1,13 +1,11 @@
-"""Who may see what. Closed unless somebody opened it."""
+"""Reading rights. A key is readable if its projection is public, or if the app's ``authorize`` allows it."""
 
 from __future__ import annotations
 
-import hmac
 import io
 import logging
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from flask import Flask, Request
 from flask import request as current_request
@@ -16,26 +14,40 @@ from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound, 
 from ...actors import InvalidKey, ProjectionKey, UnknownProjection
 from ..live.connections.client_identity import ClientIdentity, May, Permission
 from ..operator.overview import OVERVIEW
-from .admin import Passes
-from .origin import parse_origin
-from .tickets import NO_TICKET, Tickets
+from .admin import REAUTHORIZING, AdminAccess, AuthorizeAdmin, allows
+from .origin import AllowedOrigins
+from .tickets import INVALID_TICKET, Tickets
 
 if TYPE_CHECKING:
     from ...actors import ProjectionSystem
     from ..settings import WebSettings
 
-Authorize = Callable[[Request, str, str], bool]
-AuthorizeAdmin = Callable[[Request], bool]
-Identify = Callable[[Request], str | None]
-
-ADMIN_COOKIE = "keyfold_admin"
-_AGAIN = "keyfold.asked_again"
-
 _logger = logging.getLogger("keyfold.access")
 
 
+class Authorize(Protocol):
+    """The app's decision whether a request may read the key ``key`` of the projection ``name``.
+
+    It is called on the request's thread, and on a thread of ``Checks`` for a subscription over an open socket
+    and to authorize an open connection again. Any result but True, and any exception, refuses.
+    """
+
+    def __call__(self, request: Request, name: str, key: str, /) -> bool:
+        """Return True to allow."""
+
+
+class Identify(Protocol):
+    """Names the user behind a request, or returns None. It is called on the request's thread."""
+
+    def __call__(self, request: Request, /) -> str | None:
+        """Return the user's name."""
+
+
 class Access:
-    """Decides for one app. A check that raises has refused: an error in it opens nothing."""
+    """The access rules of one app: reading rights here, ``origins`` and ``admin`` beside them.
+
+    An error in a check of the app refuses.
+    """
 
     def __init__(
         self,
@@ -46,23 +58,27 @@ class Access:
         authorize_admin: AuthorizeAdmin | None = None,
         identify: Identify | None = None,
     ) -> None:
+        self.origins = AllowedOrigins(settings.allowed_origins)
+        self.admin = AdminAccess(settings.admin_token, settings.metrics_token, self.origins, authorize_admin)
         self._system = system
         self._settings = settings
         self._authorize = authorize
-        self._authorize_admin = authorize_admin
         self._identify = identify
-        self._origins = {parse_origin(given) for given in settings.allowed_origins}
         self._tickets: dict[str | bytes, Tickets] = {}
         """By secret key, which an app may set after ``init_app``."""
-        self._passes = Passes(settings.admin_token)
 
     def after_fork(self) -> None:
-        """In a forked child: take no lock that a thread of the parent may have held."""
+        """In a forked child: replace the locks that a thread of the parent may have held."""
         for tickets in self._tickets.values():
             tickets.after_fork()
 
-    def check_address(self, name: str, key: str) -> None:
-        """Raise NotFound for a name that is not registered, BadRequest for what can't be a key."""
+    def check_row_key(self, name: str, key: str) -> None:
+        """Check that a projection is registered and that its key is well-formed.
+
+        Raises:
+            NotFound: No projection has this name.
+            BadRequest: The text cannot be a key.
+        """
         try:
             if name != OVERVIEW:
                 self._system.runtime(name)
@@ -74,14 +90,14 @@ class Access:
             raise BadRequest(str(error)) from None
 
     def check_read(self, request: Request, name: str, key: str) -> None:
-        """Let a request pass that may read the key. Raises NotFound, BadRequest or Forbidden."""
-        self.check_address(name, key)
+        """Refuse a request that may not read the key. Raises NotFound, BadRequest or Forbidden."""
+        self.check_row_key(name, key)
         if self._is_public(name):
             return
         check = self._authorize if name != OVERVIEW else None
-        if check is not None and self._allows(lambda: check(request, name, key)):
+        if check is not None and allows(lambda: check(request, name, key)):
             return
-        if self.is_admin(request):
+        if self.admin.is_admin(request):
             return
         if check is None and name != OVERVIEW:
             _logger.warning("%s is not public, and no authorize callable is set: refused", name)
@@ -91,58 +107,46 @@ class Access:
     def _is_public(self, name: str) -> bool:
         return name != OVERVIEW and self._system.runtime(name).projection.public
 
+    def user(self, request: Request) -> str | None:
+        """Return the name of the user behind a request, or None if the app does not name it."""
+        return None if self._identify is None else self._identify(request)
+
     # -- connections
 
-    def admit(self, app: Flask, request: Request, address: tuple[str, str] | None) -> ClientIdentity:
-        """Return who wants to watch a key, or (None) will say over the socket which keys.
+    def admit(self, app: Flask, request: Request, row_key: tuple[str, str] | None) -> ClientIdentity:
+        """Return the identity of a client that may connect.
 
-        Raises Forbidden for a foreign origin, Unauthorized for a bad ticket, and as ``check_read``.
+        Args:
+            app: The app of the request.
+            request: The handshake, or the request for a stream.
+            row_key: The (name, key) to watch, or None for a client that will name its keys over the socket.
+
+        Raises:
+            Forbidden: The page is of another origin, or the client may not read the key.
+            Unauthorized: The ticket is invalid.
+            NotFound: No projection has this name.
+            BadRequest: The text cannot be a key.
         """
-        self.check_origin(request)
-        remote = request.remote_addr or ""
-        if address is not None:
-            self.check_address(*address)
+        self.origins.check(request)
+        client_address = request.remote_addr or ""
+        if row_key is not None:
+            self.check_row_key(*row_key)
             ticket = request.args.get("ticket")
             if ticket is not None:
-                user = self._redeem(app, ticket, *address)
-                return ClientIdentity(remote, user, _never_asked, by_ticket=True)
-            self.check_read(request, *address)
+                user = self._redeem(app, ticket, *row_key)
+                return ClientIdentity(client_address, user, _may_not, by_ticket=True)
+            self.check_read(request, *row_key)
         user = self.user(request)
-        if address is not None and self._is_public(address[0]):
-            return ClientIdentity(remote, user, _never_asked)
-        return ClientIdentity(remote, user, self._asked_again(app, request))
+        if row_key is not None and self._is_public(row_key[0]):
+            return ClientIdentity(client_address, user, _may_not)
+        return ClientIdentity(client_address, user, self._reauthorize(app, request))
 
-    def ticket(self, app: Flask, name: str, key: str, user: str | None) -> str:
-        """Issue a ticket. Raises RuntimeError: the app has no secret key; else as ``check_address``."""
-        self.check_address(name, key)
-        office = self._ticket_office(app)
-        if office is None:
-            msg = "tickets are signed with the app's secret key; set app.secret_key"
-            raise RuntimeError(msg)
-        return office.issue(name, key, user)
-
-    def _redeem(self, app: Flask, ticket: str, name: str, key: str) -> str | None:
-        office = self._ticket_office(app)
-        if office is None:  # so it has never issued one
-            raise Unauthorized(NO_TICKET)
-        return office.redeem(ticket, name, key)
-
-    def _ticket_office(self, app: Flask) -> Tickets | None:
-        """Return what issues and redeems tickets, or None: the app has no secret key."""
-        secret = app.secret_key
-        if not secret:
-            return None
-        # Two first requests may come at once: both get the one that is there first, or a ticket would be good twice.
-        return self._tickets.get(secret) or self._tickets.setdefault(
-            secret, Tickets(secret, self._settings.ticket_seconds)
-        )
-
-    def _asked_again(self, app: Flask, request: Request) -> May:
-        """Return a function that asks ``authorize`` once more, with the request as it was."""
-        kept = {name: value for name, value in request.environ.items() if isinstance(value, (str, tuple))}
+    def _reauthorize(self, app: Flask, request: Request) -> May:
+        """Return a function that checks a key with a copy of the request as it was."""
+        copied = {name: value for name, value in request.environ.items() if isinstance(value, (str, tuple))}
 
         def may(name: str, key: str, ticket: str | None) -> Permission | None:
-            environ = {**kept, _AGAIN: "", "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr}
+            environ = {**copied, REAUTHORIZING: "", "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr}
             try:
                 with app.request_context(environ):
                     if ticket is not None:
@@ -151,89 +155,45 @@ class Access:
             except HTTPException:
                 return None
             except Exception:
-                _logger.exception("asking about %s again raised: refused", name)
+                _logger.exception("authorizing %s again raised: refused", name)
                 return None
             return Permission()
 
         return may
 
-    def check_origin(self, request: Request) -> None:
-        """Refuse a page of another origin: a browser sends the user's cookies along. Raises Forbidden.
+    # -- tickets
 
-        No browser omits the Origin of a WebSocket handshake, so a client without one is none.
+    def ticket(self, app: Flask, name: str, key: str, user: str | None) -> str:
+        """Issue a ticket that opens one connection to one key.
+
+        Raises:
+            RuntimeError: The app has no secret key to sign it with.
+            NotFound: No projection has this name.
+            BadRequest: The text cannot be a key.
         """
-        given = request.headers.get("Origin")
-        if given is not None and not self.admits(given, request):
-            msg = f"the origin {given[:100]!r} is not allowed; KEYFOLD_ALLOWED_ORIGINS names those that are"
-            raise Forbidden(msg)
+        self.check_row_key(name, key)
+        tickets = self._tickets_of(app)
+        if tickets is None:
+            msg = "tickets are signed with the app's secret key; set app.secret_key"
+            raise RuntimeError(msg)
+        return tickets.issue(name, key, user)
 
-    def admits(self, given: str, request: Request) -> bool:
-        """Say whether pages of an origin may read here, with their user's cookies."""
-        origin = parse_origin(given)
-        if origin is None:
-            return False
-        here = parse_origin(f"{request.scheme}://{request.host}")
-        return (here is not None and origin.is_of_host(here)) or origin in self._origins
+    def _redeem(self, app: Flask, ticket: str, name: str, key: str) -> str | None:
+        tickets = self._tickets_of(app)
+        if tickets is None:  # so it has never issued one
+            raise Unauthorized(INVALID_TICKET)
+        return tickets.redeem(ticket, name, key)
 
-    def check_admin(self, request: Request) -> None:
-        """Let operators pass. Raises Forbidden."""
-        if self.is_admin(request):
-            return
-        msg = "this needs authorize_admin to agree, or the bearer token of KEYFOLD_ADMIN_TOKEN"
-        raise Forbidden(msg)
-
-    def is_admin(self, request: Request) -> bool:
-        """Say whether an operator asks: by bearer token, by the pass of the login page, or as the app says."""
-        given = request.cookies.get(ADMIN_COOKIE)
-        if self.has_admin_bearer(request) or self._passes.is_good(given, renewed=_AGAIN in request.environ):
-            return True
-        check = self._authorize_admin
-        return check is not None and self._allows(lambda: check(request))
-
-    def has_admin_bearer(self, request: Request) -> bool:
-        """Say whether the admin token stands in the Authorization header."""
-        return self.is_admin_token(_bearer(request))
-
-    def is_admin_token(self, given: str) -> bool:
-        """Say whether this is the admin token, without telling by the time it takes how much of it is right."""
-        return _same(self._settings.admin_token, given)
-
-    def check_metrics(self, request: Request) -> None:
-        """Let the scraper pass that has the metrics token, and operators. Raises Forbidden."""
-        if _same(self._settings.metrics_token, _bearer(request)) or self.is_admin(request):
-            return
-        msg = "this needs the bearer token of KEYFOLD_METRICS_TOKEN, or an operator"
-        raise Forbidden(msg)
-
-    def admin_pass(self) -> str:
-        """Return the cookie of an operator who has shown the token."""
-        return self._passes.issue()
-
-    def renewed_pass(self, request: Request) -> str | None:
-        """Return the cookie that replaces the one of this request, or None: it needs none."""
-        return self._passes.renew(request.cookies.get(ADMIN_COOKIE))
-
-    def user(self, request: Request) -> str | None:
-        """Return the name of whoever asks, if the app tells."""
-        return None if self._identify is None else self._identify(request)
-
-    @staticmethod
-    def _allows(check: Callable[[], bool]) -> bool:
-        try:
-            return check() is True
-        except Exception:
-            _logger.exception("an authorize callable raised: refused")
-            return False
+    def _tickets_of(self, app: Flask) -> Tickets | None:
+        """Return the tickets under the app's present secret key, or None: it has no secret key."""
+        secret = app.secret_key
+        if not secret:
+            return None
+        # Two first requests may come at once. Both have to get one object, or a ticket would be valid twice.
+        return self._tickets.get(secret) or self._tickets.setdefault(
+            secret, Tickets(secret, self._settings.ticket_seconds)
+        )
 
 
-def _bearer(request: Request) -> str:
-    given = request.authorization
-    return (given.token or "") if given is not None and given.type == "bearer" else ""
-
-
-def _same(wanted: str | None, given: str) -> bool:
-    return bool(wanted and given) and hmac.compare_digest((wanted or "").encode(), given.encode())
-
-
-def _never_asked(_name: str, _key: str, _ticket: str | None) -> Permission | None:
-    return None  # of a public key, or one that a ticket opened: keeps no copy of the request
+def _may_not(_name: str, _key: str, _ticket: str | None) -> Permission | None:
+    return None  # for a public key, or one that a ticket opened: no copy of the request is needed
