@@ -144,7 +144,7 @@ class AdminCookies:
 
         Args:
             cookie: The cookie's value, if the request has one.
-            until_login_ends: Accept it for LOGIN_SECONDS after the login, as if it had been renewed meanwhile. A
+            until_login_ends: Accept it for LOGIN_SECONDS after the login, as if it had been renewed. A
                 connection needs this: it can show only the cookie that it was opened with.
         """
         times = self._times(cookie)

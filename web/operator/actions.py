@@ -35,7 +35,7 @@ REFUSALS = (
 
 
 class Action(Protocol):
-    """Carries out one action. It is called on the request's thread, after the operator's rights were checked."""
+    """Carries out one action. It is called on the request's thread, after the check of the rights."""
 
     def __call__(self, runtime: ProjectionRuntime[Any, Any], body: dict[str, Any], /) -> str:
         """Return the message for the operator. Raises BadRequest (a malformed body) or one of REFUSALS."""

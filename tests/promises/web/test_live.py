@@ -607,7 +607,7 @@ def test_a_slow_handshake_and_a_half_open_one_hold_up_nobody(site: Site, system:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between the client's connections."""
-    monkeypatch.setattr(client_module, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(client_module, "_FIRST_PAUSE_SECONDS", 0.001)
 
 
 @pytest.mark.usefixtures("hurried")
