@@ -296,9 +296,9 @@ def _repair(name: str, key: str, *, file: str, yes: bool, as_json: bool) -> None
 @yes_option
 @as_json_option
 def _wipe(name: str, key: str, *, yes: bool, as_json: bool) -> None:
-    """Forget the state of a key."""
+    """Delete the state of a key."""
     runtime = runtime_of(name)
-    confirm(f"Forget the state of {key!r}?", yes=yes)
+    confirm(f"Delete the state of {key!r}?", yes=yes)
     runtime.wipe(key)
     show({"key": key, "version": 0}, as_json=as_json, text=f"{key} is wiped")
 

@@ -22,7 +22,6 @@ from keyfold.actors.tracing import TracingObserver
 from keyfold.web import Keyfold
 from keyfold.web.access.admin import AdminCookies
 from keyfold.web.operator import metrics as metrics_module
-from keyfold.web.operator.overview import degraded_in
 from keyfold.web.signals import projection_applied, projection_failed, subscriber_connected
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -665,20 +664,6 @@ def test_a_row_that_is_no_json_does_not_break_the_page(
     assert (facts["key"]["state"], "malformed" in facts["key"]["error"]) == (None, True)
     raw = operated.get("/admin/projections/of/test.totals/raw?key=a", **BEARER)[1]
     assert raw["raw"] == "{'total'"
-
-
-def test_degraded_keys_of_several_processes_are_counted_once() -> None:
-    """A process of an older release says nothing of them; one that knows many names 20."""
-
-    def process(count: int, *keys: str) -> Any:
-        facts = {"degraded": count, "degraded_keys": dict.fromkeys(keys, "error")}
-        return {"projections": {"shop": facts, "quiet": {"degraded": 0, "degraded_keys": {}}}}
-
-    old = {"projections": {"shop": {"live": 1}}}
-    assert degraded_in([old, process(0)]) == {}
-    both = degraded_in([old, process(2, "a", "b"), process(2, "b", "c")])
-    assert both == {"shop": {"degraded": 3, "degraded_keys": dict.fromkeys("abc", "error")}}
-    assert degraded_in([process(90, "a"), process(1, "b")])["shop"]["degraded"] == 90
 
 
 @pytest.mark.parametrize("path", ["raw?key=a", "raw"])
