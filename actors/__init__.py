@@ -36,7 +36,6 @@ from .receipt import Applied, Receipt
 from .runtime import ProjectionRuntime
 from .settings import Settings, check_setting
 from .system import ProjectionSystem, all_systems
-from .upkeep.health import Loop
 
 __all__ = [
     "AlreadyRegistered",
@@ -54,7 +53,6 @@ __all__ = [
     "InvalidState",
     "KeyHalted",
     "LetterNotFound",
-    "Loop",
     "MailboxFull",
     "NewerRow",
     "NotStarted",

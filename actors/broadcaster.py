@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ..store import Position
-from .upkeep.health import Loop
+from .pool.threads import ThreadHealth
 
 
 def channel_of(projection: str, key: str) -> str:
@@ -70,7 +70,7 @@ class Broadcaster(Protocol):
         """In a forked child: forget the parent's subscribers, and the locks that it may have held."""
         return
 
-    def loops(self) -> list[Loop]:
+    def loops(self) -> list[ThreadHealth]:
         """Return how the threads of its own fare."""
         return []
 

@@ -13,7 +13,7 @@ from ..store.rows import Amendment
 from ..store.validation import check_key
 from .errors import BroadcastError, InvalidEvent, KeyHalted, LetterNotFound, WouldDeadlock
 from .key_actor.commands import Recalled, Retried, Retry
-from .pool.dispatcher import on_dispatcher_thread
+from .pool.threads import on_dispatcher_thread
 
 if TYPE_CHECKING:
     from .receipt import Applied

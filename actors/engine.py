@@ -15,11 +15,11 @@ from ..store.writing.writer import SnapshotWriter
 from ..store.writing.writer_stats import WriterStats
 from .key_actor.actor_context import ActorContext
 from .pool.dispatcher import Dispatcher
+from .pool.threads import ThreadHealth
 from .pool.timer import Timer
 from .supervisor import Supervisor
 from .upkeep.activity import Activity
 from .upkeep.counters import Counters, InFlight
-from .upkeep.health import Loop
 from .upkeep.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -170,10 +170,10 @@ class Engine:
 
     # -- facts
 
-    def loops(self) -> list[Loop]:
+    def loops(self) -> list[ThreadHealth]:
         """Return how each thread fares."""
         now = monotonic()
-        writer = Loop.of(self._writer_facts.thread, self._writer_facts.busy_since, now)
+        writer = ThreadHealth.of(self._writer_facts.thread, self._writer_facts.busy_since, now)
         writer = writer._replace(name="keyfold-writer")
         return [*self._dispatcher.loops(now), writer, self._sweeper.loop(now), *self._timer.loops(now)]
 

@@ -13,7 +13,7 @@ import msgspec
 
 from .broadcaster import Committed
 from .errors import WouldDeadlock
-from .pool.dispatcher import on_dispatcher_thread
+from .pool.threads import on_dispatcher_thread
 
 _logger = logging.getLogger("keyfold.receipt")
 

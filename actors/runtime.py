@@ -18,7 +18,7 @@ from .event_bus import MAX_CLASSES
 from .event_check import EventCheck, has_json_form, make_event_check
 from .key_actor.commands import TOMBSTONE, Repair, Replacement
 from .key_actor.dead_lettering import apply_error, newer_row, undecodable_row
-from .pool.dispatcher import on_dispatcher_thread
+from .pool.threads import on_dispatcher_thread
 from .projection import EventT, Projection, StateT, delta_type, event_types, overrides_keys
 from .receipt import Applied, Delivery, JointReceipt, Receipt
 from .upkeep.degraded import Degraded

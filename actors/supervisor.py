@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..store.validation import check_key
 from .errors import Closed, MailboxFull
 from .key_actor.projection_actor import ProjectionActor
-from .pool.dispatcher import on_dispatcher_thread
+from .pool.threads import on_dispatcher_thread
 from .receipt import Delivery
 
 if TYPE_CHECKING:

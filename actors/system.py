@@ -19,12 +19,11 @@ from ..store.rows import Head, Row
 from .engine import Engine
 from .errors import AlreadyRegistered, Closed, UnknownProjection, WouldDeadlock
 from .event_bus import EventBus
-from .pool.dispatcher import on_dispatcher_thread, on_own_thread
+from .pool.threads import ThreadHealth, on_dispatcher_thread, on_own_thread
 from .projection import EventT, Projection, StateT, check_projection
 from .runtime import ProjectionRuntime
 from .settings import Settings
 from .upkeep.degraded import Degraded
-from .upkeep.health import Loop
 from .upkeep.readers import Readers, on_reader_thread
 from .upkeep.reporter import Reporter
 
@@ -349,7 +348,7 @@ class ProjectionSystem:
         facts["sockets"] = {} if self.broadcaster is None else self.broadcaster.stats()
         return facts
 
-    def loops(self) -> list[Loop]:
+    def loops(self) -> list[ThreadHealth]:
         """Return how each thread that runs in this process fares; none before the first dispatch or socket."""
         engine, broadcaster, readers = self._engine, self.broadcaster, self._readers
         return [
@@ -396,15 +395,16 @@ def _interrupts_keyfold() -> bool:
 
 
 _PARTS = (
-    "counters",
-    "dispatcher",
     "engine",
-    "mailbox",
-    "readers",
+    "pool.dispatcher",
+    "pool.mailbox",
+    "pool.threads",
+    "pool.timer",
     "supervisor",
-    "sweeper",
     "system",
-    "timer",
+    "upkeep.counters",
+    "upkeep.readers",
+    "upkeep.sweeper",
 )
 _WITH_LOCKS = frozenset(f"{__package__}.{part}" for part in _PARTS)
 _STORE = f"{SnapshotStore.__module__.rpartition('.')[0]}."

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import MailboxSealed
 from ..key_actor.actor_context import RETIRE
-from ..pool.dispatcher import be_own_thread
-from .health import Loop
+from ..pool.threads import ThreadHealth, WatchedThread
 
 if TYPE_CHECKING:
     from ..key_actor.projection_actor import ProjectionActor
@@ -36,10 +35,10 @@ class Sweeper:
         self._hard_limit = settings.max_live_actors + settings.max_live_actors // 8
         self._wake = threading.Event()
         self._stopping = False
-        self._busy_since: float | None = None
         self._room = threading.Condition()
         self._waiting = 0
-        self._thread = threading.Thread(target=self._run, name="keyfold-sweeper", daemon=True)
+        self._interval = max(0.01, min(5.0, settings.idle_seconds / 4, settings.report_seconds or 5.0))
+        self._thread = WatchedThread("keyfold-sweeper", self._wait, self._round, role="sweeper")
 
     def watch(self, population: dict[str, ProjectionActor]) -> None:
         """Look after this map of live actors, too."""
@@ -106,30 +105,27 @@ class Sweeper:
         """End the thread, and wait for that until deadline. Returns whether it has ended."""
         self._stopping = True
         self._wake.set()
-        self.actor_retired()  # whoever waits for one to retire is told that the system closes
-        if self._thread.ident is None:
-            return True  # it was never started
-        self._thread.join(max(0.0, deadline - monotonic()))
-        return not self._thread.is_alive()
+        self.actor_retired()  # a spawner that waits for one to retire learns that the system closes
+        return self._thread.join(deadline)
 
-    def loop(self, now: float) -> Loop:
-        """Return how its thread fares."""
-        return Loop.of(self._thread, self._busy_since, now)
+    def loop(self, now: float) -> ThreadHealth:
+        """Return the health of its thread."""
+        return self._thread.health(now)
 
-    def _run(self) -> None:
-        be_own_thread("sweeper")
-        settings = self._settings
-        interval = max(0.01, min(5.0, settings.idle_seconds / 4, settings.report_seconds or 5.0))
-        while not self._stopping:
-            self._wake.wait(interval)
-            self._wake.clear()
-            self._busy_since = monotonic()
-            try:
-                self.sweep(self._busy_since)
-            except Exception:
-                _logger.exception("a sweep failed; the next one comes in %s s", interval)
-            self._report()
-            self._busy_since = None
+    def _wait(self) -> float | None:
+        """Wait for the next round and return its time; None at the end."""
+        if self._stopping:
+            return None
+        self._wake.wait(self._interval)
+        self._wake.clear()
+        return monotonic()
+
+    def _round(self, now: float) -> None:
+        try:
+            self.sweep(now)
+        except Exception:
+            _logger.exception("a sweep failed; the next one comes in %s s", self._interval)
+        self._report()
 
 
 def _last_turn(actor: ProjectionActor) -> float:

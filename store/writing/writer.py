@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import random
 import threading
 from collections import deque
 from time import monotonic
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 
+from ..backoff import backoff
 from ..errors import CommitInDoubt, StatementRefused, StoreError, StoreRejected
 from .deferrals import Deferrals
 from .ledger import Ledger
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("keyfold.writer")
 
 _MOST_BYTES = 8 * 1024 * 1024
-_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 2.0
 _LOCK_SECONDS = 0.3
 """How long a commit waits for rows that others have locked; other processes write them for milliseconds."""
 _SHORT_LOCK_SECONDS = 0.05
@@ -195,7 +194,7 @@ class SnapshotWriter(pykka.ThreadingActor):
         loads = [message for message in group if type(message) is Load]
         amendments = [message.amendment for message in group if type(message) is Amend]
         letters = [letter for load in loads for letter in load.letters]
-        backoff = _FIRST_BACKOFF
+        failures = 0
         rows: dict[RowKey, Row] | None = None
         doubt: CommitInDoubt | None = None
         written: list[bool] | None = None
@@ -215,9 +214,9 @@ class SnapshotWriter(pykka.ThreadingActor):
                 doubt = error if isinstance(error, CommitInDoubt) else doubt
                 self._note_trouble(error)
                 self._facts.retries += 1
-                if self._give_up.wait(backoff * random.uniform(0.5, 1.0)):  # noqa: S311  # jitter
+                if self._give_up.wait(backoff(failures)):
                     raise doubt or error from error.__cause__
-                backoff = min(_LONGEST_BACKOFF, 2 * backoff)
+                failures += 1
         if writes or letters or amendments or not self._deferrals:
             self._note_recovery()
         return answers_to(group, written, rows or {})
