@@ -9,7 +9,7 @@ from ..store import (
     StoreError,
     VersionConflict,
 )
-from .broadcaster import Broadcaster, Committed, channel_of
+from .broadcaster import Broadcaster, Committed, Observer, channel_of
 from .dead_letters import DeadLetters
 from .errors import (
     AlreadyRegistered,
@@ -29,7 +29,6 @@ from .errors import (
     WouldDeadlock,
 )
 from .event_bus import EventBus
-from .observer import Observer
 from .pool.pooled_actor import PooledActor
 from .projection import Projection
 from .receipt import Applied, Receipt

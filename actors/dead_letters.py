@@ -130,7 +130,7 @@ class DeadLetters:
                 if conflicts == _ATTEMPTS:
                     raise
                 continue
-            folded += len(outcome.turn.deltas)
+            folded += len(outcome.commit.deltas)
             # A change that could not be shown is committed all the same, and the rest is not to wait for that.
             if outcome.error is not None and not isinstance(outcome.error, BroadcastError):
                 raise outcome.error
@@ -150,8 +150,8 @@ class DeadLetters:
 
     def _retry(self, key: str, letters: list[StoredLetter], *, parked: bool) -> Retried:
         if on_dispatcher_thread():
-            what = "retrying a dead letter"
-            raise WouldDeadlock(what, projection=self._runtime.name, key=key)
+            attempt = "retrying a dead letter"
+            raise WouldDeadlock(attempt, projection=self._runtime.name, key=key)
         row = self._ask(lambda: self._system.store.row(self._runtime.name, key))
         if not parked and row is not None and row.halted:
             msg = (

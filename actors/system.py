@@ -23,15 +23,13 @@ from .pool.threads import ThreadHealth, on_dispatcher_thread, on_own_thread
 from .projection import EventT, Projection, StateT, check_projection
 from .runtime import ProjectionRuntime
 from .settings import Settings
-from .upkeep.degraded import Degraded
 from .upkeep.readers import Readers, on_reader_thread
 from .upkeep.reporter import Reporter
 
 if TYPE_CHECKING:
     import peewee
 
-    from .broadcaster import Broadcaster
-    from .observer import Observer
+    from .broadcaster import Broadcaster, Observer
 
 T = TypeVar("T")
 
@@ -97,7 +95,7 @@ class ProjectionSystem:
                 raise AlreadyRegistered(msg, projection=projection.name)
             runtime = ProjectionRuntime(projection, self)
             if self._engine is not None:
-                runtime.supervisor = self._engine.add(runtime)
+                runtime.attach(self._engine.add(runtime))
             self.store.schema_versions[runtime.name] = projection.schema_version
             self.projections[runtime.name] = runtime
             self.bus.attach(runtime)
@@ -150,11 +148,11 @@ class ProjectionSystem:
             supervisors = [(runtime, engine.add(runtime)) for runtime in self.projections.values()]
             self._engine = engine
             for runtime, supervisor in supervisors:  # last: from here on events are accepted
-                runtime.supervisor = supervisor
+                runtime.attach(supervisor)
         except BaseException:
             self._engine = None
             for runtime in self.projections.values():
-                runtime.supervisor = None
+                runtime.attach(None)
             engine.stop(monotonic() + _ABORT_SECONDS)
             raise
 
@@ -164,8 +162,8 @@ class ProjectionSystem:
         Raises WouldDeadlock in apply, a hook or a callback: the turn that calls it can't end before it does.
         """
         if on_dispatcher_thread():
-            what = "settle()"
-            raise WouldDeadlock(what)
+            attempt = "settle()"
+            raise WouldDeadlock(attempt)
         engine = self._engine
         if engine is None:
             return True
@@ -185,8 +183,8 @@ class ProjectionSystem:
         Raises WouldDeadlock in apply, a hook or a callback: the threads that it waits for include this one.
         """
         if on_own_thread():
-            what = "close()"
-            raise WouldDeadlock(what)
+            attempt = "close()"
+            raise WouldDeadlock(attempt)
         seconds = self.settings.close_timeout if timeout is None else timeout
         if _interrupts_keyfold():
             self.closed = True
@@ -340,9 +338,9 @@ class ProjectionSystem:
             "database": self.store.describe(),
             "started": engine is not None,
             "closed": self.closed,
-            "projections": {name: Engine.facts_of(self.projections[name]) for name in names},
+            "projections": {name: Engine.stats_of(self.projections[name]) for name in names},
             "in_flight": 0 if engine is None else len(engine.in_flight),
-            "writer": {} if engine is None else engine.writer_facts(),
+            "writer": {} if engine is None else engine.writer_stats(),
         }
         facts["loops"] = {loop.name: loop.trouble(self.settings.health_seconds) for loop in self.loops()}
         facts["sockets"] = {} if self.broadcaster is None else self.broadcaster.stats()
@@ -379,8 +377,7 @@ class ProjectionSystem:
         for forked in self._fork_hooks:
             forked()
         for runtime in self.projections.values():
-            runtime.supervisor = None
-            runtime.degraded = Degraded()
+            runtime.after_fork()
 
 
 def _interrupts_keyfold() -> bool:
@@ -396,6 +393,7 @@ def _interrupts_keyfold() -> bool:
 
 _PARTS = (
     "engine",
+    "key_actor.population",
     "pool.dispatcher",
     "pool.mailbox",
     "pool.threads",

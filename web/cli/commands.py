@@ -165,7 +165,7 @@ def _show(name: str, key: str, *, raw: bool, as_json: bool) -> None:
         end(f"{error}. See {look} and {repair}", REFUSED)
     if snapshot is None:
         end(f"key {key!r} of {name} has no state", REFUSED)
-    state = plain_json.loads(runtime.state_codec.encode(snapshot.state))
+    state = plain_json.loads(runtime.codec.state.encode(snapshot.state))
     shown: dict[str, Any] = {
         "epoch": snapshot.epoch,
         "version": snapshot.version,
