@@ -78,14 +78,9 @@ def open_database(source: str | peewee.Database) -> peewee.Database:
     raise ProjectionError(msg)
 
 
-def is_postgres(database: peewee.Database) -> bool:
-    """Return whether this is PostgreSQL; otherwise it is SQLite."""
-    return isinstance(database, peewee.PostgresqlDatabase)
-
-
 def describe_database(database: peewee.Database) -> str:
     """Return a name for people to read, without a password."""
-    if is_postgres(database):
+    if isinstance(database, peewee.PostgresqlDatabase):
         parameters = database.connect_params
         host = parameters.get("host", "local socket")
         port = parameters.get("port", 5432)
