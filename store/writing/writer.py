@@ -81,7 +81,7 @@ class SnapshotWriter(pykka.ThreadingActor):
         self._fail_all("the writer has stopped")
         if not self._facts.trouble:
             try:
-                self._store.sign_off(self._ledger)
+                self._store.remove_writer(self._ledger)
             except StoreError:
                 _logger.info("the ledger row stays behind; a later writer removes it", exc_info=True)
         self._store.disconnect()
@@ -201,7 +201,7 @@ class SnapshotWriter(pykka.ThreadingActor):
         while written is None:
             try:
                 if doubt is not None:
-                    written, doubt = self._store.settle(doubt, self._ledger), None
+                    written, doubt = self._store.resolve(doubt, self._ledger), None
                 if rows is None:
                     # Before the commit: what is refused here was then not committed either, and the
                     # group may be split. No key is in a group twice, so the order shows nowhere.
