@@ -162,6 +162,16 @@ def test_each_module_exists() -> None:
         assert (ROOT / path).is_file(), path
 
 
+def test_each_path_of_contributing_exists() -> None:
+    """Four questions of a reader have an answer at most four steps away from the root of the tree."""
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    for path in re.findall(r"`((?:actors|store|web|front|tests|docs|benchmarks)/[\w/.]*)`", page):
+        assert (ROOT / path).exists(), path
+    ways = [line.split("|")[2].split("→") for line in page.splitlines() if "→" in line]
+    assert len(ways) == 4
+    assert all(len(way) <= 4 for way in ways)
+
+
 def test_the_way_of_an_event(served: tuple[Keyfold, Flask, Site], recorder: Recorder) -> None:
     """From the dispatch of the first event of a key, whose row exists, to the message that its watcher reads."""
     keyfold, app, site = served
