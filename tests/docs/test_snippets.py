@@ -38,7 +38,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Run a page's blocks in a module, in an empty directory; ``names`` are the names that the page takes for granted."""
+    """Run a page's blocks in a module, in an empty directory; the page takes ``names`` for granted."""
     monkeypatch.chdir(tmp_path)
     made: list[ModuleType] = []
 
@@ -181,7 +181,7 @@ def test_sqlalchemy(run: Run) -> None:
 
 
 def test_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its files in an empty directory: the test passes, the app serves, both boards move, the guard guards."""
+    """Its files in an empty directory: the test passes, the app serves, both boards move, and rights hold."""
     for title, source in blocks("tutorial.md"):
         (tmp_path / title).write_text(source)
     tested = subprocess.run(
@@ -201,8 +201,9 @@ def test_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert watcher.next()["data"] == {"order": 1, "dish": "soup"}
             assert watcher.next()["data"] == {"order": 1, "served": 1}
             watcher.close()
+    flask = [sys.executable, "-m", "flask", "--app", "app:create_app"]
     shown = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "app:create_app", "keyfold", "show", "restaurant.board", "kitchen", "--json"],
+        [*flask, "keyfold", "show", "restaurant.board", "kitchen", "--json"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(shown.stdout)["state"] == {"waiting": {}, "served": 1}

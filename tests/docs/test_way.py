@@ -35,7 +35,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.rounds: list[dict[str, tuple[int, int]]] = []
-        """Of each round and path: (place of its first call among those of all modules, thread of this call)."""
+        """Of each round and path: (place of its first call among those of all modules, thread)."""
         self._seen: dict[str, int] | None = None
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
@@ -94,7 +94,7 @@ def _path_of(name: str) -> str:
 
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    """A recorder, installed before any thread of the system starts; a profiler or a coverage tool comes back."""
+    """A recorder, installed before any thread of the system starts; an earlier profiler comes back."""
     recorder = Recorder()
     before, before_in_threads = sys.getprofile(), threading.getprofile()
     threading.setprofile(recorder)
@@ -173,7 +173,7 @@ def test_each_path_of_contributing_exists() -> None:
 
 
 def test_the_way_of_an_event(served: tuple[Keyfold, Flask, Site], recorder: Recorder) -> None:
-    """From the dispatch of the first event of a key, whose row exists, to the message that its watcher reads."""
+    """From the first event that this process has for a key, to the message that its watcher reads."""
     keyfold, app, site = served
     watchers = []
     with app.app_context():
