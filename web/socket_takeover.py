@@ -250,6 +250,8 @@ class Upgraded(Response):
                         self._client.shutdown(socket.SHUT_RDWR)
                 finally:
                     carriage.end()
+                    if self._client is not client_socket(environ):
+                        self._client.close()
             if "eventlet.input" in environ:
                 from eventlet.wsgi import WSGI_LOCAL  # noqa: PLC0415
 

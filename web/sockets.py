@@ -285,7 +285,7 @@ def serve_socket(ws: Any, row_keys: Sequence[RowKey], *, many: bool) -> None:
     except Closed:
         _refuse(ws, GOING_AWAY, "the server is shutting down")
     except BaseException:
-        _close(ws.sock, CloseReason.INTERNAL_ERROR, "")
+        _close(ws, CloseReason.INTERNAL_ERROR, "")
         raise
     else:
         response = _upgrade(admission, takeover, ws.sock, row_keys, many=many, reader=reader, ahead=ahead)
@@ -295,13 +295,13 @@ def serve_socket(ws: Any, row_keys: Sequence[RowKey], *, many: bool) -> None:
 def _refuse(ws: Any, code: int, reason: str) -> None:
     """Close the socket, and end the handler by the exception that Flask-Sock expects of a closed socket."""
     _logger.info("a socket of %s was refused with %d: %s", request.path, code, reason)
-    _close(ws.sock, code, reason)
+    _close(ws, code, reason)
     raise ConnectionClosed(code, reason)
 
 
-def _close(sock: Any, code: int, reason: str) -> None:
+def _close(ws: Any, code: int, reason: str) -> None:
     """Send a close frame, and read on for a moment: a close with unread data would be a reset, and lose the frame."""
-    until = monotonic() + _LINGER_SECONDS
+    until, sock = monotonic() + _LINGER_SECONDS, ws.sock
     with contextlib.suppress(OSError, ValueError):
         sock.settimeout(_LINGER_SECONDS)
         sock.sendall(close_frame(code, reason))
@@ -309,3 +309,5 @@ def _close(sock: Any, code: int, reason: str) -> None:
             sock.shutdown(socket.SHUT_WR)
         while sock.recv(4096) and monotonic() < until:
             pass
+    if ws.mode == "gevent":  # a duplicate, which the server does not close
+        sock.close()
