@@ -34,7 +34,9 @@ def main() -> None:
     routes.WebSocketConnection = Echo  # type: ignore[misc]
     app = Flask("echo")
     most = 2**30  # the suite sends megabytes before it reads
-    app.config.update(KEYFOLD_DATABASE="sqlite://", KEYFOLD_OUTBOX_BYTES=most, KEYFOLD_OUTBOX_FRAMES=most)
+    app.config.update(
+        KEYFOLD_DATABASE="sqlite://", KEYFOLD_TUNING={"outbox_bytes": most, "outbox_frames": most}
+    )
     Keyfold().init_app(app)
     with tempfile.TemporaryDirectory(prefix="keyfold-autobahn-") as directory, serve(app) as site:
         try:

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from .live.hub import Hub
 from .operator.health import Health
 from .operator.overview import OVERVIEW, Overview
 from .routes import make_blueprint
-from .settings import ConfigError, WebSettings, read_config
+from .settings import ConfigError, WebSettings, make_web_settings, read_config
 from .signals import SignalObserver
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Keyfold:
         if EXTENSION in app.extensions:
             msg = "this app has Keyfold already: call init_app once for each app"
             raise RuntimeError(msg)
-        database, keywords, settings = read_config(app.config)
+        database, keywords, settings = read_config(app.config, stacklevel=2)
         hub = Hub(settings)
         system = ProjectionSystem(database, broadcaster=hub, **keywords)
         hub.serve(system)
@@ -132,14 +132,16 @@ def create_app(
     authorize: Authorize | None = None,
     authorize_admin: AuthorizeAdmin | None = None,
     identify: Identify | None = None,
+    tuning: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Flask:
     """Return a WSGI app with the routes of one system, to mount under a path of any WSGI host.
 
-    Keywords are those of WebSettings. Call it before the first dispatch: it becomes the system's
-    broadcaster. Raises RuntimeError if the system has another one, or has started.
+    Further keywords are those of WebSettings; ``tuning`` is a dict of its tuning keys. Call it before the
+    first dispatch: it becomes the system's broadcaster. Raises RuntimeError if the system has another one, or
+    has started.
     """
-    web_settings = WebSettings(**settings)
+    web_settings = make_web_settings(settings, tuning, stacklevel=2)
     hub = Hub(web_settings)
     system.broadcast_to(hub)
     hub.serve(system)
