@@ -9,7 +9,7 @@ from ..store import (
     StoreError,
     VersionConflict,
 )
-from .broadcaster import Broadcaster, Committed, channel_of
+from .broadcaster import Broadcaster, Committed, Observer, channel_of
 from .dead_letters import DeadLetters
 from .errors import (
     AlreadyRegistered,
@@ -29,14 +29,12 @@ from .errors import (
     WouldDeadlock,
 )
 from .event_bus import EventBus
-from .observer import Observer
 from .pool.pooled_actor import PooledActor
 from .projection import Projection
 from .receipt import Applied, Receipt
 from .runtime import ProjectionRuntime
 from .settings import Settings
 from .system import ProjectionSystem, all_systems
-from .upkeep.health import Loop
 
 __all__ = [
     "AlreadyRegistered",
@@ -54,7 +52,6 @@ __all__ = [
     "InvalidState",
     "KeyHalted",
     "LetterNotFound",
-    "Loop",
     "MailboxFull",
     "NewerRow",
     "NotStarted",

@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 from flask import Flask
-from harness import environment, keep
+from harness import environment, record, slug
 from keyfold.web import Keyfold, routes
 from support.raw_client import Echo
 from support.serving import serve
@@ -33,9 +33,9 @@ def main() -> None:
     # The routes make their connections of this class: the HTTP side is the real one.
     routes.WebSocketConnection = Echo  # type: ignore[misc]
     app = Flask("echo")
-    most = 2**30  # the suite sends megabytes before it reads
+    max_unread = 2**30  # the suite sends megabytes before it reads
     app.config.update(
-        KEYFOLD_DATABASE="sqlite://", KEYFOLD_TUNING={"outbox_bytes": most, "outbox_frames": most}
+        KEYFOLD_DATABASE="sqlite://", KEYFOLD_TUNING={"outbox_bytes": max_unread, "outbox_frames": max_unread}
     )
     Keyfold().init_app(app)
     with tempfile.TemporaryDirectory(prefix="keyfold-autobahn-") as directory, serve(app) as site:
@@ -58,7 +58,9 @@ def main() -> None:
     total = Counter(report.values())
     print(
         "\n  all   "
-        + ", ".join(f"{keep(verdict, count):.0f} {verdict}" for verdict, count in sorted(total.items()))
+        + ", ".join(
+            f"{record(slug(verdict), count):.0f} {verdict}" for verdict, count in sorted(total.items())
+        )
     )
     if failed or len(report) != CASES:
         sys.exit(f"{len(report)} of {CASES} cases ran, and these failed: {failed}")

@@ -164,7 +164,7 @@ def main() -> None:
     finally:
         server.remove()
     print(f"  keyfold: dispatch to readable, another process   {percentiles('keyfold', alone)}")
-    print(f"  the same, beside four threads that dispatch      {percentiles('beside load', beside)}")
+    print(f"  the same, beside four threads that dispatch      {percentiles('loaded', beside)}")
     print(f"  one thread each: commit, publish; receive, send  {percentiles('bare', bare)}")
 
 

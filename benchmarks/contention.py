@@ -29,9 +29,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import psycopg2
-from harness import environment, keep, postgres, row, section
+from harness import environment, postgres, record, row, section
 from keyfold.actors import Projection, ProjectionSystem
-from keyfold.actors.key_actor.projection_actor import ProjectionActor
+from keyfold.actors.key_actor.actor import KeyActor
 from support.counting import Added, Total
 
 THREADS = 16
@@ -74,19 +74,19 @@ Run = Callable[[Callable[[], Callable[[str], object]]], list[float]]
 
 def keyfold(task: Task, run: Run) -> Done:
     """Through the library."""
-    attempts, under_way = Counter[int](), Counter[ProjectionActor]()
-    on_conflict, on_saved = ProjectionActor.on_conflict, ProjectionActor.on_saved
+    attempts, under_way = Counter[int](), Counter[KeyActor]()
+    on_conflict, on_saved = KeyActor._on_conflict, KeyActor._on_saved
 
-    def count_conflict(actor: ProjectionActor) -> None:
+    def count_conflict(actor: KeyActor) -> None:
         under_way[actor] += 1
         on_conflict(actor)
 
-    def count_turn(actor: ProjectionActor) -> None:
+    def count_turn(actor: KeyActor) -> None:
         attempts[under_way.pop(actor, 0)] += 1
         on_saved(actor)
 
     # In this process alone, which ends with the run: the library has no use for this distribution.
-    ProjectionActor.on_conflict, ProjectionActor.on_saved = count_conflict, count_turn  # type: ignore[method-assign]
+    KeyActor._on_conflict, KeyActor._on_saved = count_conflict, count_turn  # type: ignore[method-assign]
     with ProjectionSystem(task.url) as system:
         system.register(Counts())
         return Done(run(lambda: lambda key: system.bus.dispatch(Added(key)).result(60)), attempts)
@@ -186,12 +186,12 @@ def check(url: str, events: dict[str, int]) -> None:
     connection.close()
 
 
-def lines(name: str, runs: list[list[Done]], seconds: float) -> str:
-    """Return medians over the repetitions, and what the worst was."""
+def lines(figure: str, text: str, runs: list[list[Done]], seconds: float) -> str:
+    """Return medians over the repetitions, and the worst values."""
     rates = [sum(len(done.seconds) for done in run) / seconds for run in runs]
     waits = sorted(wait * 1e3 for run in runs for done in run for wait in done.seconds)
-    p99 = keep(f"{name} p99", waits[int(len(waits) * 0.99)])
-    text = row(name, rates)
+    p99 = record(f"{figure}.p99", waits[int(len(waits) * 0.99)])
+    text = row(f"{figure}.rate", text, rates)
     text += f"\n      p50 {statistics.median(waits):.1f} ms, p99 {p99:.1f}, longest {waits[-1]:.0f}"
     if len(runs[0]) > 1:
         shares = [
@@ -199,15 +199,15 @@ def lines(name: str, runs: list[list[Done]], seconds: float) -> str:
             for run in runs
             for done in run
         ]
-        text += f"; a process's share {min(shares):.2f} to {max(shares):.2f}"
+        text += f"; share per process {min(shares):.2f} to {max(shares):.2f}"
     attempts = sum((done.attempts for run in runs for done in run), Counter[int]())
     if not attempts or len(runs[0]) == 1:
         return text
     conflicts = sum(count * number for count, number in attempts.items())
     few = [attempts[count] / attempts.total() for count in range(3)]
     return text + (
-        f"\n      {conflicts / attempts.total():.2f} conflicts a turn: {few[0]:.0%} of the turns met none, {few[1]:.0%} one, "
-        f"{few[2]:.0%} two, {1 - sum(few):.1%} more; the unluckiest {max(attempts)}"
+        f"\n      {conflicts / attempts.total():.2f} conflicts per commit: {few[0]:.0%} of the commits met none, {few[1]:.0%} one, "
+        f"{few[2]:.0%} two, {1 - sum(few):.1%} more; at most {max(attempts)}"
     )
 
 
@@ -219,8 +219,8 @@ def main() -> None:
     options = parser.parse_args()
     print(environment("keyfold", "psycopg2-binary"))
     for keys in (1, 10, 1_000):
-        title = f"{keys:,} key{'s' * (keys > 1)}, {THREADS} threads a process; median of {options.repetitions} (range)"
-        section(title, of=f"{keys} keys")
+        title = f"{keys:,} key{'s' * (keys > 1)}, {THREADS} threads per process; median of {options.repetitions} (range)"
+        section(title, figures=f"keys_{keys}")
         with postgres() as url:
             prepare(url, keys)
             runs: dict[tuple[str, int], list[list[Done]]] = {}
@@ -233,7 +233,8 @@ def main() -> None:
                         events[side] += sum(len(done.seconds) + THREADS for done in run)
             check(url, events)
         for (side, processes), some in runs.items():
-            print(lines(f"{side}, {processes} process{'es' * (processes > 1)}", some, options.seconds))
+            text = f"{side}, {processes} process{'es' * (processes > 1)}"
+            print(lines(f"{side.replace(' ', '_')}.processes_{processes}", text, some, options.seconds))
 
 
 if __name__ == "__main__":

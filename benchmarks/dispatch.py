@@ -15,7 +15,7 @@ import pykka
 from durable import Added, Counter, Counters, in_bulk
 from harness import compare, environment, interleaved, row
 from keyfold.actors import ProjectionSystem, engine
-from keyfold.store import SAVED, Load, Loaded
+from keyfold.store.writing.writer_messages import SAVED, Load, Loaded
 
 
 class NoDatabase(pykka.ThreadingActor):
@@ -59,8 +59,8 @@ def main() -> None:
         system.bus.dispatch(Added("key 0", 0)).result(60)
         bulk = in_bulk(system, options.events, options.keys)
         rates = interleaved({"keyfold": bulk, "bare": bare_loop}, options.repetitions)
-    print(row("keyfold, dispatch to resolved Receipt, no database", rates["keyfold"]))
-    print(row("bare loop: key, apply, encode", rates["bare"]))
+    print(row("keyfold", "keyfold, dispatch to resolved Receipt, no database", rates["keyfold"]))
+    print(row("bare", "bare loop: key, apply, encode", rates["bare"]))
     print(compare(rates["keyfold"], rates["bare"]))
 
 

@@ -131,20 +131,22 @@ def measure(url: str, options: argparse.Namespace) -> None:
             "bulk": in_bulk(system, options.events, options.keys),
             "loop": closed_loop(system, options.loop_events, options.keys, options.threads),
             "alone": closed_loop(system, options.loop_events // 10, options.keys, 1),
-            "wakes": bare_wake_ups(options.loop_events, options.threads),
+            "wakeups": bare_wake_ups(options.loop_events, options.threads),
         }
         for threads in (1, 4, 8):
             sides[f"seed {threads}"] = lambda threads=threads: seed.run(few, threads)
         rates = interleaved(sides, options.repetitions)
         best = max((1, 4, 8), key=lambda threads: statistics.median(rates[f"seed {threads}"]))
         theirs = rates[f"seed {best}"]
-        print(row(f"keyfold, one thread, {options.events:,} events in bulk", rates["bulk"]))
-        print(row("seed's algorithm, best of 1, 4, 8 threads", theirs), f"  with {best}")
+        print(row("bulk", f"keyfold, one thread, {options.events:,} events in bulk", rates["bulk"]))
+        print(row("seed", "seed's algorithm, best of 1, 4, 8 threads", theirs), f"  with {best}")
         print(compare(rates["bulk"], theirs))
-        print(row(f"keyfold, {options.threads} threads, each awaits its commit", rates["loop"]))
+        print(row("loop", f"keyfold, {options.threads} threads, each awaits its commit", rates["loop"]))
         print(compare(rates["loop"], theirs))
-        print(row(f"{options.threads} threads, each woken once an event, no work", rates["wakes"]))
-        print(row("keyfold, one thread, awaits each commit", rates["alone"]))
+        print(
+            row("wakeups", f"{options.threads} threads, each woken once per event, no work", rates["wakeups"])
+        )
+        print(row("alone", "keyfold, one thread, awaits each commit", rates["alone"]))
         done = options.repetitions * (options.events + options.loop_events + options.loop_events // 10)
         total = sum(counters.read_required(f"key {n}").total for n in range(options.keys))
         assert total == done, (total, done)
@@ -164,7 +166,7 @@ def main() -> None:
     print(environment("keyfold", "pykka", "peewee", "psycopg2-binary", "msgspec"))
     for name, database in (("SQLite", sqlite_file), ("PostgreSQL", postgres)):
         title = f"{name}, {options.keys} keys, durable events; median of {options.repetitions} (range)"
-        section(title, of=name)
+        section(title, figures=name.lower())
         with database() as url:
             measure(url, options)
 

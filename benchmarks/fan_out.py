@@ -28,7 +28,7 @@ PATHS = {
     "websockets_broadcast.py": "/",
     "flask_sock_idiom.py": "/",
 }
-NAMES = {
+TEXTS = {
     "bare.py": "bare loop of send",
     "bare_asyncio.py": "bare loop of asyncio's transport.write",
     "keyfold_hub.py": "keyfold: publish until every socket has it",
@@ -63,8 +63,11 @@ def compare_all(stack: ExitStack, options: argparse.Namespace) -> None:
     first = servers["keyfold_hub.py"].order(0, 0)
     assert first >= 0
     drain_rest(crowds["keyfold_hub.py"])
-    for title, rounds, burst in (("one delta at a time", 20, 1), ("bursts of 50 deltas", 1, 50)):
-        section(f"{title}, to {options.sockets:,} sockets, deltas delivered a second:", of=title)
+    for figures, title, rounds, burst in (
+        ("single", "one delta at a time", 20, 1),
+        ("bursts", "bursts of 50 deltas", 1, 50),
+    ):
+        section(f"{title}, to {options.sockets:,} sockets, deltas delivered per second:", figures)
         rates: dict[str, list[float]] = {program: [] for program in PATHS}
         for _ in range(options.repetitions + 1):
             for program in PATHS:
@@ -74,11 +77,11 @@ def compare_all(stack: ExitStack, options: argparse.Namespace) -> None:
                 rates[program].append(frames / seconds)
         for program in PATHS:
             del rates[program][0]  # the first run warms up
-            print(row(NAMES[program], rates[program]))
+            print(row(program.partition(".")[0], TEXTS[program], rates[program]))
         ours = rates["keyfold_hub.py"]
         for program in PATHS:
             if program != "keyfold_hub.py":
-                print(f"  against {NAMES[program]}:{compare(ours, rates[program])}")
+                print(f"  against {TEXTS[program]}:{compare(ours, rates[program])}")
 
 
 def payload_length() -> int:

@@ -127,7 +127,7 @@ def main() -> None:
     """Print all of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=50_000)
-    parser.add_argument("--most-keys", type=int, default=100_000)
+    parser.add_argument("--max-keys", type=int, default=100_000)
     parser.add_argument("--million", type=int, default=1_000_000)
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
@@ -143,27 +143,32 @@ def main() -> None:
         system.register(Pages())
         system.bus.dispatch(Added("key 0", 0)).result(60)
         sides: dict[str, Callable[[], int]] = {}
-        for keys in (1, 100, 10_000, options.most_keys):
-            sides[f"over {keys:,} key{'s' if keys > 1 else ''}"] = in_bulk(system, options.events, keys)
+        texts: dict[str, str] = {}
+
+        def side(figure: str, text: str, work: Callable[[], int]) -> None:
+            sides[figure], texts[figure] = work, text
+
+        for keys in (1, 100, 10_000, options.max_keys):
+            text = f"over {keys:,} key{'s' if keys > 1 else ''}"
+            side(f"keys_{keys}", text, in_bulk(system, options.events, keys))
         for size in (100, 10_000, 1_000_000):
-            sides[f"one key, in fifties, a state of {size:,} bytes"] = in_fifties(system, size, 2_000)
-        sides["nine of ten on one key, the others over 10,000"] = awaited(
-            system, one_hot(options.events, 10_000)
-        )
-        sides["Zipf over 10,000 keys"] = awaited(system, zipf(options.events, 10_000))
-        for name, values in interleaved(sides, options.repetitions).items():
-            print(row(name, values))
+            text = f"one key, in fifties, a state of {size:,} bytes"
+            side(f"bytes_{size}", text, in_fifties(system, size, 2_000))
+        hot = awaited(system, one_hot(options.events, 10_000))
+        side("hot_key", "nine of ten on one key, the others over 10,000", hot)
+        side("zipf", "Zipf over 10,000 keys", awaited(system, zipf(options.events, 10_000)))
+        for figure, values in interleaved(sides, options.repetitions).items():
+            print(row(figure, texts[figure], values))
         million = in_bulk(system, options.million, options.million)
-        print(row(f"over {options.million:,} keys, once", [rate(million)]))
+        print(row("keys_once", f"over {options.million:,} keys, once", [rate(million)]))
         flood = cold_beside_hot(system, 20_000)
         alone = cold_beside_hot(system, 1)
         for name, seconds in (("beside 20,000 events of a hot key", flood), ("alone", alone)):
             middle, worst = 1e3 * statistics.median(seconds), 1e3 * max(seconds)
             print(f"  a cold key's event {name:<40} median {middle:.1f} ms, worst {worst:.1f} ms")
     for count in (1, 10, 1_000, 9_000):
-        print(
-            row(f"to {count:,} subscriber{'s' if count > 1 else ''}, deltas", to_subscribers(count, options))
-        )
+        text = f"to {count:,} subscriber{'s' if count > 1 else ''}, deltas"
+        print(row(f"subscribers_{count}", text, to_subscribers(count, options)))
 
 
 if __name__ == "__main__":

@@ -15,18 +15,18 @@ from tempfile import TemporaryDirectory
 
 from crowd import Crowd
 from flask import Flask
-from harness import environment, keep
+from harness import environment, record
 from keyfold.web import Keyfold
 from support.counting import Added, Total, Totals
 from support.serving import serve
 
 
-def percentiles(name: str, seconds: list[float]) -> str:
-    """Return median and p99 in milliseconds, and keep them."""
+def percentiles(figure: str, seconds: list[float]) -> str:
+    """Return median and p99 in milliseconds, and record them."""
     ordered = sorted(seconds)
-    middle = keep(f"{name} p50", statistics.median(ordered) * 1e3)
-    most = keep(f"{name} p99", ordered[int(len(ordered) * 0.99)] * 1e3)
-    return f"p50 {middle:6.2f} ms   p99 {most:6.2f} ms"
+    p50 = record(f"{figure}.p50", statistics.median(ordered) * 1e3)
+    p99 = record(f"{figure}.p99", ordered[int(len(ordered) * 0.99)] * 1e3)
+    return f"p50 {p50:6.2f} ms   p99 {p99:6.2f} ms"
 
 
 def forget(state: Total) -> dict[str, int]:

@@ -16,12 +16,12 @@ import time
 
 import pykka
 from durable import Added, Counter, Counters
-from harness import environment, keep, sqlite_file
+from harness import environment, record, sqlite_file
 from keyfold.actors import ProjectionSystem
 
 
 def resident_bytes() -> int:
-    """Return what the process holds of memory now."""
+    """Return the resident memory of the process."""
     gc.collect()
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
@@ -98,9 +98,9 @@ def spawn(count: int) -> None:
     print(f"{1e6 * statistics.median(seconds):.1f} {1e6 * min(seconds):.1f} {1e6 * max(seconds):.1f}")
 
 
-def run(what: str, count: int) -> list[str]:
-    """Run one side in a process of its own and return what it printed."""
-    command = [sys.executable, __file__, "--only", what, "--actors", str(count)]
+def run(side: str, count: int) -> list[str]:
+    """Run one side in a process of its own and return the words that it printed."""
+    command = [sys.executable, __file__, "--only", side, "--actors", str(count)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
 
 
@@ -118,17 +118,19 @@ def main() -> None:
     for count in options.actors:
         [plain] = run("baseline", count)
         live, threads, used, rate = run("keyfold", count)
-        each = keep(f"bytes, {count} actors", int(used) - int(plain))
-        keep("threads", int(threads))
+        each = record(f"bytes.actors_{count}", int(used) - int(plain))
+        record("threads", int(threads))
         print(f"  keyfold: {int(live):,} live key actors on {threads} threads")
-        print(f"    {used} bytes a key in all, {plain} of them key and state: {each:.0f} bytes an actor")
+        print(f"    {used} bytes per key in all, {plain} of them key and state: {each:.0f} bytes per actor")
         print(f"    first event of each key loaded, folded and saved: {int(rate):,}/s")
-    median, least, most = run("spawn", 50_000)
-    keep("spawn", float(median))
-    print(f"  keyfold: {median} µs a dispatch that spawns, with nothing beside it   ({least} to {most})")
+    median, least, greatest = run("spawn", 50_000)
+    record("spawn", float(median))
+    print(
+        f"  keyfold: {median} µs per dispatch that spawns, with nothing beside it   ({least} to {greatest})"
+    )
     peers = 2_000
     peer_bytes, peer_spawn = run("pykka", peers)
-    keep("pykka bytes", int(peer_bytes))
+    record("pykka.bytes", int(peer_bytes))
     print(
         f"  pykka.ThreadingActor: {peers:,} on {peers:,} threads, {int(peer_bytes):,} bytes and {peer_spawn} µs each"
     )

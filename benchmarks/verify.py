@@ -29,9 +29,9 @@ from typing import Any
 from uuid import uuid4
 
 import msgspec
-from harness import environment, keep
+from harness import environment, record, slug
 from keyfold.actors.event_check import make_event_check
-from keyfold.store import Codec
+from keyfold.store.codec import Codec
 
 
 class Colour(enum.Enum):
@@ -112,7 +112,7 @@ DELTAS: dict[str, tuple[Any, Any]] = {
 }
 # Lines in a state of about 100 B, 10 kB and 1 MB.
 SIZES = (1, 200, 20_000)
-TURN = 32
+COMMIT = 32
 
 
 def states(lines: int) -> dict[str, tuple[Any, Any]]:
@@ -169,17 +169,17 @@ def main() -> None:
     def nanoseconds(seconds: float, calls: int = 1) -> float:
         return max(0.0, seconds - empty) * 1e9 / calls
 
-    print(f"events: ns for each dispatch, best of {options.rounds} rounds{'check':>28}{'bare encoding':>16}")
+    print(f"events: ns per dispatch, best of {options.rounds} rounds{'check':>28}{'bare encoding':>16}")
     for name, event in EVENTS.items():
         check = make_event_check(type(event), Codec(type(event)), 1 << 20, required=False)
         assert check(event) is None
         taken = measure({"check": bound(check, event), "bare": bound(bare, event)}, options.rounds)
-        checked = keep(f"event, {name}", nanoseconds(taken["check"]))
+        checked = record(f"event.{slug(name)}", nanoseconds(taken["check"]))
         print(f"  {name:<66}{checked:>16,.0f}{nanoseconds(taken['bare']):>16,.0f}")
-    print(f"deltas: ns for each, in turns of {TURN}{'encode':>34}{'decodes':>16}{'bare encoding':>16}")
+    print(f"deltas: ns per delta, in commits of {COMMIT}{'encode':>34}{'decodes':>16}{'bare encoding':>16}")
     for name, (type_, delta) in DELTAS.items():
         codec = Codec(type_)
-        encoded = [codec.encode_part(delta)] * TURN
+        encoded = [codec.encode_part(delta)] * COMMIT
         taken = measure(
             {
                 "encode": bound(codec.encode_part, delta),
@@ -188,10 +188,10 @@ def main() -> None:
             },
             options.rounds,
         )
-        looked = keep(f"delta, {name}", nanoseconds(taken["decodes"], TURN))
+        looked = record(f"delta.{slug(name)}", nanoseconds(taken["decodes"], COMMIT))
         encodes = nanoseconds(taken["encode"])
         print(f"  {name:<50}{encodes:>16,.0f}{looked:>16,.0f}{nanoseconds(taken['bare']):>16,.0f}")
-    print(f"states: µs for each turn{'encode':>44}{'verify':>16}{'bare encoding':>16}")
+    print(f"states: µs per commit{'encode':>44}{'verify':>16}{'bare encoding':>16}")
     for lines in SIZES:
         for name, (type_, state) in states(lines).items():
             codec = Codec(type_)
@@ -205,7 +205,7 @@ def main() -> None:
                 options.rounds if lines < SIZES[-1] else max(3, options.rounds // 3),
             )
             label = f"{name}, {len(data):,} B"
-            verified = keep(f"state, {label}", taken["verify"] * 1e6)
+            verified = record(f"state.{slug(name)}.lines_{lines}", taken["verify"] * 1e6)
             print(
                 f"  {label:<50}{taken['encode'] * 1e6:>16,.1f}{verified:>16,.1f}{taken['bare'] * 1e6:>16,.1f}"
             )

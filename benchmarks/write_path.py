@@ -23,7 +23,8 @@ from collections.abc import Callable
 from durable import Added, Counters, in_bulk
 from harness import compare, environment, interleaved, postgres, row
 from keyfold.actors import ProjectionSystem
-from keyfold.store import Position, Save, SnapshotStore, new_epoch
+from keyfold.store import Position, SnapshotStore
+from keyfold.store.rows import Save, new_epoch
 from keyfold.store.writing.ledger import Ledger
 from peers import EventSourced, RawStatement
 
@@ -112,18 +113,20 @@ def main() -> None:
         raw.close()
         store.disconnect()
         sourced.check()
-    print(row("keyfold, 100 keys in bulk, durable events", rates["bulk"]))
-    print(row("eventsourcing's ProjectionRunner, 100 keys, projecting alone", rates["sourced"]))
+    print(row("bulk_100", "keyfold, 100 keys in bulk, durable events", rates["bulk"]))
+    print(
+        row("eventsourcing", "eventsourcing's ProjectionRunner, 100 keys, projecting alone", rates["sourced"])
+    )
     print(compare(rates["bulk"], rates["sourced"]))
-    print(row("raw statement, 1,000 keys, 500 rows a commit", rates["raw"]))
-    print(row("keyfold's store, 1,000 keys, 500 rows a commit", rates["store"]))
+    print(row("raw", "raw statement, 1,000 keys, 500 rows per commit", rates["raw"]))
+    print(row("store", "keyfold's store, 1,000 keys, 500 rows per commit", rates["store"]))
     print(compare(rates["store"], rates["raw"]))
-    print(row("keyfold, 1,000 keys in rounds, a row an event", rates["rounds"]))
+    print(row("rounds", "keyfold, 1,000 keys in rounds, one row per event", rates["rounds"]))
     print(compare(rates["rounds"], rates["raw"]))
-    print(row("keyfold, 1,000 keys in bulk, events", rates["bulk of 1,000 keys"]))
+    print(row("bulk_1000", "keyfold, 1,000 keys in bulk, events", rates["bulk of 1,000 keys"]))
     print(compare(rates["bulk of 1,000 keys"], rates["raw"]))
-    print(row("raw statement, one row a commit", rates["raw alone"]))
-    print(row("keyfold, one thread awaits each commit", rates["alone"]))
+    print(row("raw_alone", "raw statement, one row per commit", rates["raw alone"]))
+    print(row("alone", "keyfold, one thread awaits each commit", rates["alone"]))
     print(compare(rates["alone"], rates["raw alone"]))
 
 

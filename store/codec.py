@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from .describe import describe
+from .errors import describe
 
 EncodeHook = Callable[[Any], Any]
 DecodeHook = Callable[[type[Any], Any], Any]

@@ -78,9 +78,32 @@ class InvalidKey(ProjectionError):
 
 
 class CommitInDoubt(StoreUnavailable):
-    """The connection broke between COMMIT and its reply. ``turn`` and ``written`` say what may be committed."""
+    """The connection broke between a COMMIT and its answer, so that nobody knows whether it happened.
 
-    def __init__(self, message: str, *, turn: int, written: list[bool]) -> None:
+    Attributes:
+        transaction_number: The number that the commit stamps on the writer's ledger; 0 without a ledger.
+        written: The result of the commit, if it happened: for each row, whether its base was still there.
+    """
+
+    def __init__(self, message: str, *, transaction_number: int, written: list[bool]) -> None:
         super().__init__(message)
-        self.turn = turn
+        self.transaction_number = transaction_number
         self.written = written
+
+
+def describe(error: BaseException) -> str:
+    """Return the exception's class and text, such as ``ValueError: text``.
+
+    Args:
+        error: An exception of an app, a driver or a hook.
+
+    Returns:
+        The class and the text; the class alone if there is no text; and ``<Class whose str() raises>`` if
+        asking for the text raises, so that reporting an error never adds one.
+    """
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException:
+        return f"<{name} whose str() raises>"
+    return f"{name}: {text}" if text else name

@@ -6,10 +6,8 @@ import itertools
 import os
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
-
-if TYPE_CHECKING:
-    from datetime import datetime
+from datetime import UTC, datetime
+from typing import Generic, NamedTuple, Self, TypeVar
 
 StateT = TypeVar("StateT")
 
@@ -216,3 +214,9 @@ class Amendment(NamedTuple):
     removed: tuple[int, ...] = ()
     base_commit_id: str | None = None
     commit_id: str | None = None
+
+
+def as_utc(value: datetime | str) -> datetime:
+    """Return what either database gives for a moment as a datetime in UTC."""
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

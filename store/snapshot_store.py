@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .codec import Codec
 from .connect.connections import Connections
-from .connect.database import MemoryDatabase, describe, is_postgres, open_database
-from .dialects.postgres import PostgresDialect
-from .dialects.sqlite import SqliteDialect
+from .connect.database import MemoryDatabase, describe_database, open_database
+from .dialects import new_dialect
 from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable, VersionConflict
 from .rows import (
     Amendment,
@@ -30,8 +29,6 @@ from .writing.ledger import Ledger
 if TYPE_CHECKING:
     import peewee
 
-    from .dialects.base import Dialect
-
 T = TypeVar("T")
 RecordT = TypeVar("RecordT", Save, DeadLetter, Amendment)
 
@@ -47,13 +44,13 @@ class SnapshotStore:
         self.database = open_database(database)
         self.schema_versions: dict[str, int] = {}
         """The schema of the states under each name that is a projection's, as this release writes them."""
-        self._dialect: Dialect = PostgresDialect() if is_postgres(self.database) else SqliteDialect()
-        self._connections = Connections(self.database, self._dialect)
-        self._tables = Tables(self.database, self._connections, made=not auto_migrate)
+        self.dialect = new_dialect(self.database)
+        self._connections = Connections(self.database, self.dialect, file_required=not auto_migrate)
+        self._tables = Tables(self.database, self.dialect, self._connections, exist=not auto_migrate)
 
     def describe(self) -> str:
         """Return the database's name for people, without a password."""
-        return describe(self.database)
+        return describe_database(self.database)
 
     def ensure_tables(self) -> None:
         """Bring the tables up to date, once in the life of this store, unless ``auto_migrate`` is False.
@@ -68,11 +65,11 @@ class SnapshotStore:
 
     def rows(self, row_keys: Sequence[RowKey]) -> dict[RowKey, Row]:
         """Return the committed rows that exist among addresses, tombstones included, by one SELECT."""
-        return self._ask(self._dialect.select, row_keys)
+        return self._ask(self.dialect.select, row_keys)
 
     def heads(self, row_keys: Sequence[RowKey]) -> dict[RowKey, Head]:
         """Return the commits of the rows that exist among addresses, by one SELECT that reads no state."""
-        return self._ask(self._dialect.heads, row_keys)
+        return self._ask(self.dialect.heads, row_keys)
 
     def _ask(
         self,
@@ -107,7 +104,7 @@ class SnapshotStore:
         Args:
             saves: Rows to write.
             letters: Dead letters to keep.
-            ledger: Is stamped by the commit, so that ``settle`` can find out what became of it.
+            ledger: Is stamped by the commit, so that ``resolve`` can find out what became of it.
             amendments: Rows to amend together with their letters, after the saves.
             lock_seconds: How long to wait for a row that is locked; None for what the connection has set.
                 SQLite has no locks of single rows.
@@ -116,7 +113,7 @@ class SnapshotStore:
             For each save, then for each amendment, whether it was written; if not, its base was gone.
 
         Raises:
-            CommitInDoubt: It is not known whether anything was written: ``settle`` finds out.
+            CommitInDoubt: It is not known whether anything was written: ``resolve`` finds out.
             StoreUnavailable: Nothing was written, and trying again later is right.
             StoreRejected: Nothing was written: the database refuses this data for good.
             StoreError: This thread has a transaction of the app's open, or the database is not usable.
@@ -136,7 +133,7 @@ class SnapshotStore:
             raise StoreError(msg)
         self.ensure_tables()
         return self.run(
-            lambda: self._dialect.commit(
+            lambda: self.dialect.commit(
                 self.database, saves, letters, amendments, ledger, lock_seconds=lock_seconds
             )
         )
@@ -162,28 +159,38 @@ class SnapshotStore:
         if not renewals:
             return []
         self.ensure_tables()
-        return self.run(lambda: self._dialect.renew(self.database, renewals))
+        return self.run(lambda: self.dialect.renew(self.database, renewals))
 
     def locked(self, row_keys: Sequence[RowKey]) -> set[RowKey]:
         """Return the addresses whose rows another transaction has locked at the moment; none on SQLite.
 
         A row that another transaction has inserted and not committed yet is not seen.
         """
-        return self.run(lambda: self._dialect.locked(self.database, row_keys)) if row_keys else set()
+        return self.run(lambda: self.dialect.locked(self.database, row_keys)) if row_keys else set()
 
     def delete_letter(self, number: int) -> bool:
-        """Remove a dead letter whose key has no row. False: there is none."""
-        sql = f"DELETE FROM projection_dead_letters WHERE id = {self.database.param}"
+        """Remove a dead letter whose key has no row, and return whether there was one of this id."""
+        sql = self.dialect.statements.delete_letter
         return bool(self.run(lambda: self.database.execute_sql(sql, (number,)).rowcount))
 
-    def settle(self, doubt: CommitInDoubt, ledger: Ledger) -> list[bool] | None:
-        """Return what the commit in doubt would have returned, or None if it did not happen."""
-        committed = self.run(lambda: ledger.has_committed(self.database, doubt.turn))
+    def resolve(self, doubt: CommitInDoubt, ledger: Ledger) -> list[bool] | None:
+        """Find out whether a commit in doubt happened.
+
+        Args:
+            doubt: The error of the commit.
+            ledger: The ledger that the commit was given.
+
+        Returns:
+            The result that the commit would have returned, or None if it did not happen.
+        """
+        number = doubt.transaction_number
+        committed = self.run(lambda: self.dialect.has_committed(self.database, ledger, number))
         return doubt.written if committed else None
 
-    def sign_off(self, ledger: Ledger) -> None:
-        """Remove what a writer's ledger left in the database, at the end of its life."""
-        self.run(lambda: ledger.sign_off(self.database))
+    def remove_writer(self, ledger: Ledger) -> None:
+        """Remove the row of a ledger, at the end of its writer's life."""
+        if ledger.is_used:
+            self.run(lambda: self.dialect.remove_writer(self.database, ledger))
 
     # -- one-off values, for apps
 

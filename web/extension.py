@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, current_app, has_app_context
 
 from ..actors import EventBus, NotStarted, Observer, Projection, ProjectionSystem
-from .access.authorization import Access, Authorize, AuthorizeAdmin, Identify
+from .access.admin import AuthorizeAdmin
+from .access.read import Access, Authorize, Identify
 from .app_registry import EXTENSION, KeyfoldState
 from .cli.commands import make_cli
 from .live.hub import Hub
@@ -137,9 +138,22 @@ def create_app(
 ) -> Flask:
     """Return a WSGI app with the routes of one system, to mount under a path of any WSGI host.
 
-    Further keywords are those of WebSettings; ``tuning`` is a dict of its tuning keys. Call it before the
-    first dispatch: it becomes the system's broadcaster. Raises RuntimeError if the system has another one, or
-    has started.
+    Call it before the first dispatch: the app becomes the system's broadcaster.
+
+    Args:
+        system: The system. It must have no other broadcaster.
+        authorize: Says whether a request may read a key, as that of ``Keyfold``.
+        authorize_admin: Says whether a request may use the admin endpoints, as that of ``Keyfold``.
+        identify: Returns the user behind a connection, as that of ``Keyfold``.
+        tuning: The tuning keys of WebSettings.
+        settings: Further keywords are the other settings of WebSettings.
+
+    Returns:
+        A Flask app, which is a WSGI app.
+
+    Raises:
+        ProjectionError: A setting is wrong; the message names it.
+        RuntimeError: The system has another broadcaster, or has started.
     """
     web_settings = make_web_settings(settings, tuning, stacklevel=2)
     hub = Hub(web_settings)

@@ -19,7 +19,7 @@ from ..actors.settings import (
     field_names,
     merge_tuning,
 )
-from .access.origins import parse_origin
+from .access.origin import parse_origin
 from .live.settings import LiveSettings, LiveTuning
 
 _PREFIX = "KEYFOLD_"

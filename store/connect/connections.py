@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import StatementRefused, StoreError, StoreRejected
-from .database import describe, driver_error
+from .database import describe_database, driver_error
 
 if TYPE_CHECKING:
     import peewee
@@ -24,15 +24,18 @@ T = TypeVar("T")
 class Connections:
     """The connections of all threads to the database of one store."""
 
-    def __init__(self, database: peewee.Database, dialect: Dialect) -> None:
+    def __init__(self, database: peewee.Database, dialect: Dialect, *, file_required: bool) -> None:
         self._database = database
         self._dialect = dialect
         self._thread = threading.local()
         self._kept: dict[int, Any] = {}
         # Connections of a parent process: kept, since freeing one would end it over there.
         self._inherited: list[Any] = []
-        self.file_has_to_be_there = False
-        """No new connection may make a file where there is none any more."""
+        self._file_required = file_required
+
+    def require_file(self) -> None:
+        """From now on, refuse a new connection that would make a file where there is none any more."""
+        self._file_required = True
 
     def keep(self) -> None:
         """Let the calling thread keep its connection between calls, until ``disconnect``."""
@@ -101,7 +104,7 @@ class Connections:
             failure = (
                 error
                 if isinstance(error, StoreError)
-                else self._dialect.classify(driver_error(error), describe(self._database))
+                else self._dialect.classify(driver_error(error), describe_database(self._database))
             )
             if not isinstance(failure, (StoreRejected, StatementRefused)):
                 self._drop_connection()
@@ -115,7 +118,7 @@ class Connections:
     def _connect(self) -> None:
         keeps = getattr(self._thread, "keeps", False)
         try:
-            if self.file_has_to_be_there:
+            if self._file_required:
                 self._dialect.before_connecting(self._database)
             self._thread.opened = not keeps
             # Another thread's pool, and an app's own connect hook, may raise anything. No data was sent.
@@ -123,7 +126,9 @@ class Connections:
         except StoreError:
             raise
         except Exception as error:
-            raise self._dialect.classify_connecting(driver_error(error), describe(self._database)) from error
+            raise self._dialect.classify_connecting(
+                driver_error(error), describe_database(self._database)
+            ) from error
         if keeps:
             self._kept[threading.get_ident()] = self._database.connection()
         self._dialect.connected(self._database)

@@ -10,6 +10,8 @@ from typing import Any
 
 import peewee
 
+from ..rows import as_utc
+
 NAME_LENGTH = 128
 KEY_LENGTH = 512
 
@@ -26,12 +28,6 @@ class UtcField(peewee.Field):
     def python_value(self, value: Any) -> datetime | None:
         """Return a datetime in UTC."""
         return None if value is None else as_utc(value)
-
-
-def as_utc(value: datetime | str) -> datetime:
-    """Return what either database gives for a moment as a datetime in UTC."""
-    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 class ProjectionSnapshot(peewee.Model):

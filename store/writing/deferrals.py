@@ -11,8 +11,8 @@ from .writer_messages import size_of
 
 if TYPE_CHECKING:
     from ..errors import StatementRefused
-    from .writer_facts import WriterFacts
     from .writer_messages import Message
+    from .writer_stats import WriterStats
 
 _logger = logging.getLogger("keyfold.writer")
 
@@ -34,7 +34,7 @@ class _Deferral:
 class Deferrals:
     """Each message waits with a backoff of its own, so that one row that stays locked keeps no other one waiting."""
 
-    def __init__(self, facts: WriterFacts) -> None:
+    def __init__(self, facts: WriterStats) -> None:
         self._facts = facts
         # By the id of the message, which lives as long as its entry.
         self._waiting: dict[int, _Deferral] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import random
 import threading
 from collections import deque
 from time import monotonic
@@ -13,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 
+from ..backoff import backoff
 from ..errors import CommitInDoubt, StatementRefused, StoreError, StoreRejected
 from .deferrals import Deferrals
 from .ledger import Ledger
-from .writer_facts import WriterFacts
 from .writer_inbox import Retry, WriterInbox
 from .writer_messages import KINDS, Amend, Answer, Load, Message, Rejected, Write, answers_to, size_of
+from .writer_stats import WriterStats
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("keyfold.writer")
 
 _MOST_BYTES = 8 * 1024 * 1024
-_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 2.0
 _LOCK_SECONDS = 0.3
 """How long a commit waits for rows that others have locked; other processes write them for milliseconds."""
 _SHORT_LOCK_SECONDS = 0.05
@@ -53,7 +52,7 @@ class SnapshotWriter(pykka.ThreadingActor):
     actor_inbox: WriterInbox
 
     def __init__(
-        self, store: SnapshotStore, *, commit_limit: int, give_up: threading.Event, facts: WriterFacts
+        self, store: SnapshotStore, *, commit_limit: int, give_up: threading.Event, facts: WriterStats
     ) -> None:
         super().__init__()
         self._store = store
@@ -82,7 +81,7 @@ class SnapshotWriter(pykka.ThreadingActor):
         self._fail_all("the writer has stopped")
         if not self._facts.trouble:
             try:
-                self._store.sign_off(self._ledger)
+                self._store.remove_writer(self._ledger)
             except StoreError:
                 _logger.info("the ledger row stays behind; a later writer removes it", exc_info=True)
         self._store.disconnect()
@@ -195,14 +194,14 @@ class SnapshotWriter(pykka.ThreadingActor):
         loads = [message for message in group if type(message) is Load]
         amendments = [message.amendment for message in group if type(message) is Amend]
         letters = [letter for load in loads for letter in load.letters]
-        backoff = _FIRST_BACKOFF
+        failures = 0
         rows: dict[RowKey, Row] | None = None
         doubt: CommitInDoubt | None = None
         written: list[bool] | None = None
         while written is None:
             try:
                 if doubt is not None:
-                    written, doubt = self._store.settle(doubt, self._ledger), None
+                    written, doubt = self._store.resolve(doubt, self._ledger), None
                 if rows is None:
                     # Before the commit: what is refused here was then not committed either, and the
                     # group may be split. No key is in a group twice, so the order shows nowhere.
@@ -215,9 +214,9 @@ class SnapshotWriter(pykka.ThreadingActor):
                 doubt = error if isinstance(error, CommitInDoubt) else doubt
                 self._note_trouble(error)
                 self._facts.retries += 1
-                if self._give_up.wait(backoff * random.uniform(0.5, 1.0)):  # noqa: S311  # jitter
+                if self._give_up.wait(backoff(failures)):
                     raise doubt or error from error.__cause__
-                backoff = min(_LONGEST_BACKOFF, 2 * backoff)
+                failures += 1
         if writes or letters or amendments or not self._deferrals:
             self._note_recovery()
         return answers_to(group, written, rows or {})

@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ...actors import Broadcaster, Committed, Loop, ProjectionSystem
+from ...actors import Broadcaster, Committed, ProjectionSystem
+from ...actors.pool.threads import ThreadHealth
 from ...store import Position
 from .background_jobs import BackgroundJobs
 from .backplane.cross_process_sync import CrossProcessSync
@@ -30,7 +31,7 @@ from .row_reader import RowReader
 from .settings import LiveSettings
 
 if TYPE_CHECKING:
-    from ...store import Row
+    from ...store.rows import Row
 
 Wish = tuple[str, str, Position | None]
 """Projection, key, and the position to go on from."""
@@ -311,7 +312,7 @@ class Hub(Broadcaster):
         self._all_told.set()
         reactor.stop(timeout)
 
-    def loops(self) -> list[Loop]:
+    def loops(self) -> list[ThreadHealth]:
         reactor = self._reactor
         return (
             []

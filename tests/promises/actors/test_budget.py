@@ -18,7 +18,7 @@ import pytest
 from keyfold.actors import Projection, ProjectionSystem, Receipt, engine
 from keyfold.actors.pool.dispatcher import Dispatcher
 from keyfold.actors.upkeep.sweeper import Sweeper
-from keyfold.store import SAVED, Load, Loaded
+from keyfold.store.writing.writer_messages import SAVED, Load, Loaded
 from support.counting import Total
 
 EVENTS = 1_000

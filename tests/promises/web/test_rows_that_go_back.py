@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from flask import Flask
 from keyfold.actors import Projection, ProjectionSystem
-from keyfold.store import Head
+from keyfold.store.rows import Head
 from keyfold.web import Keyfold
 from support.counting import Added, Total
 from support.damage import Replica, copy_row, restore

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
-from ....store import Head, Position, differ
+from ....store import Position
+from ....store.rows import Head, differ
 from ..settings import LiveSettings
 from .inbox import Turn
 

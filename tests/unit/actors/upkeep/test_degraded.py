@@ -157,7 +157,7 @@ def test_broken_keys_are_counted_up_to_a_bound() -> None:
     degraded = Degraded()
     for number in range(MAX_KEYS + 5):
         degraded.note(f"{number:05}", StoreError("x" * 10_000))
-    shown = degraded.facts()
+    shown = degraded.stats()
     assert (shown["degraded"], list(shown["degraded_keys"])) == (MAX_KEYS, [f"{n:05}" for n in range(20)])
     assert all(len(error) <= 500 for error in shown["degraded_keys"].values())
     degraded.note("00000", StoreError("again"))
@@ -165,7 +165,7 @@ def test_broken_keys_are_counted_up_to_a_bound() -> None:
     for number in range(MAX_KEYS):
         degraded.clear(f"{number:05}")
     assert not degraded
-    assert degraded.facts() == {"degraded": 0, "degraded_keys": {}}
+    assert degraded.stats() == {"degraded": 0, "degraded_keys": {}}
 
 
 def test_the_facts_say_whether_states_are_verified(system: ProjectionSystem) -> None:

@@ -10,24 +10,11 @@ from contextlib import closing
 import psycopg2
 import pykka
 import pytest
-from keyfold.store import (
-    CONFLICT,
-    SAVED,
-    Answer,
-    DeadLetter,
-    Load,
-    Loaded,
-    Position,
-    Rejected,
-    Save,
-    SnapshotStore,
-    SnapshotWriter,
-    StoreError,
-    StoreRejected,
-    StoreUnavailable,
-    Write,
-    WriterFacts,
-)
+from keyfold.store import Position, SnapshotStore, StoreError, StoreRejected, StoreUnavailable
+from keyfold.store.rows import DeadLetter, Save
+from keyfold.store.writing.writer import SnapshotWriter
+from keyfold.store.writing.writer_messages import CONFLICT, SAVED, Answer, Load, Loaded, Rejected, Write
+from keyfold.store.writing.writer_stats import WriterStats
 from support.parking import DEADLINE, Parking
 from support.postgres import PostgresServer
 
@@ -38,7 +25,7 @@ class Writer:
     """A running writer, and the answers it gave."""
 
     def __init__(self, store: SnapshotStore) -> None:
-        self.facts = WriterFacts()
+        self.facts = WriterStats()
         self.give_up = threading.Event()
         self.answers: queue.SimpleQueue[tuple[str, Answer]] = queue.SimpleQueue()
         self.ref = SnapshotWriter.start(store, commit_limit=100, give_up=self.give_up, facts=self.facts)

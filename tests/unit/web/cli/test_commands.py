@@ -14,7 +14,8 @@ import pytest
 from click.testing import Result
 from flask import Flask
 from keyfold.actors import Projection, ProjectionSystem, StoreError
-from keyfold.store import Processes, Queries
+from keyfold.store.operator_queries import Queries
+from keyfold.store.processes import Processes
 from keyfold.web import Keyfold
 from support.damage import damage
 from support.parking import DEADLINE

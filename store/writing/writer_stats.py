@@ -10,7 +10,7 @@ from typing import Any
 _RECENT = 512
 
 
-class WriterFacts:
+class WriterStats:
     """Numbers of one writer. Only its thread changes them; reading them takes no lock."""
 
     def __init__(self) -> None:
