@@ -33,7 +33,7 @@ from .pool.pooled_actor import PooledActor
 from .projection import Projection
 from .receipt import Applied, Receipt
 from .runtime import ProjectionRuntime
-from .settings import Settings, check_setting
+from .settings import Settings
 from .system import ProjectionSystem, all_systems
 
 __all__ = [
@@ -73,5 +73,4 @@ __all__ = [
     "WouldDeadlock",
     "all_systems",
     "channel_of",
-    "check_setting",
 ]

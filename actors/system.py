@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from time import monotonic
 from types import FrameType, TracebackType
@@ -22,7 +22,7 @@ from .event_bus import EventBus
 from .pool.threads import ThreadHealth, on_dispatcher_thread, on_own_thread
 from .projection import EventT, Projection, StateT, check_projection
 from .runtime import ProjectionRuntime
-from .settings import Settings
+from .settings import make_settings
 from .upkeep.readers import Readers, on_reader_thread
 from .upkeep.reporter import Reporter
 
@@ -51,8 +51,9 @@ class ProjectionSystem:
     """Projections over one database, without Flask. Safe from any thread; also a context manager.
 
     ``database`` is a URL (``sqlite:///shop.db``, ``postgresql://…``) or a ``peewee.Database`` of the
-    app. Keywords are those of Settings. Nothing starts before the first dispatch, and a forked child
-    starts afresh, so a system may be made before a server forks its workers.
+    app. Further keywords are those of Settings; ``tuning`` is a dict of its tuning keys. Nothing starts
+    before the first dispatch, and a forked child starts afresh, so a system may be made before a server
+    forks its workers.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class ProjectionSystem:
         database: str | peewee.Database,
         *,
         broadcaster: Broadcaster | None = None,
+        tuning: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        self.settings = Settings(**settings)
+        self.settings = make_settings(settings, tuning, stacklevel=2)
         self.store = SnapshotStore(database, auto_migrate=self.settings.auto_migrate)
         self.broadcaster = broadcaster
         self.bus = EventBus()

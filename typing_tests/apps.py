@@ -50,7 +50,7 @@ def make() -> Flask:
 
 def mount(system: ProjectionSystem) -> Flask:
     """Without an app of one's own."""
-    return create_app(system, authorize=authorize, heartbeat_seconds=10)
+    return create_app(system, authorize=authorize, tuning={"heartbeat_seconds": 10})
 
 
 def follow() -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -23,7 +23,7 @@ from .live.hub import Hub
 from .operator.health import Health
 from .operator.overview import OVERVIEW, Overview
 from .routes import make_blueprint
-from .settings import ConfigError, WebSettings, read_config
+from .settings import ConfigError, WebSettings, make_web_settings, read_config
 from .signals import SignalObserver
 from .sock_reader import OPTIONS, install_reader
 from .sockets import release_unused, serve_socket
@@ -100,7 +100,7 @@ class Keyfold:
         if EXTENSION in app.extensions:
             msg = "this app has Keyfold already: call init_app once for each app"
             raise RuntimeError(msg)
-        database, keywords, settings = read_config(app.config)
+        database, keywords, settings = read_config(app.config, stacklevel=2)
         settings = _with_ping_interval(settings, app)
         hub = Hub(settings)
         system = ProjectionSystem(database, broadcaster=hub, **keywords)
@@ -218,6 +218,7 @@ def create_app(
     authorize: Authorize | None = None,
     authorize_admin: AuthorizeAdmin | None = None,
     identify: Identify | None = None,
+    tuning: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Flask:
     """Return a WSGI app with the routes of one system, to mount under a path of any WSGI host.
@@ -225,17 +226,21 @@ def create_app(
     Call it before the first dispatch: its hub becomes the system's broadcaster.
 
     Args:
-        system: The system whose keys are served.
-        authorize: As for ``Keyfold``.
-        authorize_admin: As for ``Keyfold``.
-        identify: As for ``Keyfold``.
-        **settings: The fields of WebSettings, each the config key ``KEYFOLD_…`` in lower case, without the prefix.
+        system: The system. It must have no other broadcaster.
+        authorize: Says whether a request may read a key, as that of ``Keyfold``.
+        authorize_admin: Says whether a request may use the admin endpoints, as that of ``Keyfold``.
+        identify: Returns the user behind a connection, as that of ``Keyfold``.
+        tuning: The tuning keys of WebSettings.
+        **settings: Further keywords are the other settings of WebSettings.
+
+    Returns:
+        A Flask app, which is a WSGI app.
 
     Raises:
+        ProjectionError: A setting is wrong; the message names it.
         RuntimeError: The system has another broadcaster, or has started.
-        ProjectionError: A setting is malformed.
     """
-    web_settings = WebSettings(**settings)
+    web_settings = make_web_settings(settings, tuning, stacklevel=2)
     hub = Hub(web_settings)
     system.broadcast_to(hub)
     hub.serve(system)

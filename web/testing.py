@@ -25,7 +25,7 @@ def keyfold_config() -> Iterator[dict[str, Any]]:
     made are closed after it.
     """
     before = set(map(id, all_systems()))
-    yield {"KEYFOLD_DATABASE": "sqlite://", "KEYFOLD_REPORT_SECONDS": 0}
+    yield {"KEYFOLD_DATABASE": "sqlite://", "KEYFOLD_TUNING": {"report_seconds": 0}}
     for system in all_systems():
         if id(system) not in before:
             system.close()

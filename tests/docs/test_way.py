@@ -113,11 +113,13 @@ def served(recorder: Recorder, sqlite_url: str) -> Iterator[tuple[Keyfold, Flask
     app = Flask("way")
     app.config.update(
         KEYFOLD_DATABASE=sqlite_url,
-        KEYFOLD_REPORT_SECONDS=0,
-        KEYFOLD_HEARTBEAT_SECONDS=3600,
-        KEYFOLD_PING_SECONDS=3600,
-        KEYFOLD_SILENCE_SECONDS=7200,
         KEYFOLD_IDLE_SECONDS=3600,
+        KEYFOLD_TUNING={
+            "report_seconds": 0,
+            "heartbeat_seconds": 3600,
+            "ping_seconds": 3600,
+            "silence_seconds": 7200,
+        },
     )
     keyfold.init_app(app)
     with serve(app) as site:

@@ -50,7 +50,7 @@ def test_a_pool_of_the_apps_own_that_is_exhausted_is_waited_for(postgres_url: st
     database = PooledPostgresqlDatabase(
         parts.path[1:], max_connections=2, user="postgres", host=parts.hostname, port=parts.port
     )
-    with ProjectionSystem(database, close_timeout=5, report_seconds=0) as system:
+    with ProjectionSystem(database, close_timeout=5, tuning={"report_seconds": 0}) as system:
         totals = system.register(Totals())
         totals.apply_event(Added("a"), DEADLINE)
         # The writer's connection breaks, and a request thread has the last one when it connects again.

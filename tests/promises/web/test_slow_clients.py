@@ -82,7 +82,7 @@ class Large:
 
 @pytest.fixture
 def large(make_app: Callable[..., Flask]) -> Iterator[Large]:
-    app = make_app(KEYFOLD_OUTBOX_BYTES=20_000)
+    app = make_app(KEYFOLD_TUNING={"outbox_bytes": 20_000})
     with serve(app) as site, ExitStack() as stack:
         yield Large(app, site.port, stack)
 
