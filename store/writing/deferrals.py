@@ -54,8 +54,8 @@ class Deferrals:
         Args:
             message: The message; it may wait already.
             error: Why it can't be committed.
-            at_fault: It was refused alone, or its row is locked. Otherwise it was in a group with a message at fault
-                that there was no time to find, and it is tried again soon.
+            at_fault: It was refused alone, or its row is locked. Otherwise it was in a group with a message
+                at fault that there was no time to find, and it is tried again soon.
             row_is_locked: The lock of this row is certain to be the only reason.
         """
         now = monotonic()
@@ -106,7 +106,8 @@ class Deferrals:
     def is_everything_stuck(self) -> bool:
         """Return whether probably nothing at all can be written, and not only these rows.
 
-        That is so when several messages wait for another reason than locks of their rows, and none was committed since.
+        That is so when several messages wait for another reason than locks of their rows, and none was
+        committed since.
         """
         since = self._committed_at
         waiting = (d for d in self._waiting.values() if not d.row_is_locked and d.since > since)

@@ -41,7 +41,7 @@ _MAX_BYTES = 8 * 1024 * 1024
 """The size of the states from which a commit takes no further message."""
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 2.0
 _LOCK_SECONDS = 0.3
-"""How long a commit waits for rows that others have locked; other processes lock them for milliseconds only."""
+"""How long a commit waits for locked rows. Other processes lock them for milliseconds only."""
 _SHORT_LOCK_SECONDS = 0.05
 """The same while the writer searches for the locked rows, or while messages are deferred."""
 _SEARCH_SECONDS = 0.5
@@ -56,8 +56,8 @@ class SnapshotWriter(pykka.ThreadingActor):
     - It succeeds. Each message is answered, by Conflict if its row has changed.
     - The database refuses the data of some message for good. The group is halved until that message stands
       alone, and it is answered Rejected; the others go on.
-    - Some message can't be done now, for instance since its row is locked. It is found, deferred, and tried again on
-      its own until it succeeds; the others go on.
+    - Some message can't be done now, for instance since its row is locked. It is found, deferred, and tried
+      again on its own until it succeeds; the others go on.
     - The database is unavailable. The writer keeps the group and tries again, until ``give_up`` is set.
     - The answer to a COMMIT was lost. The ledger tells whether it happened.
 
@@ -85,8 +85,8 @@ class SnapshotWriter(pykka.ThreadingActor):
         self._give_up = give_up
         self._stats = stats
         self._ledger = Ledger()
-        # The groups that are still to be done, the next one last. Each message that was taken and is not answered is
-        # in one of them, or is deferred.
+        # The groups that are still to be done, the next one last. Each message that was taken and is not
+        # answered is in one of them, or is deferred.
         self._groups: list[deque[WriterMessage]] = []
         self._deferrals = Deferrals()
         self._lock_seconds = _LOCK_SECONDS
@@ -124,9 +124,7 @@ class SnapshotWriter(pykka.ThreadingActor):
                 stop = self._take(message)
             self._work()
         except BaseException as error:
-            _logger.exception(
-                "the writer failed; the messages that it had taken are not committed, or their answers are lost"
-            )
+            _logger.exception("the writer failed; its messages are not committed, or their answers are lost")
             self._fail_all(f"the writer failed: {type(error).__name__}: {error}", deferred=False)
         self.actor_inbox.wake_at(self._deferrals.next_check_at())
         self._stats.busy_since = None
@@ -159,7 +157,7 @@ class SnapshotWriter(pykka.ThreadingActor):
         return None
 
     def _take_deferred(self) -> None:
-        """Make a group of the deferred messages that are due. Once the system closes, all of them are answered."""
+        """Make a group of the deferred messages that are due; once the system closes, answer all of them."""
         if self._give_up.is_set():
             self._fail_all("the system closes")
             return
@@ -360,8 +358,8 @@ _WAKE_UP = _Envelope(_RETRY)
 class WriterInbox:
     """The writer's inbox: a queue that also wakes the writer at a given time.
 
-    ``_RETRY`` never comes twice in a row while messages wait. Pykka's default inbox, ``queue.Queue``, takes four times
-    as long per message.
+    ``_RETRY`` never comes twice in a row while messages wait. Pykka's default inbox, ``queue.Queue``, takes
+    four times as long per message.
     """
 
     def __init__(self) -> None:
@@ -373,7 +371,7 @@ class WriterInbox:
         self._has_retried = False
 
     def wake_at(self, moment: float | None) -> None:
-        """Let ``get`` return a retry at a moment of the monotonic clock, or never. Called by the writer's thread."""
+        """Let ``get`` return a retry at a monotonic time, or never. Only the writer's thread calls it."""
         self._wake_at = moment
 
     def get(self) -> Any:
@@ -393,7 +391,7 @@ class WriterInbox:
         return _WAKE_UP
 
     def take_all(self, types: tuple[type, ...]) -> list[Any]:
-        """Remove the messages of these types, as ``isinstance`` takes them, and return them in their order."""
+        """Remove the messages of these types, and return them in their order."""
         envelopes = []
         while not self.empty():
             envelopes.append(self.get_nowait())

@@ -38,8 +38,8 @@ Answer = Loaded | Saved | Conflict | Rejected
 class Reply(Protocol):
     """Takes the answer to one message.
 
-    The SnapshotWriter calls it once per message, on its own thread, after the commit. It has to return soon, as all
-    other answers wait for it; an exception is logged and has no other effect.
+    The SnapshotWriter calls it once per message, on its own thread, after the commit. It has to return soon,
+    as all other answers wait for it; an exception is logged and has no other effect.
     """
 
     def __call__(self, answer: Answer, /) -> None:
@@ -98,7 +98,8 @@ def answers_to(
 
     Args:
         group: The messages.
-        written: The result of the commit: first for the saves, then for the amendments, each in the group's order.
+        written: The result of the commit: first for the saves, then for the amendments, each in the group's
+            order.
         rows: The rows that the loads found.
     """
     writes = sum(type(message) is Write for message in group)

@@ -13,8 +13,8 @@ _RECENT = 512
 class WriterStats:
     """The counters and the state of one writer.
 
-    Only the writer's thread changes them, attribute by attribute; reading them takes no lock. It has more than twelve
-    attributes, as each is one number of the public stats.
+    Only the writer's thread changes them, attribute by attribute; reading them takes no lock. It has more
+    than twelve attributes, as each is one number of the public stats.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class WriterStats:
         self._seconds.append(seconds)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the numbers as JSON-able values. Percentiles are over the last 512 commits, latencies in milliseconds."""
+        """Return the numbers as JSON-able values; percentiles are over the last 512 commits."""
         seconds, sizes = sorted(self._seconds.copy()), sorted(self._sizes.copy())
         return {
             "commits": self.commits,
