@@ -12,7 +12,9 @@ from flask_sock import Sock
 from msgspec import json
 from werkzeug.exceptions import HTTPException, InternalServerError, NotFound, ServiceUnavailable
 
-from ..actors import Closed, NewerRow, channel_of
+from ..actors import Closed
+from ..actors.broadcaster import channel_of
+from ..actors.errors import NewerRow
 from ..store import Position, StoreError, StoreUnavailable
 from .app_registry import current_state
 from .live.connections.event_stream import PREAMBLE, EventStream

@@ -6,7 +6,8 @@ import threading
 from dataclasses import dataclass, field
 
 from flask import Flask
-from keyfold.actors import Committed, Projection
+from keyfold.actors import Projection
+from keyfold.actors.broadcaster import Committed
 from keyfold.store import Position
 from keyfold.web import Keyfold
 from orders import serve_orders

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import click
-from keyfold.actors import Settings
+from keyfold.actors.settings import Settings
 from keyfold.web.cli.commands import make_cli
 from keyfold.web.operator.actions import ACTIONS
 from keyfold.web.operator.metrics import Metrics

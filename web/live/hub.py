@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ...actors import Broadcaster, Committed, ProjectionSystem
+from ...actors import ProjectionSystem
+from ...actors.broadcaster import Broadcaster, Committed
 from ...actors.pool.threads import ThreadHealth
 from ...store import Position
 from .background_jobs import BackgroundJobs

@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 from wsproto.frame_protocol import CloseReason, Opcode
 
-from ....actors import InvalidKey, UnknownProjection, channel_of
+from ....actors import InvalidKey
+from ....actors.broadcaster import channel_of
+from ....actors.errors import UnknownProjection
 from ....store import Position
 from ..channels.batch import Batch
 from ..channels.subscription import Subscription
