@@ -159,6 +159,22 @@ def test_mounting(run: Run) -> None:
         assert "watch" in client.get("/live/keyfold/keyfold.js").text
 
 
+def test_flask_sock(run: Run) -> None:
+    """Both handlers give their sockets to the hub."""
+    page = run("howto/flask_sock.md")
+    with serve(page.app) as site:
+        live = site._open("/matches/final/live", {})
+        assert live.socket.recv() == "welcome to final"
+        assert live.next()["version"] == 0
+        beside = site._open("/matches/final/beside/other", {})
+        assert sorted(beside.next_of_many()["type"] for _ in range(4)) == ["snapshot"] * 2 + ["subscribed"] * 2
+        page.keyfold.bus.dispatch(page.Scored("final"))
+        assert live.next()["data"] == beside.next_of_many()["data"] == 1
+        live.close()
+        beside.close()
+        page.keyfold.system.close()
+
+
 def test_sqlalchemy(run: Run) -> None:
     """After a commit, and never after a rollback."""
     keyfold = Keyfold()
