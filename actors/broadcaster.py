@@ -115,4 +115,10 @@ class Observer(Protocol):
         """
 
     def failed(self, error: ProjectionError, event: object, /) -> None:
-        """Take note of an event that could not be folded, and is a dead letter now."""
+        """Take note of an event that could not be folded, and is a dead letter now.
+
+        Args:
+            error: The ApplyError, which names the projection, the key and the version; ``__cause__`` is the
+                exception that ``apply`` raised.
+            event: The event.
+        """

@@ -7,15 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..store import (
-    Amendment,
-    CommitInDoubt,
-    Position,
-    Queries,
-    StoredLetter,
-    VersionConflict,
-    check_key,
-)
+from ..store import CommitInDoubt, Position, StoredLetter, VersionConflict
+from ..store.operator_queries import Queries
+from ..store.rows import Amendment
+from ..store.validation import check_key
 from .errors import BroadcastError, InvalidEvent, KeyHalted, LetterNotFound, WouldDeadlock
 from .key_actor.commands import Recalled, Retried, Retry
 from .pool.threads import on_dispatcher_thread

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 
-from ..store import SnapshotWriter, StoreError, WriterFacts
+from ..store import StoreError
+from ..store.writing.writer import SnapshotWriter
+from ..store.writing.writer_stats import WriterStats
 from .key_actor.actor_context import ActorContext
 from .key_actor.population import Population
 from .key_actor.publishing import Publisher
@@ -71,7 +73,7 @@ class Engine:
         self._timer = Timer()
         self._give_up = threading.Event()
         self._supervisors: list[Supervisor] = []
-        self._writer_facts = WriterFacts()
+        self._writer_facts = WriterStats()
         self._writer: ActorRef[SnapshotWriter] | None = None
 
     def add(self, runtime: ProjectionRuntime[Any, Any]) -> Supervisor:
@@ -108,7 +110,7 @@ class Engine:
                 self._store,
                 commit_limit=self._settings.commit_limit,
                 give_up=self._give_up,
-                facts=self._writer_facts,
+                stats=self._writer_facts,
             )
         finally:
             # Out of Pykka's global registry: its stop_all(), which also runs when any actor of the app raises

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pykka import ActorDeadError
 
 from ..store import Position, ProjectionError, StoreError
-from ..store.describe import describe
+from ..store.errors import describe
 
 
 class NotStarted(ProjectionError):

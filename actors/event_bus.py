@@ -91,7 +91,12 @@ class EventBus:
         self._register(event_type, priority, listener, None)
 
     def on(self, event_type: type[Any], *, priority: int = 0) -> Callable[[ListenerT], ListenerT]:
-        """Decorate a function to listen for events of this type: ``listen`` as a decorator."""
+        """Return a decorator that makes a function listen for events of a type, as ``listen`` does.
+
+        Args:
+            event_type: A class. Events of its subclasses are included.
+            priority: Listeners of a higher priority are called first; projections have 0.
+        """
 
         def register(listener: ListenerT) -> ListenerT:
             self.listen(event_type, listener, priority=priority)

@@ -7,7 +7,8 @@ from typing import Any
 
 from msgspec import json as _json
 
-from ..store import Codec, Row
+from ..store.codec import Codec
+from ..store.rows import Row
 from .errors import newer_row
 from .projection import Projection, delta_type
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
-from ..store import Codec, Position, ProjectionError, Row, Snapshot, StoreError, check_key, new_epoch
-from ..store.describe import describe
+from ..store import Position, ProjectionError, Snapshot, StoreError
+from ..store.codec import Codec
+from ..store.errors import describe
+from ..store.rows import Row, new_epoch
+from ..store.validation import check_key
 from .dead_letters import DeadLetters
 from .errors import (
     InvalidEvent,
@@ -122,6 +125,10 @@ class ProjectionRuntime(Generic[EventT, StateT]):
 
         A refusal raises while ``parts`` is empty. Otherwise it is appended as a Receipt that failed, since
         another key has the event already.
+
+        Args:
+            parts: The Receipts of the keys that took the event before. Appended to.
+            event: The event.
         """
         try:
             keys = self._keys_of(event)
@@ -252,9 +259,14 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         return state
 
     def upgraded(self, key: str, row: Row) -> Row:
-        """Return the row with its state in the shape of this release.
+        """Return the row with its state in the shape of this release. Updates ``degraded``.
 
-        Raises StoreError that names the key.
+        Args:
+            key: The key of the row.
+            row: The row as it was read.
+
+        Raises:
+            StoreError: The row is of a newer release, or can't be upgraded. The message names the key.
         """
         try:
             return self.codec.upgraded(row)

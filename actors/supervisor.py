@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..store import check_key
+from ..store.validation import check_key
 from .errors import Closed, MailboxFull
 from .key_actor.actor import KeyActor
 from .pool.threads import on_dispatcher_thread

@@ -8,20 +8,21 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from time import monotonic
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..store import Head, Row, SnapshotStore, StoreError, StoreUnavailable
+from ..store import SnapshotStore, StoreError, StoreUnavailable
+from ..store.rows import Head, Row
 from .engine import Engine
 from .errors import AlreadyRegistered, Closed, UnknownProjection, WouldDeadlock
 from .event_bus import EventBus
 from .pool.threads import ThreadHealth, on_dispatcher_thread, on_own_thread
 from .projection import EventT, Projection, StateT, check_projection
 from .runtime import ProjectionRuntime
-from .settings import Settings
+from .settings import make_settings
 from .upkeep.readers import Readers, on_reader_thread
 from .upkeep.reporter import Reporter
 
@@ -55,7 +56,8 @@ class ProjectionSystem:
     Args:
         database: A URL (``sqlite:///shop.db``, ``postgresql://…``) or a ``peewee.Database`` of the app.
         broadcaster: Shows commits to subscribers. None: there is none, or ``broadcast_to`` sets it.
-        **settings: The fields of Settings.
+        tuning: The tuning keys of Settings.
+        **settings: The stable fields of Settings.
 
     Raises:
         ProjectionError: A setting is unknown or malformed, or the URL is none.
@@ -66,9 +68,10 @@ class ProjectionSystem:
         database: str | peewee.Database,
         *,
         broadcaster: Broadcaster | None = None,
+        tuning: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        self.settings = Settings(**settings)
+        self.settings = make_settings(settings, tuning, stacklevel=2)
         self.store = SnapshotStore(database, auto_migrate=self.settings.auto_migrate)
         self.broadcaster = broadcaster
         self.bus = EventBus()
@@ -279,7 +282,15 @@ class ProjectionSystem:
     # -- reading
 
     def read_row(self, name: str, key: str) -> Row | None:
-        """Return the committed row of a key, or None. A row may be a tombstone. Raises StoreError."""
+        """Return the committed row of a key, in the shape of this release; None if there is none.
+
+        Args:
+            name: The name of the projection.
+            key: The key.
+
+        Raises:
+            StoreError: The database can't be asked, or the row can't be upgraded.
+        """
         return self.ask(self._reading(name, key))
 
     def submit_read(self, name: str, key: str, *, leaves: Head | None = None) -> Future[Row | None]:
@@ -348,7 +359,12 @@ class ProjectionSystem:
     def ask(self, ask: Callable[[], T], *, seconds: float | None = None) -> T:
         """Ask the database as ``submit`` does, and return the answer.
 
-        On a reader's own thread it asks at once.
+        Args:
+            ask: Called on a reader's thread; at once, if this is one.
+            seconds: How long an answer may take; None: the setting ``read_timeout``.
+
+        Raises:
+            StoreUnavailable: There was no answer in time; and everything that ``ask`` raises.
         """
         if on_reader_thread():
             return ask()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pprint
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from msgspec import json
 
-from ..store import check_key
 from ..store.codec import ReadBackError
+from ..store.validation import check_key
 from .projection import EventT, Projection, StateT, check_projection, event_types
 from .projection_codec import ProjectionCodec
 from .system import ProjectionSystem
@@ -22,18 +22,21 @@ _NOT_GIVEN: Any = object()
 
 
 @contextmanager
-def running(*projections: Projection[Any, Any], **settings: Any) -> Iterator[ProjectionSystem]:
+def running(
+    *projections: Projection[Any, Any], tuning: Mapping[str, Any] | None = None, **settings: Any
+) -> Iterator[ProjectionSystem]:
     """Run a system on a database in memory, and close it afterwards.
 
     Args:
         *projections: Registered before the system is returned.
-        **settings: The keywords of ProjectionSystem. No reports are written unless ``report_seconds`` says
-            so.
+        tuning: The tuning keys of the ProjectionSystem. Without ``report_seconds`` it writes no reports.
+        **settings: Further keywords of the ProjectionSystem.
 
     Yields:
         The system.
     """
-    with ProjectionSystem("sqlite://", **{"report_seconds": 0, **settings}) as system:
+    quiet = {} if "report_seconds" in settings else {"report_seconds": 0}
+    with ProjectionSystem("sqlite://", tuning={**quiet, **(tuning or {})}, **settings) as system:
         for projection in projections:
             system.register(projection)
         yield system

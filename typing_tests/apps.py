@@ -36,7 +36,7 @@ class Audit:
 
 
 keyfold = Keyfold(authorize=authorize, authorize_admin=authorize_admin, observers=[Audit()])
-Keyfold(authorize=lambda: True)  # type: ignore[arg-type,misc]  # pyright: ignore[reportArgumentType]
+Keyfold(authorize=lambda: True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def make() -> Flask:
@@ -51,7 +51,7 @@ def make() -> Flask:
 
 def mount(system: ProjectionSystem) -> Flask:
     """Without an app of one's own."""
-    return create_app(system, authorize=authorize, heartbeat_seconds=10)
+    return create_app(system, authorize=authorize, tuning={"heartbeat_seconds": 10})
 
 
 def follow() -> None:

@@ -1,4 +1,4 @@
-"""What Keyfold keeps for one app."""
+"""The objects of Keyfold that belong to one app."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flask import current_app
 
 if TYPE_CHECKING:
     from ..actors import ProjectionSystem
-    from .access.authorization import Access
+    from .access.read import Access
     from .live.hub import Hub
     from .operator.health import Health
     from .operator.metrics import Metrics
@@ -31,10 +31,10 @@ class KeyfoldState:
     overview: Overview
     health: Health
     metrics: Callable[[], Metrics]
-    """Makes them at the first call. Raises ImportError without the extra."""
+    """Makes the metrics at the first call. Raises ImportError without the extra ``metrics``."""
 
 
 def current_state() -> KeyfoldState:
-    """Return what Keyfold keeps for the app of this request."""
-    kept: KeyfoldState = current_app.extensions[EXTENSION]
-    return kept
+    """Return Keyfold's objects for the current app."""
+    state: KeyfoldState = current_app.extensions[EXTENSION]
+    return state

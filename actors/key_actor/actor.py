@@ -12,24 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pykka import ActorDeadError
 
-from ...store import (
-    Amend,
-    Conflict,
-    Head,
-    Load,
-    Loaded,
-    Position,
-    ProjectionError,
-    Rejected,
-    Row,
-    Save,
-    Saved,
-    StoreError,
-    StoreRejected,
-    Write,
-    new_commit_id,
-    new_epoch,
-)
+from ...store import Position, ProjectionError, StoreError, StoreRejected
+from ...store.rows import Head, Row, Save, new_commit_id, new_epoch
+from ...store.writing.writer_messages import Amend, Conflict, Load, Loaded, Rejected, Saved, Write
 from ..broadcaster import Committed
 from ..errors import MailboxSealed, apply_error, crash_error, newer_row, undecodable_row
 from ..pool.pooled_actor import PooledActor

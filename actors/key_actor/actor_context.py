@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pykka import ActorRef
 
-    from ...store import SnapshotWriter
+    from ...store.writing.writer import SnapshotWriter
     from ..pool.dispatcher import Dispatcher
     from ..pool.timer import Timer
     from ..projection_codec import ProjectionCodec

@@ -10,19 +10,9 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...store import (
-    Amend,
-    Amendment,
-    Head,
-    Position,
-    Save,
-    StoreError,
-    VersionConflict,
-    Write,
-    new_commit_id,
-    new_epoch,
-)
-from ...store.rows import differ
+from ...store import Position, StoreError, VersionConflict
+from ...store.rows import Amendment, Head, Save, differ, new_commit_id, new_epoch
+from ...store.writing.writer_messages import Amend, Write
 from ..broadcaster import Committed
 from ..errors import LetterNotFound, apply_error, key_halted
 from ..receipt import applied_of

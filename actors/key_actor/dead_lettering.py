@@ -8,8 +8,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...store import DeadLetter
-from ...store.describe import describe
+from ...store.errors import describe
+from ...store.rows import DeadLetter
 from ..receipt import Delivery
 
 if TYPE_CHECKING:

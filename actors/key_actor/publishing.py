@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...store.describe import describe
+from ...store.errors import describe
 from ..errors import BroadcastError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from ...store import quantile
+from ...store.writing.writer_stats import quantile
 
 SECONDS = 60
 """For how many seconds back the events of each second are known."""

@@ -166,7 +166,7 @@ def test_when_all_live_actors_are_busy_spawning_waits_and_then_refuses(
     make_system: Callable[..., ProjectionSystem],
 ) -> None:
     """Promise 9: an actor at work is never retired, so the limit pushes back on dispatch instead."""
-    system = make_system(max_live_actors=2, dispatch_timeout=0.05, dispatcher_threads=1)
+    system = make_system(max_live_actors=2, dispatch_timeout=0.05, tuning={"dispatcher_threads": 1})
     system.register(Totals())
     parking = Parking()
     receipts = [system.bus.dispatch(Added("a", 1, park_in(parking)))]

@@ -103,7 +103,7 @@ def test_what_another_process_mends_is_found_whole_at_the_next_report(
     make_system: Callable[..., ProjectionSystem],
 ) -> None:
     """A key that nobody asks for again does not stay degraded for ever."""
-    here, there = make_system(report_seconds=0.01), make_system()
+    here, there = make_system(tuning={"report_seconds": 0.01}), make_system()
     totals, elsewhere = here.register(Totals()), there.register(Totals())
     break_row(here, totals)
     with pytest.raises(StoreError):
@@ -351,7 +351,7 @@ def test_a_question_that_is_not_answered_in_time_is_unavailable(
     make_system: Callable[..., ProjectionSystem],
 ) -> None:
     """By the setting, or by the seconds given with the question; the database's name is in the message."""
-    system, parking = make_system(read_timeout=0.05), Parking()
+    system, parking = make_system(tuning={"read_timeout": 0.05}), Parking()
     try:
         with pytest.raises(StoreUnavailable, match=r"within 0\.05 s"):
             system.ask(parking.park)
