@@ -105,7 +105,7 @@ class ProjectionSystem:
 
         Raises:
             AlreadyRegistered: A projection of this name is registered already.
-            InvalidProjection: The projection can't run; the message says what is missing.
+            InvalidProjection: The projection can't run; the message names the missing part.
             Closed: The system is closed.
         """
         check_projection(projection)
