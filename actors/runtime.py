@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 class ProjectionRuntime(Generic[EventT, StateT]):
     """One projection in one system. Made by ``ProjectionSystem.register``; safe from any thread.
 
-    Reads return the committed state, never the working state of an actor.
+    Reads return the committed state, never the working state of an actor. It imports many modules, since it
+    is the door of an app to all that the library does with one projection.
     """
 
     def __init__(self, projection: Projection[EventT, StateT], system: ProjectionSystem) -> None:

@@ -109,7 +109,7 @@ def test_a_report_under_way_does_not_come_back_after_the_farewell(
     system = make_system()
     system.register(Totals()).apply_event(Added("a"), DEADLINE)
     reporter, parking, left = system.reporter, Parking(), threading.Event()
-    reporter.hooks.append(lambda _stats: parking.park())
+    reporter.on_report(lambda _stats: parking.park())
     leave = reporter._processes.leave
 
     def leave_and_tell(process: str) -> None:
