@@ -1,4 +1,4 @@
-"""The operator's page in Chromium: numbers move, sort, filter, each action, closed to all others."""
+"""The operator's page in Chromium: live numbers, sorting, filters, each action, closed to all others."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Sold:
 
 @dataclass
 class Sales:
-    """What was sold."""
+    """The pieces sold."""
 
     counts: list[int] = field(default_factory=list)
 
 
 class Shop(Projection[Sold, Sales]):
-    """Refuses what is in ``refused``; ``closed`` is not public."""
+    """Refuses the counts in ``refused``; ``closed`` is not public."""
 
     name = "shop.sales"
     public = True
@@ -99,7 +99,10 @@ class Desk:
 
     def cells(self, table: str) -> list[list[str]]:
         """Return the texts of a table's body."""
-        script = "return [...document.querySelectorAll(arguments[0])].map((tr) => [...tr.cells].map((td) => td.innerText))"
+        script = (
+            "return [...document.querySelectorAll(arguments[0])]"
+            ".map((tr) => [...tr.cells].map((td) => td.innerText))"
+        )
         rows: list[list[str]] = self.browser.execute_script(script, f"#{table} tbody tr")
         return rows
 
@@ -166,14 +169,14 @@ def opened(browser: Browser, url: str, *others: Shop) -> Iterator[Desk]:
 
 @pytest.fixture
 def desk(browser: Browser, sqlite_url: str) -> Iterator[Desk]:
-    """A desk whose operator has not signed in."""
+    """A desk, not signed in."""
     with opened(browser, sqlite_url, Ledger()) as made:
         yield made
 
 
 @pytest.fixture
 def signed_in(desk: Desk) -> Desk:
-    """A desk whose operator has signed in."""
+    """A desk, signed in."""
     desk.open()
     desk.sign_in()
     wait(desk.browser, lambda: text_of(desk.browser, "connection").endswith("live"))
@@ -207,11 +210,14 @@ def test_numbers_move_by_themselves(signed_in: Desk) -> None:
         desk.browser, lambda: {row[0]: row[column] for row in desk.cells("projections")}["shop.sales"] == "2"
     )
     wait(desk.browser, lambda: "events in each" in desk.browser.page_source)
-    asked = "return performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/overview')).length"
+    asked = (
+        "return performance.getEntriesByType('resource')"
+        ".filter((one) => one.name.endsWith('/overview')).length"
+    )
     assert desk.browser.execute_script(asked) == 0
     [[process, *rest]] = desk.cells("processes")
     assert "serves this page" in process
-    assert "–" in rest  # alone, it has nobody to hear of
+    assert "–" in rest  # there is no other process
 
 
 def test_it_shows_how_each_process_hears_of_the_others(signed_in: Desk) -> None:
@@ -403,13 +409,14 @@ def test_a_client_is_dropped(signed_in: Desk) -> None:
     watcher.close()
 
 
-def test_without_the_csrf_word_the_page_can_do_nothing(signed_in: Desk) -> None:
-    """What another site could make this browser send: the cookies, and no more."""
+def test_without_the_csrf_token_the_page_can_do_nothing(signed_in: Desk) -> None:
+    """Another site could make this browser send its cookies, but nothing more."""
     desk = signed_in
     desk.sell(1)
     script = """
     const [url, done] = arguments;
-    fetch(url, {method: "POST", headers: {"Content-Type": "application/json"}, body: '{"action": "wipe", "key": "pen"}'})
+    const headers = {"Content-Type": "application/json"};
+    fetch(url, {method: "POST", headers, body: '{"action": "wipe", "key": "pen"}'})
       .then((response) => done(response.status));
     """
     status: Any = desk.browser.execute_async_script(script, "/admin/projections/of/shop.sales/actions")
@@ -428,7 +435,7 @@ def test_the_page_holds_the_policy_it_sets(signed_in: Desk) -> None:
     assert severe == []
 
 
-# -- only what changed is replaced
+# -- only changed parts are replaced
 
 OBSERVE = """
 const seen = window.seen = {nodes: 0, texts: 0, attributes: 0, same: 0, clicks: []};
@@ -451,7 +458,7 @@ addEventListener("click", (event) => {
   seen.clicks.push(row.cells[0].innerText);
 }, true);
 """
-"""Counts each change of the page by its kind, and the clicks that hit a link in a row, which then goes nowhere."""
+"""Counts the changes of the page by their kind, and the clicks on a link in a row, which it cancels."""
 
 COUNT_MESSAGES = """
 window.heard = 0;
@@ -469,7 +476,7 @@ HALF_A_MINUTE_LATER = "const now = performance.now(); performance.now = () => no
 
 @pytest.fixture
 def counting_messages(browser: Browser) -> Iterator[None]:
-    """Pages count in ``heard`` what their WebSocket brings."""
+    """Pages count the messages of their WebSocket in ``heard``."""
     command = "Page.addScriptToEvaluateOnNewDocument"
     script = browser.execute_cdp_cmd(command, {"source": COUNT_MESSAGES})["identifier"]
     yield
@@ -477,7 +484,7 @@ def counting_messages(browser: Browser) -> Iterator[None]:
 
 
 def seen(desk: Desk) -> dict[str, Any]:
-    """Return what changed on the page since it is observed."""
+    """Return the changes of the page since it is observed."""
     counts: dict[str, Any] = desk.browser.execute_script("return seen.look()")
     return counts
 
@@ -553,7 +560,7 @@ def hold_and_let_go(desk: Desk, name: str) -> None:
 
 
 def focus_stays(desk: Desk, seconds: float) -> None:
-    """Look for so long whether a link keeps the focus, and what else changes."""
+    """Watch for this time whether a link keeps the focus, and return the other changes."""
     desk.browser.find_element(By.LINK_TEXT, "shop.n25").send_keys(Keys.SHIFT)
     ends = monotonic() + seconds
     while monotonic() < ends:
@@ -577,7 +584,7 @@ def clicks_hit(desk: Desk, clicks: int) -> None:
 
 
 def test_under_load_no_node_is_replaced(crowded: Desk) -> None:
-    """50 projections whose numbers move each second: texts and attributes change, and those alone that differ."""
+    """50 projections with numbers that change each second: only texts and attributes that differ change."""
     focus_stays(crowded, 4)
 
 
@@ -588,7 +595,10 @@ def test_under_load_each_click_hits(crowded: Desk) -> None:
 
 def test_the_second_half_of_a_double_click_is_safe_as_well(crowded: Desk) -> None:
     """The end of the first press is still to be followed up when the second begins."""
-    script = "for (const kind of arguments[0]) document.body.dispatchEvent(new PointerEvent(kind, {button: 0, bubbles: true}))"
+    script = (
+        "for (const kind of arguments[0]) "
+        "document.body.dispatchEvent(new PointerEvent(kind, {button: 0, bubbles: true}))"
+    )
     crowded.browser.execute_script(script, ["pointerdown", "pointerup", "pointerdown"])
     pressed = seen(crowded)
     hear(crowded, 1)
@@ -605,7 +615,7 @@ def test_for_a_minute_under_load_no_node_is_replaced_and_each_click_hits(crowded
 
 
 def test_an_idle_page_changes_nothing(desk: Desk, counting_messages: None) -> None:
-    """States come each second and answers every two: nothing is written, and a reader of screens says nothing."""
+    """States arrive each second and answers every two: nothing is written, and a screen reader is silent."""
     del counting_messages
     desk.open()
     desk.sign_in()
@@ -640,7 +650,7 @@ def test_trouble_is_told_once_and_moves_no_row(desk: Desk, counting_messages: No
 
 
 def test_rows_keep_their_order_under_the_pointer_and_around_the_focus(signed_in: Desk) -> None:
-    """Sorted by a number that moves; the numbers go on, and the order follows when the operator leaves the rows."""
+    """Sorted by a changing number: numbers change at once, the order after the operator has left the rows."""
     desk = signed_in
     column = [th.text for th in desk.browser.find_elements(By.CSS_SELECTOR, "#projections th")].index(
         "Spawned"
@@ -667,7 +677,7 @@ def test_rows_keep_their_order_under_the_pointer_and_around_the_focus(signed_in:
     assert not desk.browser.find_element(By.ID, "still").is_displayed()
     desk.browser.find_element(By.LINK_TEXT, "shop.sales").send_keys(Keys.SHIFT)
     overtake(articles=6, name="shop.sales", still=True)
-    # Who has done nothing for half a minute is not about to act. The focus stays where it is, in its row.
+    # An operator who has done nothing for half a minute is not about to act. The focus stays in its row.
     desk.browser.execute_script(HALF_A_MINUTE_LATER)
     wait(desk.browser, lambda: desk.names() == ["shop.ledger", "shop.sales"])
     assert has_focus(desk) == "shop.sales shop.sales"
@@ -694,7 +704,7 @@ def test_of_rows_that_change_their_order_the_fewest_are_moved(
 
 
 def test_an_own_sort_is_done_at_once(signed_in: Desk) -> None:
-    """Whatever row has the pointer over it."""
+    """No matter which row is under the pointer."""
     desk = signed_in
     wait(desk.browser, lambda: desk.names() == ["shop.ledger", "shop.sales"])
     point_at(desk, "#projections tbody tr:first-child td:nth-child(3)")
@@ -757,7 +767,7 @@ def test_a_question_stands_while_its_row_goes(signed_in: Desk) -> None:
 
 
 def test_the_focus_goes_to_the_next_row_when_its_own_is_done(signed_in: Desk) -> None:
-    """By keyboard from letter to letter; the button of a row that changes meanwhile keeps the focus as well."""
+    """By keyboard from letter to letter; the button of a row that changes meanwhile keeps the focus too."""
     desk = signed_in
     desk.sell(1, 13, 13)
     [first, second] = [str(letter.id) for letter in desk.system.runtime("shop.sales").dead_letters.find()]

@@ -91,7 +91,10 @@ def test_forty_boards_live_through_a_restart_on_one_socket(browser: Browser, tmp
 
 def tiles(browser: Browser) -> dict[str, int]:
     """Return the number on each tile."""
-    script = "return [...document.querySelectorAll('#wall li')].map((t) => [t.dataset.code, t.querySelector('b').textContent])"
+    script = (
+        "return [...document.querySelectorAll('#wall li')]"
+        ".map((tile) => [tile.dataset.code, tile.querySelector('b').textContent])"
+    )
     return {code: int(number.replace(",", "")) for code, number in browser.execute_script(script)}
 
 
@@ -122,7 +125,7 @@ window.first = open_watch("a", "first");
 
 @pytest.fixture
 def app(sqlite_url: str) -> Iterator[Flask]:
-    """An app with a page that logs what the client calls."""
+    """An app with a page that logs the callbacks of the client."""
     keyfold = Keyfold()
     keyfold.register(Totals())
     app = Flask("test")
@@ -141,7 +144,7 @@ def system_of(app: Flask) -> ProjectionSystem:
 
 
 def logged(browser: Browser, label: str | int = "first") -> list[list[Any]]:
-    """Return what the callbacks of a watch were called with."""
+    """Return the arguments of a watch's callbacks."""
     log: list[list[Any]] = browser.execute_script("return window.log ?? []")
     return [entry[1:] for entry in log if entry[0] == label]
 
@@ -164,7 +167,7 @@ def open_page(browser: Browser, site: Site | TcpProxy) -> None:
 
 
 def test_after_a_cut_it_resumes_where_it_was(browser: Browser, app: Flask) -> None:
-    """Each delta once, in order, no second snapshot; what was committed while it was away is there."""
+    """Each delta once, in order, no second snapshot; commits during the outage are not missing."""
     with serve(app) as site:
         proxy = TcpProxy(site.port)
         open_page(browser, proxy)
@@ -294,7 +297,7 @@ def test_more_watches_than_a_socket_may_have(browser: Browser, app: Flask) -> No
 
 
 def test_a_callback_that_throws_harms_no_other_watch(browser: Browser, app: Flask) -> None:
-    """The error is reported as an uncaught one; both watches end at the row, that of a broken reduce by a snapshot."""
+    """It is reported as uncaught; both watches end at the row, the one with a broken reduce by a snapshot."""
     with serve(app) as site:
         open_page(browser, site)
         browser.execute_script(
@@ -331,7 +334,7 @@ def test_closed_at_once_and_watched_again_later(browser: Browser, app: Flask) ->
 
 
 def test_streams_leave_the_page_connections_of_its_own(browser: Browser, app: Flask) -> None:
-    """Of six over HTTP/1.1 four are streams; the keys beyond are told, and a refused one tears down no other."""
+    """Of six over HTTP/1.1 four are streams; the other keys are told, and a refused one affects no other."""
     inner = app.wsgi_app
 
     def without_sockets(environ: Any, start_response: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The same wire on every server: gunicorn's workers, Werkzeug, gevent, eventlet, TLS, and those without sockets."""
+"""The same messages on every server: gunicorn's workers, Werkzeug, gevent, eventlet, TLS; 501 on others."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def _logout() -> AnyResponse:
 
 
 def _renew_cookie(response: Response) -> Response:
-    """Keep an operator signed in whose page is open."""
+    """Keep the operator of an open page signed in."""
     state = current_state()
     if request.method != "POST" and request.path.startswith(f"{state.settings.url_prefix}/admin/projections"):
         renewed = state.access.admin.renew_cookie(request)

@@ -42,7 +42,7 @@ def add(key):
 def facts():
     return {"threads": threading.active_count(), "sockets": keyfold.system.stats()["sockets"]}
 """
-"""A WSGI module: POST /add/KEY counts, GET /facts tells threads and sockets."""
+"""A WSGI module: POST /add/KEY adds, GET /facts returns the numbers of threads and sockets."""
 
 
 class Gunicorn:
@@ -91,7 +91,7 @@ class Gunicorn:
         return self.process.wait(DEADLINE)
 
     def remove(self) -> None:
-        """Make sure that nothing is left of it: a worker outlives a master that is killed for a while."""
+        """Kill all its processes: a worker outlives its killed master for a while."""
         if self.process.poll() is None:
             self.process.terminate()
             try:

@@ -41,14 +41,14 @@ class Returned:
 
 @dataclass
 class Sales:
-    """What was sold, on balance."""
+    """The pieces sold, minus the returned ones."""
 
     count: int = 0
     steps: list[int] = field(default_factory=list)
 
 
 class Shop(Projection[Sold | Returned, Sales]):
-    """Refuses what is in ``refused``."""
+    """Refuses the counts in ``refused``."""
 
     name = "shop.sales"
     public = True
@@ -300,7 +300,7 @@ def test_show_and_keys(terminal: Terminal) -> None:
 
 
 def test_rebuild_from_a_file(terminal: Terminal, tmp_path: Path) -> None:
-    """Lines of JSON; with several kinds of events each says what it is."""
+    """Lines of JSON; with several kinds of events, each names its kind."""
     terminal.sell(7)
     lines = [
         {"type": "Sold", "event": {"article": "pen", "count": 5}},
@@ -322,8 +322,14 @@ def test_rebuild_from_a_file(terminal: Terminal, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["nonsense", '{"type": "Sold"}', '{"type": "Gone", "event": {}}', "7", '{"type": "Sold", "event": {"article": "ink", "count": 1}}'],
-)  # fmt: skip
+    [
+        "nonsense",
+        '{"type": "Sold"}',
+        '{"type": "Gone", "event": {}}',
+        "7",
+        '{"type": "Sold", "event": {"article": "ink", "count": 1}}',
+    ],
+)
 def test_a_bad_line_changes_nothing(terminal: Terminal, tmp_path: Path, line: str) -> None:
     """It is named, and the key stays as it was."""
     terminal.sell(7)
@@ -405,7 +411,7 @@ def test_dead_letters(terminal: Terminal) -> None:
 
 
 def test_a_halted_key(terminal: Terminal) -> None:
-    """Resume says what is in the way; skip takes the position; then it goes on."""
+    """Resume names the error; skip takes the position; then the key is resumed."""
     terminal.ledger.refused = {13}
     terminal.sell(1, 13, 2, name="shop.ledger")
     refused = terminal.run("resume", "shop.ledger", "pen")
@@ -442,7 +448,7 @@ def test_a_halted_key(terminal: Terminal) -> None:
     ],
 )
 def test_bad_arguments(terminal: Terminal, arguments: tuple[str, ...], code: int, message: str) -> None:
-    """An exit code that a script can tell apart, and one line that says what is wrong."""
+    """A distinct exit code for scripts, and one line that names the mistake."""
     result = terminal.run(*arguments)
     assert (result.exit_code, message in result.output) == (code, True), result.output
 
