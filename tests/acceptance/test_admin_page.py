@@ -30,7 +30,7 @@ TOKEN = "let-me-see"
 
 @dataclass
 class Sold:
-    """Some of an article."""
+    """Some pieces of an article were sold."""
 
     article: str
     count: int
@@ -110,7 +110,7 @@ class Desk:
         return [row[0] for row in self.cells("projections")]
 
     def click(self, table: str, label: str) -> None:
-        """Press a button in a table, and say yes."""
+        """Press a button in a table, and confirm the question, or cancel it."""
         self.press(f"//table[@id='{table}']//button[text()='{label}']")
 
     def press(self, path: str, *, agree: bool = True) -> None:
@@ -127,7 +127,7 @@ class Desk:
         wait(self.browser, lambda: dialog.get_attribute("open") is None)
 
     def edit(self, path: str, change: Callable[[str], str] = lambda text: text, *, agree: bool = True) -> str:
-        """Press a button that opens the editor, change its text, agree or not. Return the text of before."""
+        """Press a button that opens the editor, change its text, confirm or cancel. Return the old text."""
 
         def click() -> bool:
             self.browser.find_element(By.XPATH, path).click()
@@ -146,13 +146,13 @@ class Desk:
         return text
 
     def outcome(self, text: str) -> None:
-        """Wait until the page says so."""
+        """Wait until the page shows this outcome of an action."""
         wait(self.browser, lambda: text in text_of(self.browser, "outcome"))
 
 
 @contextmanager
 def opened(browser: Browser, url: str, *others: Shop) -> Iterator[Desk]:
-    """Serve an app with a shop and others. Nobody is signed in."""
+    """Serve an app with a shop and other projections. The browser is not signed in."""
     keyfold, shop = Keyfold(), Shop()
     for projection in (shop, *others):
         keyfold.register(projection)
@@ -184,7 +184,7 @@ def signed_in(desk: Desk) -> Desk:
 
 
 def test_nobody_gets_in_without_the_token(desk: Desk) -> None:
-    """A wrong one is told so; nothing of the app is on the page before."""
+    """A wrong token is refused; the page shows nothing of the app before the login."""
     desk.open()
     assert "shop.sales" not in desk.browser.page_source
     desk.sign_in("wrong")
@@ -196,7 +196,7 @@ def test_nobody_gets_in_without_the_token(desk: Desk) -> None:
 
 
 def test_numbers_move_by_themselves(signed_in: Desk) -> None:
-    """Over the library's own channel: the page asks for nothing."""
+    """Over the library's own channel: the page sends no requests."""
     desk = signed_in
     desk.sell(1, 2, 3)
     column = [th.text for th in desk.browser.find_elements(By.CSS_SELECTOR, "#projections th")].index(
@@ -221,7 +221,7 @@ def test_numbers_move_by_themselves(signed_in: Desk) -> None:
 
 
 def test_it_shows_how_each_process_hears_of_the_others(signed_in: Desk) -> None:
-    """No Redis, one that is there, and one that is away."""
+    """No Redis, a Redis that answers, and one that is away."""
     desk = signed_in
     wait(desk.browser, lambda: len(desk.cells("processes")) == 1)
     numbers = {"published": 7, "received": 9, "dropped": 1, "reconnects": 2, "waiting": 0, "watched": 3}
@@ -242,7 +242,7 @@ def test_it_shows_how_each_process_hears_of_the_others(signed_in: Desk) -> None:
 
 
 def test_without_a_channel_it_asks(desk: Desk) -> None:
-    """Polling, where neither sockets nor streams get through."""
+    """It polls, where neither sockets nor streams get through."""
     blocked = """
         window.WebSocket = class { constructor() { throw new Error("blocked"); } };
         const plain = window.fetch;
@@ -306,7 +306,7 @@ def test_a_halted_key_is_seen_skipped_and_resumed(signed_in: Desk) -> None:
 
 
 def test_a_dead_letter_is_read_and_retried(signed_in: Desk) -> None:
-    """Its event and its traceback are there; an opened one stays open while the page goes on."""
+    """It shows its event and its traceback; an opened letter stays open while the page is updated."""
     desk = signed_in
     desk.sell(1, 13)
     desk.open("/of/shop.sales")
@@ -325,7 +325,7 @@ def test_a_dead_letter_is_read_and_retried(signed_in: Desk) -> None:
 
 
 def test_a_key_is_looked_up_live_rebuilt_and_wiped(signed_in: Desk) -> None:
-    """Also one that is not public: its state, and its deltas as they come."""
+    """Also of a projection that is not public: its state, and each delta."""
     desk = signed_in
     desk.sell(1, 2, name="shop.ledger")
     desk.open("/of/shop.ledger")
@@ -388,7 +388,7 @@ def test_a_key_that_does_not_load_is_seen_and_repaired(signed_in: Desk) -> None:
 
 
 def test_rows_that_wait_are_shown_with_their_process(signed_in: Desk) -> None:
-    """Locked by somebody else, say: the others go on, so it is no trouble of the whole process."""
+    """For instance locked by another program: other rows are written, so the process is not in trouble."""
     desk = signed_in
     stats = desk.system.stats()
     writer = {**stats["writer"], "waiting": 2, "waiting_reason": "lock timeout"}
@@ -490,13 +490,13 @@ def seen(desk: Desk) -> dict[str, Any]:
 
 
 def hear(desk: Desk, messages: int) -> None:
-    """Wait until the page has got so many more states."""
+    """Wait until the page has received this number of further states."""
     goal = desk.browser.execute_script("return heard") + messages
     wait(desk.browser, lambda: desk.browser.execute_script("return heard") >= goal)
 
 
 def polls(desk: Desk, times: int) -> None:
-    """Wait until a projection's page has asked so many times more, and was answered."""
+    """Wait for this number of further requests of a projection's page, with their responses."""
     asked = (
         "return performance.getEntriesByType('resource').filter((one) => one.name.includes('/facts')).length"
     )
@@ -505,7 +505,7 @@ def polls(desk: Desk, times: int) -> None:
 
 
 def point_at(desk: Desk, selector: str) -> None:
-    """Move the pointer there, as a hand does."""
+    """Move the pointer there in steps, as a hand does."""
     element = desk.browser.find_element(By.CSS_SELECTOR, selector)
     ActionChains(desk.browser, duration=0).move_to_element(element).perform()
 
@@ -522,7 +522,7 @@ def has_focus(desk: Desk) -> str:
 
 @pytest.fixture
 def crowded(browser: Browser, sqlite_url: str, counting_messages: None) -> Iterator[Desk]:
-    """A desk with 50 projections, all of which get events all the time."""
+    """A desk with 50 projections that receive events all the time."""
     del counting_messages
     many = [type("Shop", (Shop,), {"name": f"shop.n{n:02}"})() for n in range(1, 50)]
     over = threading.Event()
@@ -549,7 +549,7 @@ def crowded(browser: Browser, sqlite_url: str, counting_messages: None) -> Itera
 
 
 def hold_and_let_go(desk: Desk, name: str) -> None:
-    """Click on the link of a projection, with the time between the two halves in which a state comes."""
+    """Click on the link of a projection, so slowly that a state arrives between press and release."""
     link = desk.browser.find_element(By.LINK_TEXT, name)
     ActionChains(desk.browser, duration=0).move_to_element(link).click_and_hold().perform()
     pressed = seen(desk)
@@ -573,7 +573,7 @@ def focus_stays(desk: Desk, seconds: float) -> None:
 
 
 def clicks_hit(desk: Desk, clicks: int) -> None:
-    """Click on so many links, from the top to the bottom and again."""
+    """Click on this number of links, from the top to the bottom and again."""
     names = desk.names()
     aims = [names[(7 * n) % 50] for n in range(clicks)]
     for name in aims:
@@ -589,12 +589,12 @@ def test_under_load_no_node_is_replaced(crowded: Desk) -> None:
 
 
 def test_under_load_each_click_hits(crowded: Desk) -> None:
-    """A click that takes longer than it takes until the next state comes."""
+    """The next state arrives during the click."""
     clicks_hit(crowded, 4)
 
 
 def test_the_second_half_of_a_double_click_is_safe_as_well(crowded: Desk) -> None:
-    """The end of the first press is still to be followed up when the second begins."""
+    """The release of the first press is not handled yet when the second press begins."""
     script = (
         "for (const kind of arguments[0]) "
         "document.body.dispatchEvent(new PointerEvent(kind, {button: 0, bubbles: true}))"
@@ -634,7 +634,7 @@ def test_an_idle_page_changes_nothing(desk: Desk, counting_messages: None) -> No
 
 
 def test_trouble_is_told_once_and_moves_no_row(desk: Desk, counting_messages: None) -> None:
-    """An alert that is written again each second would be read aloud each second."""
+    """A screen reader would read an alert aloud each time that it is written."""
     del counting_messages
     desk.open()
     desk.sign_in()
@@ -657,7 +657,7 @@ def test_rows_keep_their_order_under_the_pointer_and_around_the_focus(signed_in:
     )
 
     def overtake(*, articles: int, name: str, still: bool) -> None:
-        """Bring a projection in front, and wait until the page says so."""
+        """Make a projection the busiest, and wait until the page shows it."""
         before = desk.names()
         for article in range(articles):
             desk.sell(1, article=f"{name}{articles}{article}", name=name)
@@ -686,7 +686,7 @@ def test_rows_keep_their_order_under_the_pointer_and_around_the_focus(signed_in:
 def test_of_rows_that_change_their_order_the_fewest_are_moved(
     signed_in: Desk, counting_messages: None
 ) -> None:
-    """One comes from the last place to the first: it alone leaves the page for a moment."""
+    """A row moves from the last place to the first: only this row is moved in the page."""
     del counting_messages
     desk = signed_in
     for place in range(6):
@@ -713,7 +713,7 @@ def test_an_own_sort_is_done_at_once(signed_in: Desk) -> None:
 
 
 def test_a_row_that_is_gone_stays_under_the_pointer_and_says_so(signed_in: Desk) -> None:
-    """A letter that somebody else has skipped: the one below it does not slip under the hand."""
+    """Another operator skips a letter: the one below it does not move under the pointer."""
     desk = signed_in
     desk.sell(13, 13)
     [first, second] = [str(letter.id) for letter in desk.system.runtime("shop.sales").dead_letters.find()]
@@ -728,7 +728,7 @@ def test_a_row_that_is_gone_stays_under_the_pointer_and_says_so(signed_in: Desk)
 
 
 def test_what_comes_above_rows_waits_for_the_pointer(signed_in: Desk) -> None:
-    """The degraded keys stand above the letters, and would push them down under the hand."""
+    """The degraded keys are above the letters, and would push them down under the pointer."""
     desk = signed_in
     desk.sell(1, 13)
     desk.open("/of/shop.sales")
@@ -744,7 +744,7 @@ def test_what_comes_above_rows_waits_for_the_pointer(signed_in: Desk) -> None:
 
 
 def test_a_question_stands_while_its_row_goes(signed_in: Desk) -> None:
-    """Somebody else skips the letter meanwhile: the question stays open, and the focus comes back from it."""
+    """Another operator skips the letter meanwhile: the question stays open, and returns the focus."""
     desk = signed_in
     desk.sell(13)
     [letter] = desk.system.runtime("shop.sales").dead_letters.find()
@@ -785,7 +785,7 @@ def test_the_focus_goes_to_the_next_row_when_its_own_is_done(signed_in: Desk) ->
 
 
 def test_the_button_of_a_halted_key_keeps_the_focus_while_events_are_parked(signed_in: Desk) -> None:
-    """The number beside it changes; the button is the same."""
+    """The number beside it changes; the button stays the same node."""
     desk = signed_in
     desk.sell(13, 1, name="shop.ledger")
     desk.open("/of/shop.ledger")
@@ -799,7 +799,7 @@ def test_the_button_of_a_halted_key_keeps_the_focus_while_events_are_parked(sign
 
 
 def test_what_is_selected_scrolled_and_half_typed_stays(signed_in: Desk) -> None:
-    """A part of a state, marked to copy it, while the state changes; it follows when nothing is marked."""
+    """A part of a state is selected while the state changes; the text is updated once nothing is selected."""
     desk = signed_in
     desk.sell(*range(20, 60))
     desk.open("/of/shop.sales?key=pen")
@@ -823,7 +823,7 @@ def test_what_is_selected_scrolled_and_half_typed_stays(signed_in: Desk) -> None
 
 
 def test_an_answer_that_comes_late_is_not_drawn_over_a_newer_one(signed_in: Desk) -> None:
-    """A letter that was skipped does not come back for two seconds."""
+    """A skipped letter does not reappear for two seconds."""
     desk = signed_in
     desk.sell(13)
     desk.open("/of/shop.sales")

@@ -218,7 +218,7 @@ def _act(name: str) -> Response:
     details["wish"] = {
         field: body[field] for field in ("action", "letter", "key", "position", "client") if field in body
     }
-    _logger.warning("an operator asks of %s: %s", name, details["wish"], extra=details)
+    _logger.warning("an operator asks for an action on %s: %s", name, details["wish"], extra=details)
     try:
         return _as_response({"message": act(runtime, body)})
     except InvalidKey as error:

@@ -25,7 +25,7 @@ from support.tcp_proxy import TcpProxy
 
 @dataclass
 class Sold:
-    """Some of an article."""
+    """Some pieces of an article were sold."""
 
     article: str
     count: int
@@ -33,7 +33,7 @@ class Sold:
 
 @dataclass
 class Returned:
-    """Some came back."""
+    """Some pieces were returned."""
 
     article: str
     count: int
@@ -71,14 +71,14 @@ class Shop(Projection[Sold | Returned, Sales]):
 
 
 class Ledger(Shop):
-    """The same, but halts."""
+    """The same, but its keys halt."""
 
     name = "shop.ledger"
     on_error = "halt"
 
 
 class Simple(Projection[Sold, Sales]):
-    """With one kind of event, and a history."""
+    """A projection with one kind of event, and a history."""
 
     name = "shop.simple"
 
@@ -102,7 +102,7 @@ class Terminal:
         self.start()
 
     def start(self) -> None:
-        """Begin as a new process would, that has met no key."""
+        """Start as a new process, which has loaded no key."""
         keyfold = Keyfold()
         for projection in (self.shop, self.ledger, Simple()):
             keyfold.register(projection)
@@ -144,7 +144,7 @@ def sqlite_terminal(sqlite_url: str) -> Iterator[Terminal]:
 
 
 def test_migrate_and_check(terminal: Terminal) -> None:
-    """--check changes nothing and tells a script by its exit code."""
+    """--check changes nothing, and its exit code is for scripts."""
     assert len(terminal.json("migrate", "--check", code=1)["pending"]) == 6
     assert len(terminal.json("migrate")["done"]) == 6
     assert terminal.json("migrate", "--check") == {"pending": []}
@@ -171,13 +171,13 @@ UNLOADABLE = '{"count": "many", "steps": [1]}'
 def degrade(terminal: Terminal, state: str = UNLOADABLE, schema: int = 1, key: str = "pen") -> None:
     """Fold two events into a key, and put a state in its row that does not load."""
     terminal.sell(1, 2, article=key)
-    terminal.system.close()  # the rest is done by another process, which knows nothing of the key
+    terminal.system.close()  # the rest is done by a new process, which has not loaded the key
     terminal.start()
     damage(terminal.system, key, state, name="shop.sales", schema=schema)
 
 
 def test_status_says_what_another_process_knows_of_degraded_keys(terminal: Terminal) -> None:
-    """By count and by key; a process that has just begun has met none. Exit code 1 until it is repaired."""
+    """By count and by key; a new process has loaded no key. Exit code 1 until it is repaired."""
     degrade(terminal)
     other = ProjectionSystem(terminal.app.config["KEYFOLD_DATABASE"], report_seconds=0.01)
     runtime = other.register(Shop())
@@ -200,7 +200,7 @@ def test_status_says_what_another_process_knows_of_degraded_keys(terminal: Termi
 
 
 def test_status_says_which_rows_wait(terminal: Terminal) -> None:
-    """A locked row holds up itself alone, and is told of."""
+    """A locked row delays only itself, and is reported."""
     terminal.run("migrate")
     stats = terminal.system.stats()
     waiting = {"waiting": 3, "waiting_reason": "canceling statement due to lock timeout"}
@@ -211,7 +211,7 @@ def test_status_says_which_rows_wait(terminal: Terminal) -> None:
 
 
 def test_show_of_a_row_that_does_not_load_names_the_way_back(terminal: Terminal) -> None:
-    """In one line, without a traceback; the raw row is printed as it stands."""
+    """In one line, without a traceback; the raw row is printed unchanged."""
     degrade(terminal)
     shown = terminal.run("show", "shop.sales", "pen")
     assert (shown.exit_code, shown.stdout) == (1, "")
@@ -262,7 +262,7 @@ def test_a_key_is_repaired_from_a_file(terminal: Terminal, tmp_path: Path, schem
 
 
 def test_a_repair_that_is_none_changes_nothing(terminal: Terminal, tmp_path: Path) -> None:
-    """JSON of another shape is refused and named; standard input can't be asked for a yes."""
+    """JSON of another shape is refused; standard input cannot confirm as well."""
     degrade(terminal)
     before = terminal.json("show", "shop.sales", "pen", "--raw")
     (tmp_path / "state").write_text(UNLOADABLE)
@@ -376,7 +376,7 @@ def test_new_epochs(terminal: Terminal) -> None:
     assert epochs() == first
     assert terminal.json("new-epoch", "shop.sales", "pen 0003", "--yes") == {"drawn": 1}
     second = epochs()
-    assert [address for address in first if first[address] != second[address]] == [("shop.sales", "pen 0003")]
+    assert [row_key for row_key in first if first[row_key] != second[row_key]] == [("shop.sales", "pen 0003")]
     assert terminal.json("new-epoch", "shop.sales", "--yes") == {"drawn": 1100}
     third = epochs()
     assert {name for (name, _), epoch in third.items() if epoch not in second.values()} == {"shop.sales"}
@@ -464,7 +464,7 @@ def test_a_database_that_is_away_is_exit_code_three(tmp_path: Path) -> None:
 def test_a_database_that_does_not_answer_is_exit_code_three(
     postgres_server: PostgresServer, postgres_proxy: TcpProxy
 ) -> None:
-    """Within the setting; no command that only asks waits for ever."""
+    """Within the limit of the setting; no command that only reads waits forever."""
     url = postgres_server.url_of("postgres", postgres_proxy.port)
     terminal = Terminal(url, KEYFOLD_READ_TIMEOUT=0.3)
     terminal.sell(1)
@@ -484,7 +484,7 @@ def test_a_database_that_does_not_answer_is_exit_code_three(
 
 
 def test_tail_follows_a_key(terminal: Terminal) -> None:
-    """The state first, then each change, over the socket and by looking at the row."""
+    """The state first, then each change, over the socket and by reading the row."""
     terminal.sell(1)
 
     def tail(*options: str) -> list[Any]:
@@ -507,4 +507,4 @@ def test_tail_follows_a_key(terminal: Terminal) -> None:
 def _sell_until(done: Callable[[], bool], sell: Callable[..., None], stop: threading.Event) -> None:
     while not done():
         sell(1)
-        stop.wait(0.02)  # a customer now and then
+        stop.wait(0.02)  # one event every 20 ms
