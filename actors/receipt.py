@@ -13,7 +13,7 @@ import msgspec
 
 from .broadcaster import Committed
 from .errors import WouldDeadlock
-from .pool.dispatcher import on_dispatcher_thread
+from .pool.threads import on_dispatcher_thread
 
 _logger = logging.getLogger("keyfold.receipt")
 
@@ -118,8 +118,8 @@ class Receipt(msgspec.Struct, eq=False, gc=False):
 
     def _wait(self, timeout: float | None) -> None:
         if on_dispatcher_thread():
-            what = "waiting for a Receipt"
-            raise WouldDeadlock(what)
+            attempt = "waiting for a Receipt"
+            raise WouldDeadlock(attempt)
         if timeout is None or timeout > 0:
             resolved = threading.Lock()
             resolved.acquire()

@@ -36,7 +36,7 @@ def main() -> None:
     app = Flask("echo")
     max_unread = 2**30  # the suite sends megabytes before it reads
     app.config.update(
-        KEYFOLD_DATABASE="sqlite://", KEYFOLD_OUTBOX_BYTES=max_unread, KEYFOLD_OUTBOX_FRAMES=max_unread
+        KEYFOLD_DATABASE="sqlite://", KEYFOLD_TUNING={"outbox_bytes": max_unread, "outbox_frames": max_unread}
     )
     Keyfold().init_app(app)
     with tempfile.TemporaryDirectory(prefix="keyfold-autobahn-") as directory, serve(app) as site:

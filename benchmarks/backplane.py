@@ -37,7 +37,9 @@ def make_app(url: str, redis_url: str) -> tuple[Keyfold, Flask]:
     keyfold = Keyfold()
     keyfold.register(Totals())
     app = Flask("bench")
-    app.config.update(KEYFOLD_DATABASE=url, KEYFOLD_REDIS=redis_url, KEYFOLD_HEARTBEAT_SECONDS=3600)
+    app.config.update(
+        KEYFOLD_DATABASE=url, KEYFOLD_REDIS=redis_url, KEYFOLD_TUNING={"heartbeat_seconds": 3600}
+    )
     keyfold.init_app(app)
     return keyfold, app
 

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import psycopg2
 from harness import environment, postgres, record, row, section
 from keyfold.actors import Projection, ProjectionSystem
-from keyfold.actors.key_actor.projection_actor import ProjectionActor
+from keyfold.actors.key_actor.actor import KeyActor
 from support.counting import Added, Total
 
 THREADS = 16
@@ -80,20 +80,19 @@ Run = Callable[[Callable[[], Callable[[str], object]]], list[float]]
 
 def keyfold(task: Task, run: Run) -> Done:
     """Dispatch through the library."""
-    attempts, under_way = Counter[int](), Counter[ProjectionActor]()
-    on_conflict, on_saved = ProjectionActor.on_conflict, ProjectionActor.on_saved
+    attempts, under_way = Counter[int](), Counter[KeyActor]()
+    on_conflict, on_saved = KeyActor._on_conflict, KeyActor._on_saved
 
-    def count_conflict(actor: ProjectionActor) -> None:
+    def count_conflict(actor: KeyActor) -> None:
         under_way[actor] += 1
         on_conflict(actor)
 
-    def count_turn(actor: ProjectionActor) -> None:
+    def count_turn(actor: KeyActor) -> None:
         attempts[under_way.pop(actor, 0)] += 1
         on_saved(actor)
 
     # In this process alone, which ends with the run: the library has no use for this distribution.
-    ProjectionActor.on_conflict = count_conflict  # type: ignore[method-assign]
-    ProjectionActor.on_saved = count_turn  # type: ignore[method-assign]
+    KeyActor._on_conflict, KeyActor._on_saved = count_conflict, count_turn  # type: ignore[method-assign]
     with ProjectionSystem(task.url) as system:
         system.register(Counts())
         return Done(run(lambda: lambda key: system.bus.dispatch(Added(key)).result(60)), attempts)

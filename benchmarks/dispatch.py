@@ -15,7 +15,7 @@ import pykka
 from durable import Added, Counter, Counters, in_bulk
 from harness import compare, environment, interleaved, row
 from keyfold.actors import ProjectionSystem, engine
-from keyfold.store import SAVED, Load, Loaded
+from keyfold.store.writing.writer_messages import SAVED, Load, Loaded
 
 
 class NoDatabase(pykka.ThreadingActor):

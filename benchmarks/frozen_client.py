@@ -75,8 +75,8 @@ def main() -> None:
     keyfold.register(Totals())
     app = Flask("bench")
     app.config.update(
-        KEYFOLD_DATABASE="sqlite://", KEYFOLD_MAX_SOCKETS_PER_ADDRESS=100_000, KEYFOLD_STALL_SECONDS=600,
-        KEYFOLD_HEARTBEAT_SECONDS=3600, KEYFOLD_PING_SECONDS=3600,
+        KEYFOLD_DATABASE="sqlite://", KEYFOLD_MAX_SOCKETS_PER_ADDRESS=100_000,
+        KEYFOLD_TUNING={"stall_seconds": 600, "heartbeat_seconds": 3600, "ping_seconds": 3600},
     )  # fmt: skip
     keyfold.init_app(app)
     hub = app.extensions["keyfold"].hub

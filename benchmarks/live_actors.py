@@ -50,7 +50,11 @@ def keyfold(count: int) -> None:
     with (
         sqlite_file() as url,
         ProjectionSystem(
-            url, idle_seconds=3600, max_live_actors=2 * count, dispatch_timeout=60, report_seconds=0
+            url,
+            idle_seconds=3600,
+            max_live_actors=2 * count,
+            dispatch_timeout=60,
+            tuning={"report_seconds": 0},
         ) as system,
     ):
         system.register(Counters())
@@ -76,8 +80,9 @@ def spawn(count: int) -> None:
             release.wait()
             return super().apply(state, event)
 
-    limits = {"max_live_actors": 2 * count, "in_flight_limit": 2 * count, "dispatcher_threads": 1}
-    with sqlite_file() as url, ProjectionSystem(url, report_seconds=0, **limits) as system:
+    limits = {"max_live_actors": 2 * count, "in_flight_limit": 2 * count}
+    tuning = {"report_seconds": 0, "dispatcher_threads": 1}
+    with sqlite_file() as url, ProjectionSystem(url, tuning=tuning, **limits) as system:
         system.register(Held())
         first = system.bus.dispatch(Added("held", 1))
         assert held.wait(60)

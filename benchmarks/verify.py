@@ -33,7 +33,7 @@ from uuid import uuid4
 import msgspec
 from harness import environment, record, slug
 from keyfold.actors.event_check import make_event_check
-from keyfold.store import Codec
+from keyfold.store.codec import Codec
 
 
 class Colour(enum.Enum):

@@ -23,7 +23,8 @@ from collections.abc import Callable
 from durable import Added, Counters, in_bulk
 from harness import compare, environment, interleaved, postgres, row
 from keyfold.actors import ProjectionSystem
-from keyfold.store import Position, Save, SnapshotStore, new_epoch
+from keyfold.store import Position, SnapshotStore
+from keyfold.store.rows import Save, new_epoch
 from keyfold.store.writing.ledger import Ledger
 from peers import EventSourced, RawStatement
 

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...store import StoreUnavailable
 from ..errors import Closed
-from ..pool.dispatcher import be_own_thread, role_of_thread
-from .health import Loop
+from ..pool.threads import ThreadHealth, WatchedThread, role_of_thread
 
 if TYPE_CHECKING:
     from ...store import SnapshotStore
@@ -41,6 +41,7 @@ class _Read:
         self.deadline = monotonic() + seconds
         self.future: Future[Any] = Future()
         self.thread: int | None = None
+        """The thread that asks at the moment."""
 
     def answer(self) -> None:
         result = self.ask()
@@ -65,15 +66,23 @@ class Readers:
         self._seconds = seconds
         self._waiting: queue.SimpleQueue[_Read | None] = queue.SimpleQueue()
         self._unanswered: set[_Read] = set()
-        self._busy: list[_Read | None] = [None] * _THREADS
         self._changed = threading.Condition()
         self._next_look = inf
         self._stopped = False
         self._threads = [
-            threading.Thread(target=self._run, args=(number,), name=f"keyfold-reader-{number}", daemon=True)
+            WatchedThread(
+                f"keyfold-reader-{number}",
+                self._waiting.get,
+                partial(self._answer, number),
+                role="reader",
+                on_start=store.keep_connection,
+                on_end=store.disconnect,
+            )
             for number in range(_THREADS)
         ]
-        self._watch = threading.Thread(target=self._run_watch, name="keyfold-reader-watch", daemon=True)
+        self._watch = WatchedThread(
+            "keyfold-reader-watch", self._wait_for_deadline, self._fail_late, role="watch"
+        )
 
     def start(self) -> None:
         """Start the threads."""
@@ -113,7 +122,7 @@ class Readers:
         for _ in started:
             self._waiting.put(None)
         for thread in started:
-            thread.join(max(0.0, deadline - timeout / 4 - monotonic()))
+            thread.join(deadline - timeout / 4)
         self._stopped = True
         with self._changed:
             self._changed.notify()
@@ -121,66 +130,48 @@ class Readers:
         if late:
             self._store.interrupt({thread.ident for thread in late if thread.ident is not None})
             for thread in late:
-                thread.join(max(0.0, deadline - monotonic()))
+                thread.join(deadline)
         closed = Closed("the system is closed")
         for read in list(self._unanswered):
             read.fail(closed)
-        if self._watch.ident is not None:
-            self._watch.join(max(0.1, deadline - monotonic()))
+        self._watch.join(max(deadline, monotonic() + 0.1))
 
-    def loops(self, now: float) -> list[Loop]:
-        """Return how the threads fare. A read that may take longer than usual hangs as much later."""
-        return [
-            Loop.of(thread, None if read is None else read.deadline - self._seconds, now)
-            for thread, read in zip(self._threads, list(self._busy), strict=True)
-        ]
+    def loops(self, now: float) -> list[ThreadHealth]:
+        """Return the health of the threads that ask. A read that may take longer than usual hangs as much later."""
+        return [thread.health(now) for thread in self._threads]
 
     # -- the threads
 
-    def _run(self, number: int) -> None:
-        be_own_thread("reader")
-        self._store.keep_connection()
+    def _answer(self, number: int, read: _Read) -> None:
         try:
-            while self._answer_one(number):
-                pass
-        finally:
-            self._store.disconnect()
-
-    def _answer_one(self, number: int) -> bool:
-        """Answer the next read. False: the thread is to end."""
-        read: _Read | None = None
-        try:
-            read = self._waiting.get()
-            if read is None:
-                return False
-            self._busy[number] = read
             read.thread = threading.get_ident()
+            self._threads[number].count_from(read.deadline - self._seconds)
             if not read.future.done():
                 read.answer()
-        except BaseException as error:  # the thread survives whatever a hook raises
-            if read is not None:
-                read.fail(error)
+        except BaseException as error:  # the app's hooks decode the row, and may raise anything
+            read.fail(error)
         finally:
-            self._busy[number] = None
-        return True
+            read.thread = None
 
-    def _run_watch(self) -> None:
-        be_own_thread("watch")
-        while not self._stopped:
-            now = monotonic()
-            late = [read for read in list(self._unanswered) if read.deadline <= now]
-            threads = {read.thread for read in late if read in self._busy and read.thread is not None}
-            for read in late:
-                read.fail(
-                    StoreUnavailable(f"{self._store.describe()} has not answered within {read.seconds:g} s")
-                )
-            if threads:
-                self._store.interrupt(threads)
-            with self._changed:
-                # First never, then what is found: a read that is added in between sees one or the other, and
-                # wakes this thread unless it looks early enough.
-                self._next_look = inf
-                self._next_look = min((read.deadline for read in list(self._unanswered)), default=inf)
-                if not self._stopped:
-                    wait = max(0.0, self._next_look - monotonic())
-                    self._changed.wait(None if wait > threading.TIMEOUT_MAX else wait)
+    def _wait_for_deadline(self) -> float | None:
+        """Wait until a read may be late, and return the time; None at the end."""
+        with self._changed:
+            # First never, then the earliest deadline: a read that is added in between sees one or the other, and
+            # wakes this thread unless it looks early enough.
+            self._next_look = inf
+            self._next_look = min((read.deadline for read in list(self._unanswered)), default=inf)
+            if not self._stopped:
+                wait = max(0.0, self._next_look - monotonic())
+                self._changed.wait(None if wait > threading.TIMEOUT_MAX else wait)
+        return None if self._stopped else monotonic()
+
+    def _fail_late(self, now: float) -> None:
+        """Fail the reads whose deadline has passed, and cut the connections that they hold."""
+        late = [read for read in list(self._unanswered) if read.deadline <= now]
+        threads = {thread for read in late if (thread := read.thread) is not None}
+        for read in late:
+            read.fail(
+                StoreUnavailable(f"{self._store.describe()} has not answered within {read.seconds:g} s")
+            )
+        if threads:
+            self._store.interrupt(threads)

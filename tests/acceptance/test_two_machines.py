@@ -61,7 +61,7 @@ def test_the_cable_to_redis_is_cut_and_mended(
     """Each machine works alone; after the repair each gets the missed commits, without any new write."""
 
     def serve(name: str, address: str, **options: Any) -> Gunicorn:
-        config = {"KEYFOLD_REDIS": redis.url_at(address), "KEYFOLD_HEARTBEAT_SECONDS": 3600}
+        config = {"KEYFOLD_REDIS": redis.url_at(address), "KEYFOLD_TUNING": {"heartbeat_seconds": 3600}}
         (tmp_path / name).mkdir()
         return stack.enter_context(
             gunicorn(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from ...actors import Loop
+from ...actors.pool.threads import ThreadHealth
 
 _logger = logging.getLogger("keyfold.reactor")
 
@@ -75,9 +75,9 @@ class Reactor:
         """The thread has not ended."""
         return self._thread.is_alive()
 
-    def loop(self, now: float) -> Loop:
+    def loop(self, now: float) -> ThreadHealth:
         """Return how the thread fares."""
-        return Loop.of(self._thread, self._busy_since, now)
+        return ThreadHealth.of(self._thread, self._busy_since, now)
 
     def abandon(self) -> None:
         """In a forked child, where the thread is not: close this process's copy of the descriptors.

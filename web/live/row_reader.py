@@ -7,12 +7,12 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ...actors import Closed, ProjectionSystem
-from ...store import differ
+from ...store.rows import differ
 from ..operator.overview import SCAN_SECONDS
 from .channels.recent_deltas import NO_COMMIT
 
 if TYPE_CHECKING:
-    from ...store import Head, Row, RowKey
+    from ...store.rows import Head, Row, RowKey
     from .channels.channel import Channel
     from .hub import Hub
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...store import Queries, Row, check_key
+from ...store.operator_queries import Queries
+from ...store.rows import Row
+from ...store.validation import check_key
 
 if TYPE_CHECKING:
     from ...actors import ProjectionRuntime, ProjectionSystem

@@ -439,7 +439,8 @@ def test_the_facts_of_a_projection(operated: Operated) -> None:
 
 def test_all_processes_are_seen(operate: Callable[..., Operated]) -> None:
     """Each reports itself in the database; one that has closed is gone from the list."""
-    first, second = operate(KEYFOLD_REPORT_SECONDS=0.01), operate(KEYFOLD_REPORT_SECONDS=0.01)
+    tuning = {"report_seconds": 0.01}
+    first, second = operate(KEYFOLD_TUNING=tuning), operate(KEYFOLD_TUNING=tuning)
     second.system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
     second.system.reporter.report()
 
@@ -490,7 +491,7 @@ def failing(operated: Operated, probe: str = "healthz") -> dict[str, str]:
 
 def test_a_dispatcher_that_hangs_turns_health_red_and_green_again(operate: Callable[..., Operated]) -> None:
     """An apply that does not return is a thread that does nothing else."""
-    operated, parking = operate(KEYFOLD_HEALTH_SECONDS=HUNG), Parking()
+    operated, parking = operate(KEYFOLD_TUNING={"health_seconds": HUNG}), Parking()
     receipt = operated.system.bus.dispatch(Added("a", then=park_in(parking)))
     parking.wait_for_arrival()
     wait_until(lambda: failing(operated))
@@ -504,7 +505,7 @@ def test_a_dispatcher_that_hangs_turns_health_red_and_green_again(operate: Calla
 
 def test_a_writer_that_hangs_turns_health_red_and_green_again(operate: Callable[..., Operated]) -> None:
     """It waits in the middle of a commit, for as long as the database does not answer."""
-    operated, parking = operate(KEYFOLD_HEALTH_SECONDS=HUNG), Parking()
+    operated, parking = operate(KEYFOLD_TUNING={"health_seconds": HUNG}), Parking()
     store = operated.system.store
     commit = store.commit
 
@@ -523,7 +524,7 @@ def test_a_writer_that_hangs_turns_health_red_and_green_again(operate: Callable[
 
 def test_a_hub_s_loop_that_hangs_or_dies_turns_health_red(operate: Callable[..., Operated]) -> None:
     """And green again after a hang, but never after a death. Then close() does not wait for clients."""
-    operated, parking = operate(KEYFOLD_HEALTH_SECONDS=HUNG), Parking()
+    operated, parking = operate(KEYFOLD_TUNING={"health_seconds": HUNG}), Parking()
     hub = operated.app.extensions["keyfold"].hub
     reactor = hub.reactor
     watcher = operated.site.watch("test.totals", "a")
@@ -543,7 +544,7 @@ def test_a_hub_s_loop_that_hangs_or_dies_turns_health_red(operate: Callable[...,
 
 def test_a_process_whose_events_wait_is_not_ready(operate: Callable[..., Operated]) -> None:
     """The lag has a limit; the process lives, but others should be asked first."""
-    operated, parking = operate(KEYFOLD_HEALTH_SECONDS=HUNG), Parking()
+    operated, parking = operate(KEYFOLD_TUNING={"health_seconds": HUNG}), Parking()
     operated.system.bus.dispatch(Added("a", then=park_in(parking)))
     parking.wait_for_arrival()
     receipt = operated.system.bus.dispatch(Added("a"))
@@ -697,7 +698,7 @@ def test_reads_that_are_not_answered_are_503(
 ) -> None:
     """In time, with a body that says so, and when to come back; the overview shows this process at least."""
     url = postgres_server.url_of("postgres", postgres_proxy.port)
-    app = make_app(KEYFOLD_DATABASE=url, KEYFOLD_ADMIN_TOKEN=TOKEN, KEYFOLD_READ_TIMEOUT=0.3)
+    app = make_app(KEYFOLD_DATABASE=url, KEYFOLD_ADMIN_TOKEN=TOKEN, KEYFOLD_TUNING={"read_timeout": 0.3})
     system: ProjectionSystem = app.extensions["keyfold"].system
     system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
     monkeypatch.setattr("keyfold.web.operator.page.SCAN_SECONDS", 0.3)

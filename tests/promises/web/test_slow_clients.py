@@ -82,7 +82,7 @@ class Large:
 
 @pytest.fixture
 def large(make_app: Callable[..., Flask]) -> Iterator[Large]:
-    app = make_app(KEYFOLD_OUTBOX_BYTES=20_000)
+    app = make_app(KEYFOLD_TUNING={"outbox_bytes": 20_000})
     with serve(app) as site, ExitStack() as stack:
         yield Large(app, site.port, stack)
 
@@ -254,7 +254,7 @@ def test_one_who_takes_anything_is_not_stalled(
             checks.append(lambda: function(*given))
 
     monkeypatch.setattr(hub.reactor, "call_later", note)
-    hub.adopt(slow, None)
+    hub.adopt(slow)
     for _ in range(100):
         hub.reactor.call(slow.push, b"x" * 2000)
     wait_until(lambda: bool(checks))

@@ -15,7 +15,8 @@ from uuid import uuid4
 
 from msgspec import msgpack
 
-from ....actors import Loop, ProjectionError
+from ....actors import ProjectionError
+from ....actors.pool.threads import ThreadHealth
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -253,11 +254,12 @@ class Backplane:
             thread.join(max(0.0, deadline - monotonic()))
         self._redis.close()
 
-    def loops(self) -> list[Loop]:
+    def loops(self) -> list[ThreadHealth]:
         """Return how the threads fare."""
         now = monotonic()
         return [
-            Loop.of(thread, since, now) for thread, since in zip(self._threads, self._busy_since, strict=True)
+            ThreadHealth.of(thread, since, now)
+            for thread, since in zip(self._threads, self._busy_since, strict=True)
         ]
 
     def stats(self) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ....actors import Committed, Loop, channel_of
+from ....actors.broadcaster import Committed, channel_of
+from ....actors.pool.threads import ThreadHealth
 from ..channels.inbox import Missed, Notice, Turn
 from ..log_throttle import LogThrottle
 from ..protocol.messages import are_delta_messages
@@ -221,7 +222,7 @@ class CrossProcessSync:
         if self._backplane is not None:
             self._backplane.close(timeout)
 
-    def loops(self) -> list[Loop]:
+    def loops(self) -> list[ThreadHealth]:
         """Return how the backplane's threads fare."""
         return [] if self._backplane is None else self._backplane.loops()
 

@@ -6,15 +6,16 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ....actors import channel_of
-from ....store import Head, Position
+from ....actors.broadcaster import channel_of
+from ....store import Position
+from ....store.rows import Head
 from .batch import Batch
 from .inbox import Inbox, Notice, Replaced, Turn
 from .recent_deltas import NO_COMMIT, NOWHERE, RecentDeltas
 from .reorder_buffer import ReorderBuffer
 
 if TYPE_CHECKING:
-    from ....store import Row
+    from ....store.rows import Row
     from ..host import Host
     from .subscription import Subscription
 

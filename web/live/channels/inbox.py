@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ....store import Head, Position
+from ....store import Position
+from ....store.rows import Head
 
 _MOST_BYTES = 4 * 1024 * 1024
 

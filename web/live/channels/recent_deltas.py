@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
-from ....store import Head, Position, differ
-from ...settings import WebSettings
+from ....store import Position
+from ....store.rows import Head, differ
+from ..settings import LiveSettings
 from .inbox import Turn
 
 NOWHERE = Position("", 0)
@@ -23,7 +24,7 @@ class RecentDeltas:
 
     __slots__ = ("_bytes", "_frames", "_settings", "commit_id", "epoch", "version")
 
-    def __init__(self, start: Head, settings: WebSettings) -> None:
+    def __init__(self, start: Head, settings: LiveSettings) -> None:
         self.epoch, self.version, self.commit_id = start
         self._frames: deque[tuple[float, bytes]] = deque()
         self._bytes = 0

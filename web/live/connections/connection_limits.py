@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from typing import Protocol
 
-from ...settings import WebSettings
+from ..settings import LiveSettings
 from .descriptors import Room, make_room
 
 _SITE_BITS = 64
@@ -53,7 +53,7 @@ class UserSlot(Slot):
 class ConnectionLimits:
     """Counts connections against their limits. Safe from any thread."""
 
-    def __init__(self, settings: WebSettings) -> None:
+    def __init__(self, settings: LiveSettings) -> None:
         self._settings = settings
         self._lock, self._looking = threading.Lock(), threading.Lock()
         self._open = 0

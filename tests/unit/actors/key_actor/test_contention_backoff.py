@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from time import monotonic
 from typing import ClassVar
 
 import pytest
-from keyfold.actors import Committed, EventBus, ProjectionSystem, Receipt, engine
+from keyfold.actors import EventBus, ProjectionSystem, Receipt, engine
+from keyfold.actors.broadcaster import Committed
 from keyfold.actors.key_actor import contention_backoff
 from keyfold.actors.key_actor.contention_backoff import ContentionBackoff
 from keyfold.actors.pool.timer import Timer
@@ -117,29 +117,6 @@ def test_a_courtesy_is_bounded(clock: Clock) -> None:
         assert 0.0 <= owed.pause() <= 0.05
         clock.now += 0.051
         assert owed.pause() < 0.0
-
-
-def test_calls_are_made_in_their_order_and_at_the_end_at_once() -> None:
-    """An earlier one that comes later overtakes; what raises harms no other."""
-    timer, made, called = Timer(), list[str](), threading.Event()
-
-    def fail() -> None:
-        msg = "poison"
-        raise ValueError(msg)
-
-    timer.after(3600.0, lambda: made.append("late"))
-    timer.after(0.0, fail)
-    timer.after(0.01, called.set)
-    timer.after(0.0, lambda: made.append("soon"))
-    assert called.wait(DEADLINE)
-    assert made == ["soon"]
-    assert [loop.alive for loop in timer.loops(monotonic())] == [True]
-    assert timer.stop(monotonic() + DEADLINE)
-    assert made == ["soon", "late"]
-    ended = threading.Event()
-    timer.after(3600.0, ended.set)  # nobody who pauses at the very end is left there
-    assert ended.wait(DEADLINE)
-    assert timer.stop(monotonic() + DEADLINE)
 
 
 def test_what_waits_for_a_pause_is_committed_by_a_close(make_system: Callable[..., ProjectionSystem]) -> None:
