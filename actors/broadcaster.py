@@ -106,7 +106,7 @@ class Observer(Protocol):
     Called on a dispatcher thread, after the fact: keep it short. An exception is logged and harms nothing.
     """
 
-    def applied(self, committed: Committed, seconds: float) -> None:
+    def applied(self, committed: Committed, seconds: float, /) -> None:
         """Take note of a commit, which is broadcast by now.
 
         Args:
@@ -114,5 +114,5 @@ class Observer(Protocol):
             seconds: How long the actor waited for the commit.
         """
 
-    def failed(self, error: ProjectionError, event: object) -> None:
+    def failed(self, error: ProjectionError, event: object, /) -> None:
         """Take note of an event that could not be folded, and is a dead letter now."""

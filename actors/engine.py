@@ -107,7 +107,7 @@ class Engine:
                 self._store,
                 commit_limit=self._settings.commit_limit,
                 give_up=self._give_up,
-                facts=self._writer_facts,
+                stats=self._writer_facts,
             )
         finally:
             # Out of Pykka's global registry: its stop_all(), which also runs when any actor of the app raises

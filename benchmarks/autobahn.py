@@ -1,6 +1,7 @@
-"""The Autobahn|Testsuite (fuzzingclient, 517 cases) against an echo on the library's own handshake and frame handling.
+"""The Autobahn|Testsuite (fuzzingclient, 517 cases) against an echo server: ``make autobahn``.
 
-``make autobahn``. The suite needs Python 2.7. Groups 12 and 13 are about compression, which is not offered.
+The server uses the library's own handshake and frame handling. The suite needs Python 2.7. Groups 12 and 13
+are about compression, which is not offered.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def run(directory: Path, url: str) -> dict[str, str]:
-    """Return the verdict of each case; of a case and of how it closed, the worse one."""
+    """Return the verdict of each case: the worse one of its behaviour and its close."""
     spec = {
         "outdir": str(directory / "reports"),
         "servers": [{"agent": "keyfold", "url": url}],
@@ -76,8 +77,11 @@ def run(directory: Path, url: str) -> dict[str, str]:
         "exclude-agent-cases": {},
     }
     (directory / "spec.json").write_text(json.dumps(spec))
-    # As a site directory: zope is a namespace that a .pth file makes.
-    start = f"import site, sys; site.addsitedir({str(SUITE)!r}); from autobahntestsuite import wstest; sys.exit(wstest.run())"
+    # As a site directory, because a .pth file makes the namespace zope.
+    start = (
+        f"import site, sys; site.addsitedir({str(SUITE)!r}); "
+        "from autobahntestsuite import wstest; sys.exit(wstest.run())"
+    )
     command = [os.environ.get("PYTHON2", "python2.7"), "-c", start, "-m", "fuzzingclient", "-s", "spec.json"]
     without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run(

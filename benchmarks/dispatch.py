@@ -1,7 +1,7 @@
 """Dispatch to fold without a database, beside the bare loop over the same events: ``make bench-dispatch``.
 
-The SnapshotWriter is replaced by one that answers Saved at once; all else is the library as it is. The
-bare loop calls apply and msgspec, and nothing else: what no library could be faster than.
+The SnapshotWriter is replaced by one that answers Saved at once; everything else is the library as it is. The
+bare loop only calls apply and msgspec: no library can be faster.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ class NoDatabase(pykka.ThreadingActor):
         return queue.SimpleQueue()
 
     def on_receive(self, message: Any) -> None:
-        """Answer at once."""
         message.reply(Loaded(None) if type(message) is Load else SAVED)
 
 

@@ -1,11 +1,12 @@
-"""How cost grows, on SQLite: over keys, sizes of a state, skewed keys, and subscribers: ``make bench-growth``.
+"""The growth of cost over keys, sizes of a state, skew and subscribers, on SQLite: ``make bench-growth``.
 
-Durable events a second, one thread dispatches, all Receipts awaited at the end. A state is written whole,
-once a turn, so its size is what a turn costs; how many events share a turn is what a hot key gains. With
-skew, also what a cold key's single event waits beside a flood on one other key. A million keys have one
-event each, once: all are loaded and inserted. Subscribers get one delta at a time, as in fan_out.
+Durable events per second: one thread dispatches, and awaits all Receipts at the end. A commit writes the
+whole state of a key, so its cost grows with the size of the state; a hot key gains, because many events share
+one commit. With skewed keys, also the time that a single event of a cold key waits beside a flood on another
+key. A million keys get one event each, once: all are loaded and inserted. Subscribers get one delta at a
+time, as in fan_out.
 
-Tried, and left: one UPDATE … FROM json_each instead of a statement a row (no faster, 3.3 µs a row either way).
+Tried and rejected: one UPDATE … FROM json_each instead of one statement per row (3.3 µs per row either way).
 """
 
 from __future__ import annotations
@@ -41,16 +42,14 @@ class Page:
 
 
 class Pages(Projection[Written, Page]):
-    """A key for each size."""
+    """One key per size."""
 
     name = "bench.pages"
 
     def key(self, event: Written) -> str:
-        """Its size."""
         return f"{event.size}"
 
     def apply(self, state: Page, event: Written) -> int:
-        """Count, and fill."""
         if not state.text:
             state.text = "x" * event.size
         state.total += 1
@@ -58,7 +57,7 @@ class Pages(Projection[Written, Page]):
 
 
 def awaited(system: ProjectionSystem, events: list[Added]) -> Callable[[], int]:
-    """Dispatch all, then await all."""
+    """Return work that dispatches all events, then awaits all."""
 
     def work() -> int:
         receipts = [system.bus.dispatch(event) for event in events]
@@ -70,7 +69,7 @@ def awaited(system: ProjectionSystem, events: list[Added]) -> Callable[[], int]:
 
 
 def in_fifties(system: ProjectionSystem, size: int, count: int) -> Callable[[], int]:
-    """Dispatch fifty events, await them, and so on: a turn, and so a whole state, for each fifty or fewer."""
+    """Return work that repeats: dispatch fifty events, which share a commit or two, and await them."""
 
     def work() -> int:
         for _ in range(count // 50):
@@ -82,19 +81,19 @@ def in_fifties(system: ProjectionSystem, size: int, count: int) -> Callable[[], 
 
 
 def zipf(count: int, keys: int) -> list[Added]:
-    """Events over keys whose shares fall as the inverse of their rank."""
+    """Return events over keys with shares in inverse proportion to their rank."""
     weights = list(itertools.accumulate(1 / rank for rank in range(1, keys + 1)))
     chosen = random.Random(7).choices(range(keys), cum_weights=weights, k=count)
     return [Added(f"key {key}", 1) for key in chosen]
 
 
 def one_hot(count: int, keys: int) -> list[Added]:
-    """Nine of ten events on one key."""
+    """Return events of which nine of ten are on one key."""
     return [Added("hot" if n % 10 else f"key {n % keys}", 1) for n in range(count)]
 
 
 def cold_beside_hot(system: ProjectionSystem, count: int) -> list[float]:
-    """Return how many seconds single events of cold keys took, each sent into a flood on a hot one."""
+    """Return the seconds that single events of cold keys took, each beside a flood on a hot key."""
     taken = []
     for number in range(20):
         flood = [system.bus.dispatch(Added("hot", 1)) for _ in range(count)]
@@ -106,13 +105,13 @@ def cold_beside_hot(system: ProjectionSystem, count: int) -> list[float]:
 
 
 def to_subscribers(count: int, options: argparse.Namespace) -> list[float]:
-    """Return the deltas a second that so many sockets get of one key, a delta at a time."""
+    """Return the deltas per second to this number of sockets on one key, one delta at a time."""
     server = Server("keyfold_hub.py")
     crowd = Crowd(server.port, count, "/ws/projection/bench.counter/a", greeting=True)
     frame = 4 + payload_length()
     server.order(0, 0)
     drain_rest(crowd)
-    rounds = min(200, max(20, 10_000 // count))  # what a socket may have unread is bounded
+    rounds = min(200, max(20, 10_000 // count))  # the unread bytes of a socket are bounded
     rates = []
     for _ in range(options.repetitions):
         seconds = server.order(rounds, 1)
@@ -124,7 +123,6 @@ def to_subscribers(count: int, options: argparse.Namespace) -> list[float]:
 
 
 def main() -> None:
-    """Print all of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--max-keys", type=int, default=100_000)
@@ -136,9 +134,13 @@ def main() -> None:
     with (
         sqlite_file() as url,
         ProjectionSystem(
-            url, dispatch_timeout=120, mailbox_limit=1_000_000, in_flight_limit=2_000_000, max_live_actors=2_000_000
+            url,
+            dispatch_timeout=120,
+            mailbox_limit=1_000_000,
+            in_flight_limit=2_000_000,
+            max_live_actors=2_000_000,
         ) as system,
-    ):  # fmt: skip
+    ):
         system.register(Counters())
         system.register(Pages())
         system.bus.dispatch(Added("key 0", 0)).result(60)

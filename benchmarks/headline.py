@@ -75,7 +75,8 @@ def _writing(figures: Load) -> Iterator[str]:
     )
     yield _line(
         "1,000,000 live key actors (`make bench-live_actors`)",
-        f"{actors['threads']:.0f} threads, {actors['bytes.actors_1000000']:.0f} bytes each beyond key and state",
+        f"{actors['threads']:.0f} threads, "
+        f"{actors['bytes.actors_1000000']:.0f} bytes each beyond key and state",
         f"`pykka.ThreadingActor`: one thread and {actors['pykka.bytes']:,.0f} bytes each",
     )
 
@@ -91,7 +92,8 @@ def _sockets(figures: Load) -> Iterator[str]:
         yield _line(
             f"fan-out to 1,000 sockets, deltas/s, {where}",
             _rate(fan[f"{figure}.keyfold_hub"]),
-            f"bare loop of `send` {bare}; Node `ws` {node}; `websockets.broadcast` {broadcast}; Flask-Sock {idiom}",
+            f"bare loop of `send` {bare}; Node `ws` {node}; `websockets.broadcast` {broadcast}; "
+            f"Flask-Sock {idiom}",
         )
     yield _line(
         "9,000 sockets held by one gunicorn worker (`make bench-held_sockets`)",

@@ -1,7 +1,7 @@
 """9,000 sockets held by one gunicorn worker, beside the Flask-Sock idiom: ``make bench-held_sockets``.
 
-Threads and resident memory of the serving process, before and with the sockets open, each watching a key
-of its own out of 100. The other side holds 1,000: each of its sockets costs two threads.
+Threads and resident memory of the serving process, before and while the sockets are open. Each socket watches
+one of 100 keys. The other side holds 1,000 sockets, because each of them needs two threads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From dispatch to a delta readable on a socket, on an idle system: ``make bench-latency``.
+"""The time from dispatch to a readable delta on a socket, on an idle system: ``make bench-latency``.
 
-Beside the least that it could be: one thread that writes the row, commits, and sends the frame itself.
-Both on SQLite (WAL, synchronous=NORMAL) in a file; a client thread stamps what it reads.
+The other side is the minimum: one thread that writes the row, commits, and sends the frame itself. Both on
+SQLite (WAL, synchronous=NORMAL) in a file; a client thread takes the times.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def percentiles(figure: str, seconds: list[float]) -> str:
 
 
 def forget(state: Total) -> dict[str, int]:
-    """Keep the state small: it is the way that is measured."""
+    """Keep the state small: only the time of its way is measured."""
     state.amounts.clear()
     return {"total": state.total}
 
 
 def through_keyfold(directory: str, count: int) -> list[float]:
-    """Dispatch one event after the other, each when the one before has been read."""
+    """Dispatch one event after the other, each after the previous one has been read."""
     keyfold = Keyfold()
     keyfold.register(Totals())
     app = Flask("bench")

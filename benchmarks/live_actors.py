@@ -1,7 +1,8 @@
-"""Live key actors in one process: how many, on how many threads, in how much memory: ``make bench-live_actors``.
+"""Live key actors in one process: their number, threads and memory: ``make bench-live_actors``.
 
-The same keys and states in a plain dict are the baseline, in a process of its own; the difference is
-what an actor costs beyond its key and state. ``pykka.ThreadingActor``, a thread each, is the peer.
+The baseline is a plain dict with the same keys and states, in a process of its own. The difference is the
+memory of an actor beyond its key and state. The other side is ``pykka.ThreadingActor``, which has one thread
+per actor.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ def resident_bytes() -> int:
 
 
 def baseline(count: int) -> None:
-    """Keys and states alone."""
+    """Measure keys and states alone."""
     before = resident_bytes()
     states = {f"key {n}": Counter(n) for n in range(count)}
     print(f"{(resident_bytes() - before) / len(states):.0f}")
 
 
 def pykka_threads(count: int) -> None:
-    """Pykka's own actors, a thread each."""
+    """Measure Pykka's own actors, with one thread each."""
     before, started = resident_bytes(), time.perf_counter()
     refs = [pykka.ThreadingActor.start() for _ in range(count)]
     seconds = time.perf_counter() - started
@@ -45,7 +46,7 @@ def pykka_threads(count: int) -> None:
 
 
 def keyfold(count: int) -> None:
-    """Key actors, each of which has folded and saved one event."""
+    """Measure key actors, each of which has folded and saved one event."""
     with (
         sqlite_file() as url,
         ProjectionSystem(
@@ -70,7 +71,7 @@ def keyfold(count: int) -> None:
 
 
 def spawn(count: int) -> None:
-    """Dispatches that spawn, while the only thread that folds is held: nothing else takes the interpreter."""
+    """Measure dispatches that spawn while the only dispatcher thread is blocked, to compute alone."""
     held, release = threading.Event(), threading.Event()
 
     class Held(Counters):
@@ -132,7 +133,8 @@ def main() -> None:
     peer_bytes, peer_spawn = run("pykka", peers)
     record("pykka.bytes", int(peer_bytes))
     print(
-        f"  pykka.ThreadingActor: {peers:,} on {peers:,} threads, {int(peer_bytes):,} bytes and {peer_spawn} µs each"
+        f"  pykka.ThreadingActor: {peers:,} on {peers:,} threads, "
+        f"{int(peer_bytes):,} bytes and {peer_spawn} µs each"
     )
 
 

@@ -1,7 +1,7 @@
 """Run all benchmarks: ``make bench``. Writes docs/benchmarks.md, its plots, and the table in the README.
 
-No figure there is typed. The page has the printed text of the programs; the table and the plots take the figures that
-the programs have recorded, by their ids.
+No figure there is typed. The page has the printed text of the programs; the table and the plots take the
+figures that the programs have recorded, by their ids.
 """
 
 from __future__ import annotations
@@ -22,15 +22,27 @@ from plots import PLOTS, draw
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 ALL = (
-    "durable", "write_path", "contention", "dispatch", "verify", "growth", "live_actors", "fan_out", "held_sockets", "latency", "frozen_client",
-    "backplane", "convergence",
-)  # fmt: skip
+    "durable",
+    "write_path",
+    "contention",
+    "dispatch",
+    "verify",
+    "growth",
+    "live_actors",
+    "fan_out",
+    "held_sockets",
+    "latency",
+    "frozen_client",
+    "backplane",
+    "convergence",
+)
 BY_ITSELF = ("autobahn",)
-"""Programs that need tools which few machines have: each runs only by its name, and replaces only its part."""
+"""Programs with rare requirements: each runs only by its name, and replaces only its part of the page."""
 HEAD = """# Benchmarks
 
-Written by `make bench` on {day}: the output of each command, both sides from the same run. Machines differ, and this
-one had {cores} slow cores and noisy neighbours: compare the ratios, and run the benchmarks on your own machine.
+Written by `make bench` on {day}: the output of each command, both sides from the same run. Machines
+differ, and this one had {cores} slow cores and noisy neighbours: compare the ratios, and run the
+benchmarks on your own machine.
 """
 
 

@@ -1,7 +1,7 @@
 """State becomes rows: the snapshot store, its tables and migrations, and the errors of a database.
 
-The names here are for apps. The runtime imports the internal ones (the writer and its messages, the records, the
-codec) from their modules.
+The names here are for apps. The runtime imports the internal ones (the writer and its messages, the records,
+the codec) from their modules.
 """
 
 from .codec import DecodeError, EncodeError

@@ -47,9 +47,14 @@ class Queries:
         after: int = 0,
         limit: int = 100,
     ) -> list[StoredLetter]:
-        """Return the oldest dead letters with an id above ``after``, of one projection and key if they are given.
+        """Return the oldest dead letters with an id above ``after``, oldest first.
 
-        With ``parked`` only those that wait for their key to be resumed.
+        Args:
+            name: Only letters of this projection.
+            key: Only letters of this key.
+            parked: Only letters that wait for their key to be resumed.
+            after: The id that all ids are above.
+            limit: The maximal number of letters.
         """
         sql = self._statements.letters(name=name is not None, key=key is not None, parked=parked)
         return self._rows(sql, *_given(name, key), after, limit, make=_letter)
@@ -57,7 +62,8 @@ class Queries:
     def newest_letters(self, name: str, limit: int = 20) -> list[StoredLetter]:
         """Return the newest events of a projection that could not be folded, newest first.
 
-        Of the events parked for a key only the first is among them: nothing is wrong with the events behind it.
+        Of the events parked for a key only the first is among them: nothing is wrong with the events behind
+        it.
         """
         return self._rows(self._statements.newest_letters, name, name, limit, make=_letter)
 
@@ -86,9 +92,16 @@ class Queries:
         largest: bool = False,
         limit: int = 100,
     ) -> list[KeySummary]:
-        """Return keys in their order, those above ``after`` and with this prefix; or the largest first.
+        """Return keys of a projection. Tombstones are left out, unless they are halted.
 
-        Tombstones are left out, unless they are halted. ``largest`` takes a scan of the projection's rows.
+        Args:
+            name: The name of the projection.
+            prefix: Only keys that begin with it.
+            after: Only keys above it in the database's order.
+            halted: Only halted keys.
+            largest: Order by the size of the state, the largest first, instead of by key. It takes a scan of
+                the projection's rows.
+            limit: The maximal number of keys.
         """
         sql = self._statements.keys(halted=halted, largest=largest)
         return self._rows(sql, name, after, len(prefix), prefix, limit, make=_key_summary)
@@ -106,7 +119,7 @@ class Queries:
     # -- totals
 
     def totals(self) -> dict[str, dict[str, int]]:
-        """Return, per projection that has any, the numbers of dead letters, parked letters and halted keys."""
+        """Return the numbers of dead letters, parked letters and halted keys, per projection that has any."""
         totals: dict[str, dict[str, int]] = {}
         for word, sql in (
             ("dead_letters", self._statements.total_letters),
@@ -133,7 +146,7 @@ class Queries:
 
 
 def _as_bigint(number: int) -> int:
-    """Return the nearest number that a database knows. The result is the same: no row has a number beyond those."""
+    """Return the nearest number that a database knows. It finds the same rows: none has a larger number."""
     return max(-_MAX_BIGINT, min(number, _MAX_BIGINT))
 
 

@@ -26,9 +26,10 @@ class Processes:
         self._cleaned_up_at = 0.0
 
     def report(self, process: str, details: dict[str, Any]) -> None:
-        """Write the report of a process. Once per hour, remove the processes that have been silent for an hour.
+        """Write the report of a process.
 
-        A process that is killed, or that ends at the interpreter's exit, removes nothing; the others do it.
+        Once per hour it also removes the processes that have been silent for an hour: a process
+        that is killed, or that ends at the interpreter's exit, does not remove itself.
 
         Args:
             process: The id of the process, up to 64 characters.

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import peewee
 from msgspec import Meta
 
-from ..actors import ProjectionError, Settings
+from ..actors import ProjectionError
 from ..actors.settings import (
     Count,
     InvalidSetting,
     NonEmptyText,
+    Settings,
     SystemTuning,
     field_names,
     merge_tuning,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from ..actors import all_systems
+from ..actors.system import all_systems
 from .app_registry import EXTENSION, KeyfoldState
 
 _SECONDS = 10.0

@@ -23,14 +23,16 @@ _POSTGRES_DEFAULTS = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
-    # A process that is frozen in the middle of a transaction would keep its rows from all others. A transaction that
-    # these time-outs end is tried again, and a COMMIT that they end is looked up in the ledger.
+    # A process that is frozen in the middle of a transaction would keep its rows from all others. A
+    # transaction that these time-outs end is tried again, and a COMMIT that they end is looked up in the
+    # ledger.
     "options": (
         "-c idle_in_transaction_session_timeout=10000 -c lock_timeout=10000 -c statement_timeout=30000"
     ),
 }
 
-# The names of the one supported driver of each database, as SQLAlchemy writes them; empty for none in the URL.
+# The names of the one supported driver of each database, as SQLAlchemy writes them; empty for none in the
+# URL.
 _DRIVERS = {"sqlite": ("",), "postgres": ("", "psycopg2"), "postgresql": ("", "psycopg2")}
 
 _EXAMPLES = "for instance sqlite:///shop.db or postgresql://user:password@host/name"
@@ -63,14 +65,15 @@ def open_database(source: str | peewee.Database) -> peewee.Database:
     Args:
         source: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite://``, or
             ``postgresql://user:password@host/name``, to which parameters of libpq may be added
-            (``?sslmode=require``). ``postgres://`` and ``postgresql+psycopg2://`` are the same. Or a thread-safe
-            ``peewee.SqliteDatabase`` or ``peewee.PostgresqlDatabase``.
+            (``?sslmode=require``). ``postgres://`` and ``postgresql+psycopg2://`` are the same. Or a
+            thread-safe ``peewee.SqliteDatabase`` or ``peewee.PostgresqlDatabase``.
 
     Returns:
         A database to pass to ``SnapshotStore``, ``migrate``, ``pending`` and ``rollback``.
 
     Raises:
-        ProjectionError: The source is anything else. The message says which URL to write, without the password.
+        ProjectionError: The source is anything else. The message says which URL to write, without the
+            password.
     """
     if isinstance(source, peewee.Database):
         return _checked(source)
@@ -120,7 +123,10 @@ def driver_error(error: Exception) -> Exception:
 def _open_sqlite(url: str) -> peewee.Database:
     settings = db_url.parse(url)
     if urlsplit(url).netloc:
-        msg = f"{url} has only two slashes; a relative file takes three (sqlite:///shop.db), an absolute one four"
+        msg = (
+            f"{url} has only two slashes; a relative file takes three (sqlite:///shop.db), "
+            "an absolute one four"
+        )
         raise ProjectionError(msg)
     name = settings.pop("database")
     if name == ":memory:":

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def amend(database: peewee.Database, statements: Statements, amendment: Amendment) -> bool:
     """Make one amendment within the caller's transaction.
 
-    It takes several statements, and the first one locks the row. Another transaction that parks an event for the key
-    at the same time has either ended before, so that its letter is seen, or comes later and finds the position
-    or the halt changed.
+    It takes several statements, and the first one locks the row. Another transaction that parks an event for
+    the key at the same time has either ended before, so that its letter is seen, or comes later and finds the
+    position or the halt changed.
 
     Returns:
         Whether the row and the letters were still there; if not, nothing is changed.

@@ -28,9 +28,9 @@ class ColumnTypes(NamedTuple):
 class Dialect(Protocol):
     """The statements and the errors of one kind of database.
 
-    There is one object per store. Its methods run on the calling thread's connection, which is open except where a
-    method says otherwise, and let the driver's errors pass: ``Connections`` turns them into a StoreError
-    by ``classify``.
+    There is one object per store. Its methods run on the calling thread's connection, which is open except
+    where a method says otherwise, and let the driver's errors pass: ``Connections`` turns them into a
+    StoreError by ``classify``.
     """
 
     @property
@@ -73,7 +73,7 @@ class Dialect(Protocol):
         """Return the commits of the rows that exist among ``row_keys``, by one statement."""
 
     def renew(self, database: peewee.Database, renewals: Sequence[Renewal]) -> list[RowKey]:
-        """Give new epochs to the rows that have lost a commit, and return the row keys of those that got one."""
+        """Give new epochs to the rows that have lost a commit, and return the row keys of these rows."""
 
     def commit(
         self,
@@ -88,8 +88,8 @@ class Dialect(Protocol):
         """Write everything in one transaction.
 
         Returns:
-            For each save, then for each amendment, whether its base was still there. Saves and amendments without
-            their base are not written; the others are.
+            For each save, then for each amendment, whether its base was still there. Saves and amendments
+            without their base are not written; the others are.
 
         Raises:
             CommitInDoubt: The answer to the COMMIT was lost.

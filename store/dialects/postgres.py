@@ -27,12 +27,12 @@ _JOIN = """
     JOIN projection_snapshots AS s ON s.projection_name = wanted.name AND s.key = wanted.key
 """
 _SELECT = (
-    "SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state::text, s.updated_at, s.halted, "
-    "s.commit_id" + _JOIN
+    "SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state::text, s.updated_at, "
+    "s.halted, s.commit_id" + _JOIN
 )
 _SELECT_HEADS = "SELECT s.projection_name, s.key, s.epoch, s.version, s.commit_id" + _JOIN
-# The condition is the one of Head.is_gone_from. The rows are locked in an order, so that two transactions that renew
-# epochs can't deadlock.
+# The condition is the one of Head.is_gone_from. The rows are locked in an order, so that two transactions
+# that renew epochs can't deadlock.
 _RENEW = """
     WITH wanted AS (
         SELECT s.projection_name, s.key, w.new
@@ -51,10 +51,10 @@ _RENEW = """
 _SELECT_UNLOCKED = "SELECT s.projection_name, s.key" + _JOIN + "FOR NO KEY UPDATE OF s SKIP LOCKED"
 
 # One statement and one round trip for everything. Its own RETURNING names the rows that were written: a later
-# read could see the row of another process and take it for ours. The small columns travel as one JSON text: as eight
-# arrays, each item is a node for the server's parser, and 500 rows take twice as long. (States have an array of their
-# own: within the JSON text they would be escaped twice, which is slow for large ones, and inserted unescaped
-# they could change the statement.)
+# read could see the row of another process and take it for ours. The small columns travel as one JSON text:
+# as eight arrays, each item is a node for the server's parser, and 500 rows take twice as long. (States have
+# an array of their own: within the JSON text they would be escaped twice, which is slow for large ones, and
+# inserted unescaped they could change the statement.)
 _WRITE = """
     WITH incoming AS (
         SELECT row->>0 AS name, row->>1 AS key, row->>2 AS base_epoch, (row->>3)::bigint AS base_version,
@@ -86,20 +86,22 @@ _WRITE = """
     SELECT * FROM updated UNION ALL SELECT * FROM inserted
 """
 _INSERT_LETTERS = """
-    INSERT INTO projection_dead_letters (projection_name, key, event_type, event, error, traceback, parked, at)
+    INSERT INTO projection_dead_letters
+        (projection_name, key, event_type, event, error, traceback, parked, at)
     SELECT *, now() FROM unnest(
         %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::boolean[]
     )
 """
 
-# After a week without a commit a writer counts as dead. If it is only asleep, its next commit makes its row again.
+# After a week without a commit a writer counts as dead. If it is only asleep, its next commit makes its row
+# again.
 _DELETE_OLD_WRITERS = """
     DELETE FROM projection_writers WHERE writer IN (
         SELECT writer FROM projection_writers WHERE at < now() - interval '7 days' FOR UPDATE SKIP LOCKED
     )
 """
-# The row is written although only its number is asked for: in this way the statement waits for the end of the old
-# connection's transaction also where that inserts the row, which no other transaction can see yet.
+# The row is written although only its number is asked for: in this way the statement waits for the end of the
+# old connection's transaction also where that inserts the row, which no other transaction can see yet.
 _LAST_TRANSACTION_NUMBER = """
     INSERT INTO projection_writers (writer, turn, at) VALUES (%s, 0, now())
     ON CONFLICT (writer) DO UPDATE SET at = excluded.at
@@ -116,8 +118,8 @@ _MIGRATION_LOCK = 0x6B6579666F6C64  # an advisory lock: "keyfold" in ASCII
 # SQLSTATE classes and codes (https://www.postgresql.org/docs/current/errcodes-appendix.html) that blame the
 # data: data exception, integrity violation, program limit exceeded, and a RAISE in a trigger of the app's.
 _DATA_REFUSED = ("22", "23", "54", "P0001")
-# Codes that blame the connection, the server, or other transactions: the whole transaction has to be tried again.
-# All others blame something in the statement.
+# Codes that blame the connection, the server, or other transactions: the whole transaction has to be tried
+# again. All others blame something in the statement.
 _UNAVAILABLE = ("08", "25", "28", "3D", "40", "53", "57P", "58", "F0")
 _LOCK_NOT_AVAILABLE = "55P03"
 # Codes that are a definite "no" to a COMMIT. Any other failure of a COMMIT leaves it in doubt.

@@ -28,8 +28,8 @@ _JOIN = """
       ON s.projection_name = wanted.value ->> 0 AND s.key = wanted.value ->> 1
 """
 _SELECT = (
-    "SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state, s.updated_at, s.halted, "
-    "s.commit_id" + _JOIN
+    "SELECT s.projection_name, s.key, s.epoch, s.version, s.schema_version, s.state, s.updated_at, "
+    "s.halted, s.commit_id" + _JOIN
 )
 _SELECT_HEADS = "SELECT s.projection_name, s.key, s.epoch, s.version, s.commit_id" + _JOIN
 _UPDATE = """
@@ -58,7 +58,8 @@ class SqliteDialect:
     """SQLite: one writer at a time, and a COMMIT always answers, so that no commit is ever in doubt."""
 
     statements = _STATEMENTS
-    # The state is TEXT and not JSON: a type that SQLite does not know has numeric affinity, and "0" becomes 0.
+    # The state is TEXT and not JSON: a type that SQLite does not know has numeric affinity, and "0" becomes
+    # 0.
     column_types = ColumnTypes(state="TEXT", moment="TEXT", identity="INTEGER PRIMARY KEY AUTOINCREMENT")
 
     def __init__(self) -> None:
@@ -128,7 +129,12 @@ class SqliteDialect:
     def locked(self, database: peewee.Database, row_keys: Sequence[RowKey]) -> set[RowKey]:  # noqa: ARG002
         return set()  # the whole file is locked, or none of it
 
-    def has_committed(self, database: peewee.Database, ledger: Ledger, transaction_number: int) -> bool:  # noqa: ARG002
+    def has_committed(
+        self,
+        database: peewee.Database,  # noqa: ARG002
+        ledger: Ledger,  # noqa: ARG002
+        transaction_number: int,  # noqa: ARG002
+    ) -> bool:
         return False  # no commit is ever in doubt, so the ledger is not written
 
     def remove_writer(self, database: peewee.Database, ledger: Ledger) -> None:

@@ -8,13 +8,14 @@ _LETTER_COLUMNS = "id, projection_name, key, event_type, event, error, traceback
 class Statements:
     """The SQL that differs between the databases in its placeholder and in three expressions only.
 
-    Each dialect builds it once. It has more than twelve attributes, as each statement is one of them: in this way
-    all SQL stands in this package, and none of it is put together when it is run.
+    Each dialect builds it once. It has more than twelve attributes, as each statement is one of them: in this
+    way all SQL stands in this package, and none of it is put together when it is run.
 
     Args:
         param: The driver's placeholder for a parameter.
         state_param: The placeholder of a state, with the cast that it needs.
-        for_update: The end of a SELECT that locks its rows; empty where the transaction has locked the database.
+        for_update: The end of a SELECT that locks its rows; empty where the transaction has locked the
+            database.
         state_bytes: The size of a state as text, in bytes.
     """
 
@@ -28,7 +29,8 @@ class Statements:
             WHERE projection_name = {p} AND key = {p} {for_update}
         """
         self.lock_letter = f"""
-            SELECT id FROM projection_dead_letters WHERE id = {p} AND projection_name = {p} AND key = {p} {for_update}
+            SELECT id FROM projection_dead_letters
+            WHERE id = {p} AND projection_name = {p} AND key = {p} {for_update}
         """
         self.insert_row = f"""
             INSERT INTO projection_snapshots
@@ -63,7 +65,8 @@ class Statements:
         self.newest_letters = f"""
             SELECT {_LETTER_COLUMNS} FROM projection_dead_letters
             WHERE projection_name = {p} AND (NOT parked OR id IN (
-                SELECT min(id) FROM projection_dead_letters WHERE projection_name = {p} AND parked GROUP BY key
+                SELECT min(id) FROM projection_dead_letters
+                WHERE projection_name = {p} AND parked GROUP BY key
             ))
             ORDER BY id DESC LIMIT {p}
         """
@@ -112,14 +115,15 @@ class Statements:
         """Return the SELECT of a projection's keys, in their order or the largest first.
 
         Returns:
-            A statement with five parameters: the projection's name, the key that all keys are above, the length
-            of the prefix, the prefix, and the limit.
+            A statement with five parameters: the projection's name, the key that all keys are above, the
+            length of the prefix, the prefix, and the limit.
         """
         p = self._param
         condition = "halted" if halted else "(version > 0 OR halted)"
         order = f"{self._state_bytes} DESC, key" if largest else "key"
         return f"""
-            SELECT projection_name, key, epoch, version, schema_version, halted, {self._state_bytes}, updated_at
+            SELECT projection_name, key, epoch, version, schema_version, halted, {self._state_bytes},
+                   updated_at
             FROM projection_snapshots
             WHERE projection_name = {p} AND key > {p} AND substr(key, 1, {p}) = {p} AND {condition}
             ORDER BY {order} LIMIT {p}
@@ -136,10 +140,11 @@ class Statements:
             A statement whose last three parameters are the row key that all are above, and the limit.
         """
         p = self._param
-        return (
-            f"SELECT projection_name, key, epoch FROM projection_snapshots WHERE {self._where(name=name, key=key)}"
-            f"(projection_name, key) > ({p}, {p}) ORDER BY projection_name, key LIMIT {p}"
-        )
+        return f"""
+            SELECT projection_name, key, epoch FROM projection_snapshots
+            WHERE {self._where(name=name, key=key)} (projection_name, key) > ({p}, {p})
+            ORDER BY projection_name, key LIMIT {p}
+        """
 
     def _where(self, *, name: bool, key: bool) -> str:
         return (f"projection_name = {self._param} AND " if name else "") + (

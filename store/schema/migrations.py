@@ -1,4 +1,4 @@
-"""The tables, step by step: each step goes forward and back, is recorded, and may run twice or in two processes."""
+"""The tables, step by step. Each step goes forward and back, and may run twice or in two processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FLAGS = (("projection_snapshots", "halted"), ("projection_dead_letters", "parke
 
 
 class Migration:
-    """One step. ``forward(db)`` and ``back(db)`` run inside the caller's transaction; twice does no harm."""
+    """One step. ``forward`` and ``back`` run inside the caller's transaction, and may run twice."""
 
     number: ClassVar[int]
 
@@ -26,12 +26,12 @@ class Migration:
 
     @staticmethod
     def back(database: peewee.Database) -> None:
-        """Undo the change, and lose what it holds."""
+        """Undo the change. The data in it is lost."""
         raise NotImplementedError
 
 
 class CreateProjectionSnapshotsTable(Migration):
-    """The table of snapshots. An app may run it in a migration set of its own (``auto_migrate=False``)."""
+    """The table of snapshots. With ``auto_migrate=False``, an app may run this step in its own migrations."""
 
     number = 1
 
@@ -95,7 +95,7 @@ class CreateProjectionDeadLettersTable(Migration):
 
 
 class CreateProjectionWritersTable(Migration):
-    """The ledger of commits, by which a writer learns what became of a commit whose answer was lost."""
+    """The ledger, by which a writer learns whether a commit happened whose answer was lost."""
 
     number = 3
 
@@ -125,14 +125,15 @@ class AddHaltedKeys(Migration):
 
     @staticmethod
     def forward(database: peewee.Database) -> None:
-        """Add projection_snapshots.halted and projection_dead_letters.parked, with indexes of those that are."""
+        """Add projection_snapshots.halted and projection_dead_letters.parked, with partial indexes."""
         for table, column in _FLAGS:
             if column not in _columns(database, table):
                 database.execute_sql(
                     f"ALTER TABLE {table} ADD COLUMN {column} BOOLEAN NOT NULL DEFAULT FALSE"
                 )
             database.execute_sql(
-                f"CREATE INDEX IF NOT EXISTS {table}_{column} ON {table} (projection_name, key) WHERE {column}"
+                f"CREATE INDEX IF NOT EXISTS {table}_{column} "
+                f"ON {table} (projection_name, key) WHERE {column}"
             )
 
     @staticmethod
@@ -145,7 +146,7 @@ class AddHaltedKeys(Migration):
 
 
 class CreateProjectionProcessesTable(Migration):
-    """What each running process last said of itself, so that an operator sees all of them."""
+    """The last report of each running process, so that an operator sees all of them."""
 
     number = 5
 
@@ -169,7 +170,7 @@ class CreateProjectionProcessesTable(Migration):
 
 
 class AddCommitIds(Migration):
-    """Which commit a row holds: its version alone does not say it, once a backup was restored."""
+    """The commit that a row holds: after the restore of a backup its version alone does not tell."""
 
     number = 6
 

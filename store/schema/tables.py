@@ -41,8 +41,8 @@ class Tables:
         """
         if self._exist:
             return
-        # On a thread of its own: the caller may have a transaction of the app's open, and no other connection would
-        # see tables that are made inside it. No pool: its threads are joined at the interpreter's exit.
+        # On a thread of its own: the caller may have a transaction of the app's open, and no other connection
+        # would see tables that are made inside it. No pool: its threads are joined at the interpreter's exit.
         errors: list[BaseException] = [RuntimeError("the migration's thread ended without a result")]
         migration = threading.Thread(
             target=self._migrate,
@@ -78,10 +78,10 @@ class Tables:
                     raise
                 if blocked:
                     msg = (
-                        f"the tables of {describe_database(self._database)} are still to be made, and this thread "
-                        "has a transaction open on the same database, which keeps all others from writing: "
-                        "run 'flask keyfold migrate' first, or call store.ensure_tables() or dispatch the first "
-                        "event outside of a transaction"
+                        f"the tables of {describe_database(self._database)} are still to be made, and this "
+                        "thread has a transaction open on the same database, which keeps all others from "
+                        "writing: run 'flask keyfold migrate' first, or call store.ensure_tables() or "
+                        "dispatch the first event outside of a transaction"
                     )
                     raise StoreError(msg) from error
                 # SQLite does not wait, whatever its busy timeout, when two processes turn a new file to WAL.

@@ -12,10 +12,11 @@ class Ledger:
     """One row of projection_writers, which each commit of its writer stamps with a transaction number.
 
     Afterwards the row tells whether a transaction was committed, however the connection ended. PostgreSQL's
-    own ``pg_xact_status(xid)`` can't: after a crash of the server, the id of a transaction that was lost with it is
-    given out again, and the commit of another process would be taken for ours.
+    own ``pg_xact_status(xid)`` can't: after a crash of the server, the id of a transaction that was lost with
+    it is given out again, and the commit of another process would be taken for ours.
 
-    This object is the writer's side: it counts. The dialect has the statements. The number is in the column ``turn``.
+    This object is the writer's side: it counts. The dialect has the statements. The number is in the column
+    ``turn``.
     """
 
     def __init__(self) -> None:

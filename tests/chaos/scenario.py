@@ -21,10 +21,8 @@ import psycopg2
 from journal import id_of
 from keyfold.actors import (
     ApplyError,
-    Broadcaster,
     BroadcastError,
     Closed,
-    Committed,
     InvalidEvent,
     KeyHalted,
     MailboxFull,
@@ -32,6 +30,7 @@ from keyfold.actors import (
     ProjectionSystem,
     Receipt,
 )
+from keyfold.actors.broadcaster import Broadcaster, Committed
 from keyfold.store import Position, ProjectionError, SnapshotStore
 
 PATIENCE = 0.6

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from keyfold.actors import Settings
-from keyfold.actors.settings import CheckedSettings, SystemTuning, field_names
+from keyfold.actors.settings import CheckedSettings, Settings, SystemTuning, field_names
 from keyfold.web import WebSettings
 from keyfold.web.live.settings import LiveTuning
 

@@ -1,4 +1,4 @@
-"""One word has one meaning: docs/glossary.md is read, and the code, the docs and the examples are held to it."""
+"""One word has one meaning: docs/glossary.md is compared with the code, the docs and the examples."""
 
 from __future__ import annotations
 
@@ -40,6 +40,9 @@ def parts(identifier: str) -> list[str]:
     return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", identifier)]
 
 
+PAGES = ("examples", "docs", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+
+
 @cache
 def _names() -> dict[str, set[str]]:
     """Return the identifiers of the library and the examples, each with the files that use it."""
@@ -55,8 +58,8 @@ def _texts() -> dict[str, str]:
     """Return the prose of each file, in lower case and without code."""
     return {
         str(file.relative_to(ROOT)): " ".join(texts(file, messages=True)).lower()
-        for file in sources(*CODE, "examples", "docs", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
-    }  # fmt: skip
+        for file in sources(*CODE, *PAGES)
+    }
 
 
 def _excepted(word: str, place: str) -> bool:

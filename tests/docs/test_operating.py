@@ -30,7 +30,7 @@ def test_every_metric_is_listed() -> None:
 
 
 def test_every_action_and_command_is_listed() -> None:
-    """What an operator can do."""
+    """Each one that an operator can use."""
     for action in ACTIONS:
         assert f"| {action.capitalize()} |" in PAGE
     group: Any = make_cli()

@@ -1,7 +1,8 @@
 """The prose of the code and of the docs has full sentences, with nouns as their subjects and objects.
 
-A clause such as "what waits is sent" has to be read twice; "the events that wait are sent" does not. The words
-*what*, *who*, *whoever* and *whatever* are counted as a measure of it. Their good uses stay far below the bound.
+A clause such as "what waits is sent" has to be read twice; "the events that wait are sent" does not. The
+words *what*, *who*, *whoever* and *whatever* are counted as a measure of it. Their good uses stay far below
+the bound.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def test_the_page_of_the_front_door_names_nothing_else() -> None:
 
 @pytest.mark.parametrize(("door", "name"), PUBLIC)
 def test_every_public_name_is_documented(door: str, name: str) -> None:
-    """So are the methods and properties that a class offers; an override may inherit the docstring of its base."""
+    """So are the methods and properties of a class; an override may inherit the docstring of its base."""
     thing = getattr(next(one for one in DOORS if one.__name__ == door), name)
     if not isinstance(thing, (type, FunctionType)):
         return  # a constant is documented by the class that it is an instance of
@@ -95,7 +95,7 @@ def _functions() -> dict[str, FunctionType]:
 
 @pytest.mark.parametrize("name", _functions())
 def test_the_parameters_of_the_front_door_are_described(name: str) -> None:
-    """A function with two parameters or more has an ``Args:`` section that names each of them, and no other."""
+    """A function with two parameters or more has an ``Args:`` section that names them, and no others."""
     function = _functions()[name]
     parameters = [parameter for parameter in inspect.signature(function).parameters if parameter != "self"]
     docstring = inspect.getdoc(function) or ""

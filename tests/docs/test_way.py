@@ -35,7 +35,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.rounds: list[dict[str, tuple[int, int]]] = []
-        """Of each round and path: (place of its first call among those of all modules, thread of this call)."""
+        """Of each round and path: (place of its first call among those of all modules, thread)."""
         self._seen: dict[str, int] | None = None
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
@@ -94,7 +94,7 @@ def _path_of(name: str) -> str:
 
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    """A recorder, installed before any thread of the system starts; a profiler or a coverage tool comes back."""
+    """A recorder, installed before any thread of the system starts; an earlier profiler comes back."""
     recorder = Recorder()
     before, before_in_threads = sys.getprofile(), threading.getprofile()
     threading.setprofile(recorder)
@@ -164,8 +164,18 @@ def test_each_module_exists() -> None:
         assert (ROOT / path).is_file(), path
 
 
+def test_each_path_of_contributing_exists() -> None:
+    """Four questions of a reader have an answer at most four steps away from the root of the tree."""
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    for path in re.findall(r"`((?:actors|store|web|front|tests|docs|benchmarks)/[\w/.]*)`", page):
+        assert (ROOT / path).exists(), path
+    ways = [line.split("|")[2].split("→") for line in page.splitlines() if "→" in line]
+    assert len(ways) == 4
+    assert all(len(way) <= 4 for way in ways)
+
+
 def test_the_way_of_an_event(served: tuple[Keyfold, Flask, Site], recorder: Recorder) -> None:
-    """From the dispatch of the first event of a key, whose row exists, to the message that its watcher reads."""
+    """From the first event that this process has for a key, to the message that its watcher reads."""
     keyfold, app, site = served
     watchers = []
     with app.app_context():

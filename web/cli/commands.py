@@ -16,7 +16,8 @@ import click
 from flask.cli import AppGroup
 from msgspec import json
 
-from ...actors import InvalidEvent, ProjectionRuntime, channel_of
+from ...actors import InvalidEvent, ProjectionRuntime
+from ...actors.broadcaster import channel_of
 from ...store import StoreError, StoreUnavailable, migrate, pending
 from ...store.operator_queries import Queries
 from ...store.rows import Head

@@ -11,7 +11,8 @@ import click
 from flask.cli import AppGroup
 from msgspec import json
 
-from ...actors import InvalidKey, ProjectionError, ProjectionRuntime, UnknownProjection
+from ...actors import InvalidKey, ProjectionError, ProjectionRuntime
+from ...actors.errors import UnknownProjection
 from ...store import StoreUnavailable
 from ...store.operator_queries import Queries
 from ..app_registry import current_state

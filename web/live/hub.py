@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ...actors import Broadcaster, Committed, ProjectionSystem
+from ...actors import ProjectionSystem
+from ...actors.broadcaster import Broadcaster, Committed
 from ...actors.pool.threads import ThreadHealth
 from ...store import Position
 from .background_jobs import BackgroundJobs
@@ -170,19 +171,34 @@ class Hub(Broadcaster):
             _ = self.reactor
 
     def adopt(
-        self, connection: Connection, wish: Wish | None, *, carried: bool = False, ahead: bytes = b""
+        self,
+        connection: Connection,
+        wishes: Sequence[Wish] = (),
+        *,
+        carried: bool = False,
+        ahead: bytes | None = None,
     ) -> None:
-        """Take over a connection, and subscribe it to the channel that its URL names. From any thread.
+        """Take over a connection. From any thread.
 
-        ``ahead`` is what its client has sent already.
+        Args:
+            connection: The connection, which nothing else reads or writes from now on.
+            wishes: The channels that it is subscribed to at once.
+            carried: A request's thread carries its bytes.
+            ahead: Bytes that its client has sent already, empty if its reader holds messages. None: neither.
         """
         if self._closed:
             connection.abandon()
             connection.slot.leave()
             return
-        self.reactor.call(self._begin, connection, wish, carried, ahead)
+        self.reactor.call(self._begin, connection, wishes, carried, ahead)
 
-    def _begin(self, connection: Connection, wish: Wish | None, carried: bool, ahead: bytes) -> None:  # noqa: FBT001
+    def _begin(
+        self,
+        connection: Connection,
+        wishes: Sequence[Wish],
+        carried: bool,  # noqa: FBT001
+        ahead: bytes | None,
+    ) -> None:
         self.connections.add(connection)
         self.counts["opened"] += 1
         self.counts["carried"] += carried
@@ -193,12 +209,13 @@ class Hub(Broadcaster):
         if connection.is_outdated:
             connection.sign_out()
             return
-        if wish is not None:
+        for wish in wishes:
             connection.begin(*wish)
         if self.connected is not None:
-            name, key, _ = wish or (None, None, None)
-            self.connected(name, key, connection.identity.user)
-        if ahead:
+            watched: list[tuple[str | None, str | None]] = [(name, key) for name, key, _ in wishes]
+            for name, key in watched or [(None, None)]:
+                self.connected(name, key, connection.identity.user)
+        if ahead is not None:
             connection.received(ahead)
 
     def gone(self, connection: Connection) -> None:

@@ -14,7 +14,6 @@ import pytest
 from keyfold.actors import (
     ApplyError,
     BroadcastError,
-    Committed,
     InvalidEvent,
     InvalidProjection,
     Projection,
@@ -22,6 +21,7 @@ from keyfold.actors import (
     ProjectionSystem,
     StoreError,
 )
+from keyfold.actors.broadcaster import Committed
 from keyfold.actors.key_actor.fold import fold
 from support.counting import Added, RecordingBroadcaster, Total, Totals, poison
 from support.parking import DEADLINE, wait_until

@@ -29,8 +29,8 @@ from keyfold.actors import (
     ProjectionSystem,
     Receipt,
     StoreError,
-    WouldDeadlock,
 )
+from keyfold.actors.errors import WouldDeadlock
 from support.counting import Added, Total, Totals, park_in, poison
 from support.parking import DEADLINE, Parking, wait_until
 

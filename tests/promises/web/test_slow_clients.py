@@ -254,7 +254,7 @@ def test_one_who_takes_anything_is_not_stalled(
             checks.append(lambda: function(*given))
 
     monkeypatch.setattr(hub.reactor, "call_later", note)
-    hub.adopt(slow, None)
+    hub.adopt(slow)
     for _ in range(100):
         hub.reactor.call(slow.push, b"x" * 2000)
     wait_until(lambda: bool(checks))

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import websocket
 from flask import Flask
-from keyfold.actors import BroadcastError, Committed, ProjectionSystem
+from keyfold.actors import BroadcastError, ProjectionSystem
+from keyfold.actors.broadcaster import Committed
 from keyfold.web.live.connections.connection_limits import TooManyConnections
 from keyfold.web.live.hub import Hub
 from support.counting import Added, Totals

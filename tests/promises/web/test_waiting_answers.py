@@ -32,7 +32,7 @@ class Talker:
         identity = ClientIdentity("test", None, lambda _name, _key, _ticket: None)
         slot = ConnectionLimits(self.hub.settings).enter("test", None)
         self.connection = WebSocketConnection(theirs, self.hub, identity, slot, many=True)
-        self.hub.adopt(self.connection, None)
+        self.hub.adopt(self.connection)
         self.client = RawClient(ours)
         self.most_bytes = 0
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from keyfold.actors import ProjectionError, ProjectionSystem, Settings
-from keyfold.actors.settings import InvalidSetting, SystemTuning, field_names, merge_tuning
+from keyfold.actors import ProjectionError, ProjectionSystem
+from keyfold.actors.settings import InvalidSetting, Settings, SystemTuning, field_names, merge_tuning
 from keyfold.web import WebSettings
 
 COUNTS = [1, 2, 10**12]

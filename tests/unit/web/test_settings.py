@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from keyfold.actors import ProjectionError, ProjectionSystem, Settings
-from keyfold.actors.settings import CheckedSettings, SystemTuning, field_names
+from keyfold.actors import ProjectionError, ProjectionSystem
+from keyfold.actors.settings import CheckedSettings, Settings, SystemTuning, field_names
 from keyfold.web import ConfigError, Keyfold, WebSettings, create_app
 from keyfold.web.live.settings import LiveSettings, LiveTuning
 from keyfold.web.settings import read_config

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ....actors import Committed, channel_of
+from ....actors.broadcaster import Committed, channel_of
 from ....actors.pool.threads import ThreadHealth
 from ..channels.inbox import Missed, Notice, Turn
 from ..log_throttle import LogThrottle

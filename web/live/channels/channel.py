@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ....actors import channel_of
+from ....actors.broadcaster import channel_of
 from ....store import Position
 from ....store.rows import Head
 from .batch import Batch

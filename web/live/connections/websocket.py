@@ -8,13 +8,24 @@ from typing import Any
 import msgspec
 from wsproto.frame_protocol import CloseReason, Opcode
 
-from ....actors import InvalidKey, UnknownProjection, channel_of
+from ....actors import InvalidKey
+from ....actors.broadcaster import channel_of
+from ....actors.errors import UnknownProjection
+from ....store import Position
 from ..channels.batch import Batch
 from ..channels.subscription import Subscription
 from ..host import Host
 from ..protocol.messages import PONG, error_message, subscribed_message, unsubscribed_message
 from ..protocol.positions import parse_position
-from ..protocol.websocket_frames import PING, Broken, FrameReader, close_frame, pong_frame, text_frame
+from ..protocol.websocket_frames import (
+    PING,
+    Broken,
+    FrameReader,
+    MessageReader,
+    close_frame,
+    pong_frame,
+    text_frame,
+)
 from .client_identity import ClientIdentity, Permission
 from .connection import FORBIDDEN, LIMIT, UNAUTHENTICATED, Connection
 from .connection_limits import Taken, TooManyConnections
@@ -70,14 +81,22 @@ class WebSocketConnection(Connection):
         checked_at: float | None = None,
         *,
         many: bool,
+        reader: MessageReader | None = None,
     ) -> None:
+        """``reader``: the one that has begun to read the client's bytes. None: one is made when they come."""
         super().__init__(sock, host, identity, slot, checked_at)
         self._many = many
-        self._reader: FrameReader | None = None
+        self._reader = reader
         self._allowance = self._most_allowance
         self._counted_at = self.heard_at
         self._pings = 0
         """Those that were not answered so far."""
+
+    def begin(self, name: str, key: str, since: Position | None) -> None:
+        if self._many:
+            self.say(subscribed_message(channel_of(name, key)))
+        if self.is_open:  # the connection may have broken by that
+            super().begin(name, key, since)
 
     # -- out
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ....actors import ProjectionKey, UnknownProjection
+from ....actors import ProjectionKey
+from ....actors.errors import UnknownProjection
 
 _SHOWN = 200
 

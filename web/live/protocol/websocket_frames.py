@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
@@ -66,6 +66,13 @@ class Broken(Exception):
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
+
+
+class MessageReader(Protocol):
+    """Takes a client's messages out of its bytes."""
+
+    def feed(self, data: bytes) -> Iterator[Incoming]:
+        """Yield the messages and control frames that are complete now. Raises Broken."""
 
 
 class FrameReader:

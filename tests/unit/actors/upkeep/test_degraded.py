@@ -15,8 +15,8 @@ from keyfold.actors import (
     ProjectionRuntime,
     ProjectionSystem,
     StoreError,
-    WouldDeadlock,
 )
+from keyfold.actors.errors import WouldDeadlock
 from keyfold.actors.upkeep.degraded import MAX_KEYS, Degraded
 from keyfold.store import StoreRejected, StoreUnavailable
 from support.counting import Added, RecordingBroadcaster, Total, Totals, poison

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 from flask import Flask
 from flask.cli import ScriptInfo
-from keyfold.actors import InvalidKey, LetterNotFound, UnknownProjection
+from keyfold.actors import InvalidKey
+from keyfold.actors.errors import LetterNotFound, UnknownProjection
 from keyfold.store import StoreRejected, StoreUnavailable
 from keyfold.web.cli.output import AWAY, REFUSED, USAGE, command, confirm, show, table
 
