@@ -167,7 +167,9 @@ def test_flask_sock(run: Run) -> None:
         assert live.socket.recv() == "welcome to final"
         assert live.next()["version"] == 0
         beside = site._open("/matches/final/beside/other", {})
-        assert sorted(beside.next_of_many()["type"] for _ in range(4)) == ["snapshot"] * 2 + ["subscribed"] * 2
+        assert (
+            sorted(beside.next_of_many()["type"] for _ in range(4)) == ["snapshot"] * 2 + ["subscribed"] * 2
+        )
         page.keyfold.bus.dispatch(page.Scored("final"))
         assert live.next()["data"] == beside.next_of_many()["data"] == 1
         live.close()
