@@ -1,4 +1,7 @@
-"""Keyfold as a Flask extension."""
+"""Keyfold as a Flask extension.
+
+This module makes the objects of an app and connects them, so it imports a module of each room of the web part.
+"""
 
 from __future__ import annotations
 
