@@ -51,8 +51,7 @@ class SnapshotStore:
 
     def __init__(self, database: str | peewee.Database, *, auto_migrate: bool = True) -> None:
         self.database = open_database(database)
-        self.schema_versions: dict[str, int] = {}
-        """The schema version in which this release writes a projection's states, by the projection's name."""
+        self._schema_versions: dict[str, int] = {}
         self.dialect = new_dialect(self.database)
         self._connections = Connections(self.database, self.dialect, file_required=not auto_migrate)
         self._tables = Tables(self.database, self.dialect, self._connections, exist=not auto_migrate)
@@ -70,6 +69,15 @@ class SnapshotStore:
                 ever.
         """
         self._tables.ensure()
+
+    def register_schema(self, name: str, schema_version: int) -> None:
+        """Tell ``write`` the schema version of a projection's states.
+
+        Args:
+            name: The name of the projection.
+            schema_version: The version in which this release writes its states.
+        """
+        self._schema_versions[name] = schema_version
 
     # -- rows, for the runtime
 
@@ -239,7 +247,7 @@ class SnapshotStore:
                 raise StoreError(msg, projection=name, key=key)
             # The row has the schema version of its state; a value that replaces it has the same shape.
             schema_version = 1 if row is None else row.schema_version
-            known = self.schema_versions.get(name, schema_version)
+            known = self._schema_versions.get(name, schema_version)
             if schema_version > known:
                 msg = (
                     f"{name}: the row of key {key!r} was written by a newer release, with schema_version "

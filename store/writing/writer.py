@@ -63,8 +63,6 @@ class SnapshotWriter(pykka.ThreadingActor):
 
     Each message that was taken is answered, also when the writer fails or stops.
 
-    It has more than twelve attributes, as it holds the state of one commit between its steps.
-
     Args:
         store: The store to write to. The writer's thread keeps a connection.
         commit_limit: The maximal number of messages per commit.

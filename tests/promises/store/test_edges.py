@@ -353,13 +353,13 @@ def test_a_value_over_a_row_keeps_the_rows_schema_version(store: SnapshotStore) 
 
 def test_a_value_of_a_projection_is_a_state_in_its_shape(store: SnapshotStore) -> None:
     """Of its schema_version, and never over the row of a newer release."""
-    store.schema_versions["test"] = 2
+    store.register_schema("test", 2)
     store.commit([FIRST])
     store.write("test", "a", 500)
     row = store.row("test", "a")
     assert row is not None
     assert (row.schema_version, row.state) == (2, b"500")
-    store.schema_versions["test"] = 1
+    store.register_schema("test", 1)
     with pytest.raises(StoreError, match="newer release"):
         store.write("test", "a", 7)
     assert store.read("test", "a") == 500
