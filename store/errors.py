@@ -93,7 +93,7 @@ class InvalidKey(ProjectionError):
 
 
 class CommitInDoubt(StoreUnavailable):
-    """The connection broke between a COMMIT and its answer, so that nobody knows whether it happened.
+    """The connection broke between a COMMIT and its answer, so that it is not known whether it happened.
 
     Attributes:
         transaction_number: The number that the commit stamps on the writer's ledger; 0 without a ledger.

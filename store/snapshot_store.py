@@ -125,7 +125,7 @@ class SnapshotStore:
             letters: Dead letters to insert.
             ledger: Is stamped by the commit, so that ``resolve`` can find out whether it happened.
             amendments: Rows to amend together with their letters, after the saves.
-            lock_seconds: How long to wait for a row that is locked; None for what the connection has set.
+            lock_seconds: How long to wait for a row that is locked; None for the connection's own setting.
                 SQLite has no locks of single rows.
 
         Returns:

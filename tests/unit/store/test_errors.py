@@ -12,7 +12,7 @@ class _Unreadable(Exception):
 
 
 def test_an_exception_is_described_by_its_class_and_text() -> None:
-    """Whatever its class does."""
+    """Also if its class has a broken ``__str__``."""
     assert describe(ValueError("text")) == "ValueError: text"
     assert describe(ValueError()) == "ValueError"
     assert describe(_Unreadable()) == "<_Unreadable whose str() raises>"

@@ -39,7 +39,7 @@ def test_a_transaction_of_the_app_that_only_reads_does_not_matter(store: Snapsho
 
 
 def test_a_transaction_that_has_written_is_named_at_once(sqlite_url: str) -> None:
-    """SQLite has one writer; the message says what to do."""
+    """SQLite has one writer; the message says how to avoid it."""
     store = SnapshotStore(sqlite_url)
     with store.database.connection_context():
         store.database.execute_sql("CREATE TABLE of_the_app (id INTEGER)")
