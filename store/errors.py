@@ -6,8 +6,7 @@ from __future__ import annotations
 class ProjectionError(Exception):
     """The root of all errors that Keyfold raises.
 
-    The message starts with ``projection: ``. The details are attributes, so that a handler never has to parse
-    it.
+    The message starts with ``projection: ``. The details are attributes.
 
     Attributes:
         projection: The name of the projection, or None if the error belongs to none.

@@ -38,8 +38,7 @@ class SnapshotStore:
 
     Apps use ``write`` and ``read`` for values without a projection. Every failure of the database is a
     StoreError: StoreUnavailable if trying again later is right, StoreRejected if this data is refused for
-        good. After
-    a failure the next call works as soon as the database does.
+    good. After a failure the next call works as soon as the database does.
 
     Args:
         database: A URL or a Peewee database, as ``open_database`` takes them.
@@ -65,8 +64,7 @@ class SnapshotStore:
 
         Raises:
             StoreError: The tables can't be made. On SQLite this is raised at once if the calling thread has
-                written in an open transaction of the app's: the migration would wait for that transaction for
-                ever.
+                written in an open transaction of the app's, which the migration would wait for.
         """
         self._tables.ensure()
 
@@ -101,8 +99,7 @@ class SnapshotStore:
         try:
             return self.run(lambda: select(self.database, row_keys))
         except StoreUnavailable:
-            # A connection that was kept may be dead although the database is not: a new one shows which is
-            # the case.
+            # The connection may have died while it was kept. A new one shows whether the database works.
             return self.run(lambda: select(self.database, row_keys))
 
     def row(self, name: str, key: str) -> Row | None:

@@ -325,9 +325,8 @@ class SnapshotWriter(pykka.ThreadingActor):
                 extra={"database": self._store.describe()},
             )
         self._stats.trouble = str(error)
-        self._stats.busy_since = (
-            monotonic()
-        )  # each attempt is a step of its own: a retry is no hanging thread
+        # Each attempt is a step of its own, so that a thread that retries does not look like one that hangs.
+        self._stats.busy_since = monotonic()
 
     def _note_recovery(self) -> None:
         self._deferrals.note_commit()
