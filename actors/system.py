@@ -117,7 +117,7 @@ class ProjectionSystem:
             runtime = ProjectionRuntime(projection, self)
             if self._engine is not None:
                 runtime.attach(self._engine.add(runtime))
-            self.store.schema_versions[runtime.name] = projection.schema_version
+            self.store.register_schema(runtime.name, projection.schema_version)
             self.projections[runtime.name] = runtime
             self.bus.attach(runtime)
         return runtime
