@@ -1,8 +1,7 @@
 """Keyfold: live read models for Flask and other synchronous WSGI apps.
 
-The names that an app needs first. Each is loaded from its part at its first use, so that
-``import keyfold.actors`` loads no Flask. The parts have more: ``keyfold.actors``, ``keyfold.store`` and
-``keyfold.web``.
+This module has the names that most apps need. More names are in ``keyfold.actors``, ``keyfold.store`` and
+``keyfold.web``. Each name is loaded at its first use, so that ``import keyfold.actors`` does not load Flask.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ def __getattr__(name: str) -> Any:
     else:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    globals()[name] = value  # the next use finds it without a detour
+    globals()[name] = value  # the next use does not call __getattr__
     return value
 
 

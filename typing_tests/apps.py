@@ -35,7 +35,7 @@ class Audit:
 
 
 keyfold = Keyfold(authorize=authorize, authorize_admin=authorize_admin, observers=[Audit()])
-Keyfold(authorize=lambda: True)  # type: ignore[arg-type,misc]  # pyright: ignore[reportArgumentType]
+Keyfold(authorize=lambda: True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def make() -> Flask:

@@ -10,7 +10,7 @@ from flask import current_app
 
 if TYPE_CHECKING:
     from ..actors import ProjectionSystem
-    from .access.authorization import Access
+    from .access.read import Access
     from .live.hub import Hub
     from .operator.health import Health
     from .operator.metrics import Metrics

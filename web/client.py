@@ -1,6 +1,6 @@
-"""A client for services and tests: watch a key, and be told every change of it, once, in order.
+"""A client for services and tests: it watches a key and yields every change, once, in order.
 
-Needs the extra: ``pip install "keyfold[client]"``.
+Needs the extra ``client``: ``pip install "keyfold[client]"``.
 """
 
 from __future__ import annotations
@@ -23,18 +23,23 @@ from .live.channels.recent_deltas import NOWHERE
 
 _logger = logging.getLogger("keyfold.client")
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0
-_MOST_DOUBLINGS = 16
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 2.0, 30.0
+_MAX_DOUBLINGS = 16
 _FORGET_SECONDS = 30.0
-_SOON = 0.5
+"""After so long without another pause, the pauses start small again."""
+_NEXT_TICKET_SECONDS = 0.5
 _RESYNC = '{"type":"resync"}'
 _OPEN_SECONDS = 10.0
-_REFUSALS = frozenset({400, 401, 403, 404, 501})
-_REFUSING_CODES = frozenset({4401, 4403, 4404})
+_FINAL_STATUSES = frozenset({400, 401, 403, 404, 501})
+_FINAL_CLOSE_CODES = frozenset({4401, 4403, 4404})
 
 
 class Refused(Exception):
-    """The server said no, and would again: ``status`` is that of HTTP, or the code of the close."""
+    """The server refuses the watch, and would refuse it again.
+
+    Attributes:
+        status: The status of the HTTP response, or the close code of the WebSocket.
+    """
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -42,14 +47,20 @@ class Refused(Exception):
 
 
 class Change(NamedTuple):
-    """A whole state (``is_snapshot``; None: the key has no row) or one delta, and where it leads."""
+    """A snapshot or one delta.
+
+    Attributes:
+        is_snapshot: Whether ``value`` is a whole state or a delta.
+        position: The position of the key after this change.
+        value: The state (None: the key has no row), or the delta.
+    """
 
     is_snapshot: bool
     position: Position
     value: Any
 
 
-class _Frame(msgspec.Struct):
+class _Message(msgspec.Struct):
     type: str
     epoch: str = ""
     version: int = 0
@@ -58,17 +69,28 @@ class _Frame(msgspec.Struct):
     data: Any = None
 
 
-_decode = msgspec.json.Decoder(_Frame).decode
+_decode = msgspec.json.Decoder(_Message).decode
 
 
 class Watch:
-    """Watches one key. Iterate over it, or call ``next``; use it as a context manager, or ``close`` it.
+    """Watches one key. Iterate over it or call ``next``; use it as a context manager or ``close`` it.
 
-    The first change is a snapshot (unless ``since`` was given and nothing is missing). A lost connection
-    comes back by itself, after a random pause, and goes on from where it was. One whose server does not
-    answer pings is lost. ``ticket`` is called for each connection, and a connection that ends with the
-    right of its ticket is followed by another soon; an OSError that it raises is a connection that failed, any other error is the caller's.
-    Not for several threads at once; ``close`` is.
+    The first change is a snapshot, unless the server can continue from ``since``. A lost connection is
+    replaced after a random pause, and the watch continues at its position. A connection whose server does not
+    answer pings counts as lost. Only ``close`` may be called from another thread.
+
+    Attributes:
+        position: The position after the last change, None before the first.
+
+    Args:
+        url: The URL of the app, with its prefix: ``http://…`` or ``https://…``.
+        name: The name of the projection.
+        key: The key to watch.
+        since: The position to continue from.
+        headers: Headers for each handshake, for instance a cookie or a bearer token.
+        ticket: Returns a new ticket for each connection, on the thread that calls ``next``. A connection that
+            ends because the time of its ticket is over is replaced within half a second. An OSError counts
+            as a failed connection; any other error is raised by ``next``.
     """
 
     def __init__(
@@ -89,7 +111,7 @@ class Watch:
         self._client: ClientConnection | None = None
         self._connection = ExitStack()
         self._attempt = 0
-        self._due = self._opened = 0.0
+        self._due = self._opened_at = 0.0
         self._resyncing = False
         self._closed = threading.Event()
 
@@ -104,12 +126,22 @@ class Watch:
             yield change
 
     def close(self) -> None:
-        """End the connection. Whoever waits in ``next`` gets None."""
+        """Close the connection. A ``next`` that waits on another thread returns None."""
         self._closed.set()
-        self._hang_up()
+        self._disconnect()
 
     def next(self, timeout: float | None = None) -> Change | None:
-        """Return the next change. None: the timeout is over, or it was closed. Raises Refused."""
+        """Return the next change.
+
+        Args:
+            timeout: Seconds to wait. None: without a limit.
+
+        Returns:
+            The change, or None if the timeout is over or the watch is closed.
+
+        Raises:
+            Refused: The server refuses the watch, and would refuse it again.
+        """
         until = None if timeout is None else monotonic() + timeout
         while not self._closed.is_set() and (until is None or monotonic() < until):
             client = self._client or self._connect(until)
@@ -117,31 +149,31 @@ class Watch:
                 continue
             wait = None if until is None else max(0.0, until - monotonic())
             try:
-                change = self._take(client, _decode(client.recv(timeout=wait)))
+                change = self._apply(client, _decode(client.recv(timeout=wait)))
             except TimeoutError:
                 return None
             except ConnectionClosed as closed:
-                self._ended(closed)
+                self._on_closed(closed)
             else:
                 if change is not None:
                     return change
         return None
 
-    def _take(self, client: ClientConnection, frame: _Frame) -> Change | None:
-        here, there = self.position, Position(frame.epoch, frame.version)
-        if frame.type == "snapshot":
+    def _apply(self, client: ClientConnection, message: _Message) -> Change | None:
+        here, there = self.position, Position(message.epoch, message.version)
+        if message.type == "snapshot":
             self.position, self._resyncing = there, False
-            return Change(is_snapshot=True, position=there, value=frame.state)
-        if frame.type == "delta":
-            if here == (frame.epoch, frame.prev) or (here == NOWHERE and frame.prev == 0):
+            return Change(is_snapshot=True, position=there, value=message.state)
+        if message.type == "delta":
+            if here == (message.epoch, message.prev) or (here == NOWHERE and message.prev == 0):
                 self.position = there
-                return Change(is_snapshot=False, position=there, value=frame.data)
-            # Many deltas may come before the snapshot that was asked for: one request is enough for all of them.
+                return Change(is_snapshot=False, position=there, value=message.data)
+            # Many deltas may arrive before the requested snapshot: one request is enough for all of them.
             if not self._resyncing and (
-                here is None or here.epoch != frame.epoch or frame.version > here.version
+                here is None or here.epoch != message.epoch or message.version > here.version
             ):
                 self._resync(client)
-        elif frame.type == "heartbeat" and here != there:
+        elif message.type == "heartbeat" and here != there:
             self._resync(client)
         return None
 
@@ -168,45 +200,46 @@ class Watch:
                 max_size=None,
             )
             self._client = self._connection.enter_context(opening)
-            self._opened = monotonic()
+            self._opened_at = monotonic()
         except InvalidStatus as error:
-            answer = error.response
-            if answer.status_code in _REFUSALS:
-                raise Refused(answer.status_code, (answer.body or b"").decode(errors="replace")) from None
+            response = error.response
+            if response.status_code in _FINAL_STATUSES:
+                raise Refused(response.status_code, (response.body or b"").decode(errors="replace")) from None
         except (OSError, InvalidHandshake, ConnectionClosed) as error:
-            # Nobody listens, or nobody who can, or there is no ticket to be had.
-            _logger.info("no connection to %s%s, and another try later: %s", host, path, error)
+            # No server listens there, or it has no WebSockets, or there is no ticket.
+            _logger.info("no connection to %s%s, will try again: %s", host, path, error)
         finally:
             if self._client is None:
                 self._pause()
         if self._closed.is_set():
-            self._hang_up()  # it was closed while this was opened, so that close() found nothing to hang up
+            self._disconnect()  # close() was called meanwhile and found no connection to close
         return self._client
 
     def _pause(self) -> None:
-        """Let some time go by before the next connection: less than 2 s, and more while none of them lasts."""
+        """Schedule the next connection: within 2 s, and later after each further failure."""
         now = monotonic()
         if now - self._due > _FORGET_SECONDS:
             self._attempt = 0
-        longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._attempt, _MOST_DOUBLINGS))
+        doubled = _FIRST_PAUSE_SECONDS * 2 ** min(self._attempt, _MAX_DOUBLINGS)
+        max_pause = min(_MAX_PAUSE_SECONDS, doubled)
         self._attempt += 1
-        self._due = now + random.random() * longest  # noqa: S311
+        self._due = now + random.random() * max_pause  # noqa: S311
 
-    def _ended(self, closed: ConnectionClosed) -> None:
-        self._hang_up()
-        frame, now = closed.rcvd, monotonic()
-        is_refusal = frame is not None and frame.code in _REFUSING_CODES
-        if is_refusal and self._ticket is not None and now - self._opened >= _FIRST_PAUSE:
-            # The right of a ticket ends, and the next one has not been refused: nothing has failed.
-            self._attempt, self._due = 0, now + random.random() * _SOON  # noqa: S311
+    def _on_closed(self, closed: ConnectionClosed) -> None:
+        self._disconnect()
+        close, now = closed.rcvd, monotonic()
+        is_refusal = close is not None and close.code in _FINAL_CLOSE_CODES
+        if is_refusal and self._ticket is not None and now - self._opened_at >= _FIRST_PAUSE_SECONDS:
+            # The time of a ticket is over, and the next ticket has not been refused: this is not a failure.
+            self._attempt, self._due = 0, now + random.random() * _NEXT_TICKET_SECONDS  # noqa: S311
             return
         self._pause()
-        if frame is not None and is_refusal and self._ticket is None:
-            raise Refused(frame.code, frame.reason)
+        if close is not None and is_refusal and self._ticket is None:
+            raise Refused(close.code, close.reason)
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         self._client, self._resyncing = None, False
-        with suppress(ConnectionClosed, OSError):  # the end of it may find that it has ended
+        with suppress(ConnectionClosed, OSError):  # the server may have closed it already
             self._connection.close()
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, current_app, has_app_context
 
 from ..actors import EventBus, NotStarted, Observer, Projection, ProjectionSystem
-from .access.authorization import Access, Authorize, AuthorizeAdmin, Identify
+from .access.admin import AuthorizeAdmin
+from .access.read import Access, Authorize, Identify
 from .app_registry import EXTENSION, KeyfoldState
 from .cli.commands import make_cli
 from .live.hub import Hub

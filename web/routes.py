@@ -239,7 +239,7 @@ def _add_headers(response: Response) -> Response:
     origin = request.headers.get("Origin")
     if request.endpoint in _SHARED:
         response.vary.add("Origin")
-        if origin is not None and current_state().access.admits(origin, request):
+        if origin is not None and current_state().access.origins.admits(origin, request):
             response.access_control_allow_origin = origin
             response.access_control_allow_credentials = True
     return response
@@ -311,6 +311,6 @@ def _hidden(error: StoreError, answer: HTTPException) -> Response:
     """
     level = logging.ERROR if answer.code == InternalServerError.code else logging.WARNING
     _logger.log(level, "%s", error, extra=error.facts)
-    if current_state().access.is_admin(request):
+    if current_state().access.admin.is_admin(request):
         answer.description = str(error)
     return _as_json(answer)

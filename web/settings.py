@@ -10,7 +10,7 @@ from typing import Any
 import peewee
 
 from ..actors import ProjectionError, Settings, check_setting
-from .access.origins import parse_origin
+from .access.origin import parse_origin
 
 _PREFIX = "KEYFOLD_"
 

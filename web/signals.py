@@ -1,7 +1,7 @@
-"""Signals of what happens (https://blinker.readthedocs.io): the sender is the Flask app.
+"""Signals (https://blinker.readthedocs.io) that an app can receive. Their sender is the Flask app.
 
-Receivers run after the fact, on Keyfold's own threads and outside of any app context; keep them short.
-What they raise is logged.
+Receivers are called after the event, on Keyfold's own threads and outside of any app context. Keep them
+short. An error that a receiver raises is logged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _signals = Namespace()
 
 projection_applied = _signals.signal(
     "keyfold-projection-applied",
-    doc="A turn is committed: ``projection``, ``key``, ``epoch``, ``version``, ``events`` (how many).",
+    doc="A commit of a key: ``projection``, ``key``, ``epoch``, ``version``, ``events`` (their number).",
 )
 projection_failed = _signals.signal(
     "keyfold-projection-failed",
@@ -31,12 +31,12 @@ projection_failed = _signals.signal(
 )
 subscriber_connected = _signals.signal(
     "keyfold-subscriber-connected",
-    doc="Somebody watches: ``projection`` and ``key`` (None for a socket that names its keys later), ``user``.",
+    doc="A new connection: ``projection`` and ``key`` (None if it will name its keys later), ``user``.",
 )
 
 
 class SignalObserver(Observer):
-    """Sends the signals of one app, if anybody receives them."""
+    """Sends the signals of one app, if they have receivers."""
 
     def __init__(self, app: Flask, hub: Hub) -> None:
         self._app = app
@@ -44,8 +44,10 @@ class SignalObserver(Observer):
 
     def applied(self, turn: Committed, seconds: float) -> None:  # noqa: ARG002
         if projection_applied.receivers:
-            facts: dict[str, Any] = {"epoch": turn.epoch, "version": turn.version, "events": len(turn.deltas)}
-            projection_applied.send(self._app, projection=turn.projection, key=turn.key, **facts)
+            position: dict[str, Any] = {"epoch": turn.epoch, "version": turn.version}
+            projection_applied.send(
+                self._app, projection=turn.projection, key=turn.key, **position, events=len(turn.deltas)
+            )
 
     def failed(self, error: ProjectionError, event: object) -> None:
         if projection_failed.receivers:
@@ -53,7 +55,7 @@ class SignalObserver(Observer):
             projection_failed.send(self._app, projection=error.projection, key=key, event=event, error=error)
 
     def connected(self, projection: str | None, key: str | None, user: str | None) -> None:
-        """Say that a connection is open, on the thread for that: the caller's is the reactor's."""
+        """Send ``subscriber_connected`` on the thread for background jobs: the caller runs on the reactor."""
         if subscriber_connected.receivers:
             send = partial(subscriber_connected.send, self._app, projection=projection, key=key, user=user)
             self._hub.aside(send)

@@ -1,4 +1,4 @@
-"""For the tests of Flask apps: a pytest plugin, and waiting until all is committed.
+"""Helpers for the tests of Flask apps: a pytest plugin, and ``settle``.
 
 In ``conftest.py``: ``pytest_plugins = ["keyfold.web.testing"]``.
 """
@@ -19,9 +19,10 @@ _SECONDS = 10.0
 
 @pytest.fixture
 def keyfold_config() -> Iterator[dict[str, Any]]:
-    """Return config for an app of one test: a database in memory, of its own.
+    """Return the config for the app of one test, with a database in memory of its own.
 
-    ``app.config.update(keyfold_config)`` before ``init_app``. Systems made in the test are closed after it.
+    Call ``app.config.update(keyfold_config)`` before ``init_app``. The systems that the test has
+    made are closed after it.
     """
     before = set(map(id, all_systems()))
     yield {"KEYFOLD_DATABASE": "sqlite://", "KEYFOLD_REPORT_SECONDS": 0}
@@ -31,13 +32,18 @@ def keyfold_config() -> Iterator[dict[str, Any]]:
 
 
 def settle(app: Flask, timeout: float = _SECONDS) -> None:
-    """Wait until everything that was dispatched is committed and broadcast.
+    """Wait until all dispatched events are committed and broadcast.
 
-    Raises AssertionError after timeout seconds, and says what is still under way.
+    Args:
+        app: The app. Its extension has to be initialised.
+        timeout: Seconds to wait.
+
+    Raises:
+        AssertionError: Some events are still under way after the timeout; the message counts them.
     """
-    kept: KeyfoldState = app.extensions[EXTENSION]
-    if not kept.system.settle(timeout):
-        stats = kept.system.stats()
-        waiting = {name: facts["mailbox_depth"] for name, facts in stats["projections"].items()}
+    state: KeyfoldState = app.extensions[EXTENSION]
+    if not state.system.settle(timeout):
+        stats = state.system.stats()
+        waiting = {name: projection["mailbox_depth"] for name, projection in stats["projections"].items()}
         msg = f"{stats['in_flight']} events are not committed after {timeout} s; in mailboxes: {waiting}"
         raise AssertionError(msg)

@@ -33,8 +33,8 @@ CONVERGE_SECONDS = 60.0
 
 @pytest.fixture(autouse=True)
 def _quick_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_FIRST_PAUSE", 0.005)
-    monkeypatch.setattr(client_module, "_LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(client_module, "_FIRST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr(client_module, "_MAX_PAUSE_SECONDS", 0.2)
 
 
 class Follower:

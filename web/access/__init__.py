@@ -1,1 +1,1 @@
-"""Who may read which key, and who may operate."""
+"""Access rules: reading (read, tickets), the pages of other origins (origin) and operators (admin)."""

@@ -1,6 +1,6 @@
-"""``flask keyfold …``: what operators do from a terminal or a script.
+"""The commands of ``flask keyfold``, for operators at a terminal and for scripts.
 
-Exit codes: 0 done; 1 refused, not found or something is failing; 2 wrong arguments; 3 the database is away.
+Exit codes: 0 done; 1 refused, not found or failing; 2 wrong arguments; 3 the database cannot be reached.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msgspec import json
 
 from ...actors import InvalidEvent, ProjectionRuntime, channel_of
 from ...store import Head, Queries, StoreError, StoreUnavailable, check_key, migrate, pending
-from ..app_registry import KeyfoldState, current_state
+from ..app_registry import current_state
 from ..operator.overview import NOTHING_DEGRADED, SCAN_SECONDS, degraded_in
 from .dead_letters import letters
 from .follow import follow
@@ -38,9 +38,9 @@ from .output import (
 
 
 def make_cli() -> AppGroup:
-    """Return the commands."""
+    """Return the group of all commands, for ``app.cli``."""
     group = AppGroup("keyfold", help="Keyfold's projections: their tables, keys and dead letters.")
-    for one in (
+    for each in (
         _migrate,
         _status,
         _show,
@@ -53,7 +53,7 @@ def make_cli() -> AppGroup:
         _tail,
         letters,
     ):
-        group.add_command(one)
+        group.add_command(each)
     return group
 
 
@@ -66,7 +66,7 @@ def make_cli() -> AppGroup:
 def _migrate(*, check: bool, as_json: bool) -> None:
     """Bring Keyfold's tables up to date."""
     store = current_state().system.store
-    steps = _pending() if check else store.run(lambda: migrate(store.database))  # without a limit
+    steps = _pending() if check else store.run(lambda: migrate(store.database))  # without a time limit
     word = "pending" if check else "done"
     show({word: steps}, as_json=as_json, text="\n".join(f"{step}: {word}" for step in steps) or "up to date")
     if check and steps:
@@ -76,13 +76,12 @@ def _migrate(*, check: bool, as_json: bool) -> None:
 @command("status")
 @as_json_option
 def _status(*, as_json: bool) -> None:
-    """Show the projections, what waits for an operator, and the processes that run. Exits with 1 if any does wait."""
-    kept: KeyfoldState = current_state()
-    system = kept.system
-    waiting = _pending()
-    totals: dict[str, Any] = {} if waiting else ask(lambda queries: queries.totals(), scans=True)
-    processes = [] if waiting else system.ask(system.reporter.others)
-    # A process that has just begun has met no key: the reports of the others count.
+    """Show projections, processes and pending migrations. Exits with 1 if a key waits for an operator."""
+    system = current_state().system
+    migrations = _pending()
+    totals: dict[str, Any] = {} if migrations else ask(lambda queries: queries.totals(), scans=True)
+    processes = [] if migrations else system.ask(system.reporter.others)
+    # This process has just started and has loaded no key: the reports of the others count.
     degraded = degraded_in([*processes, system.stats()])
     projections: dict[str, dict[str, Any]] = {
         name: {"dead_letters": 0, "parked": 0, "halted": 0}
@@ -90,9 +89,9 @@ def _status(*, as_json: bool) -> None:
         | degraded.get(name, NOTHING_DEGRADED)
         for name in sorted({*system.projections, *totals, *degraded})
     }
-    facts: dict[str, Any] = {
+    status: dict[str, Any] = {
         "database": system.store.describe(),
-        "pending_migrations": waiting,
+        "pending_migrations": migrations,
         "projections": projections,
         "processes": [
             {"host": p["host"], "pid": p["pid"], "reported_ago": p["reported_ago"], "trouble": _trouble_of(p)}
@@ -100,27 +99,27 @@ def _status(*, as_json: bool) -> None:
         ],
     }  # fmt: skip
     rows = [
-        (name, _state_of(of), of["halted"], of["degraded"], of["parked"], of["dead_letters"])
-        for name, of in projections.items()
+        (name, _state_of(p), p["halted"], p["degraded"], p["parked"], p["dead_letters"])
+        for name, p in projections.items()
     ]
     running = ", ".join(
         f"{process['host']}:{process['pid']}" + (f" ({process['trouble']})" if process["trouble"] else "")
-        for process in facts["processes"]
+        for process in status["processes"]
     )
     lines = [
-        f"database    {facts['database']}",
-        f"migrations  {', '.join(waiting) + ' pending' if waiting else 'up to date'}",
-        f"processes   {running or 'none has reported'}",
+        f"database    {status['database']}",
+        f"migrations  {', '.join(migrations) + ' pending' if migrations else 'up to date'}",
+        f"processes   {running or 'no process has reported'}",
         "",
         table(rows, "PROJECTION", "STATE", "HALTED KEYS", "DEGRADED KEYS", "PARKED", "DEAD LETTERS"),
     ]
-    show(facts, as_json=as_json, text="\n".join(lines))
-    if waiting or any(of["halted"] or of["degraded"] for of in projections.values()):
+    show(status, as_json=as_json, text="\n".join(lines))
+    if migrations or any(p["halted"] or p["degraded"] for p in projections.values()):
         sys.exit(REFUSED)
 
 
 def _pending() -> list[str]:
-    """Return the migrations that are to be run. It runs none, unlike most questions."""
+    """Return the pending migrations. Unlike most queries, it does not run them."""
     system = current_state().system
     return system.ask(lambda: system.store.run(lambda: pending(system.store.database)))
 
@@ -131,7 +130,7 @@ def _state_of(projection: dict[str, Any]) -> str:
 
 
 def _trouble_of(process: dict[str, Any]) -> str | None:
-    """Return the trouble that a process reports: its database first, rows that wait, then its Redis."""
+    """Return the trouble that a process reports: first its database, then rows that wait, then its Redis."""
     writer, backplane = process["writer"], process["sockets"].get("backplane") or {}
     trouble: str | None = writer.get("trouble")
     if not trouble and writer.get("waiting"):
@@ -145,7 +144,7 @@ def _trouble_of(process: dict[str, Any]) -> str | None:
 @command("show")
 @click.argument("name")
 @click.argument("key")
-@click.option("--raw", is_flag=True, help="Print the row's JSON as it stands, also if it does not load.")
+@click.option("--raw", is_flag=True, help="Print the row's text unchanged, even if it does not load.")
 @as_json_option
 def _show(name: str, key: str, *, raw: bool, as_json: bool) -> None:
     """Show the committed state of a key."""
@@ -163,27 +162,28 @@ def _show(name: str, key: str, *, raw: bool, as_json: bool) -> None:
         end(f"{error}. See {look} and {repair}", REFUSED)
     if snapshot is None:
         end(f"key {key!r} of {name} has no state", REFUSED)
-    facts: dict[str, Any] = {
+    state = plain_json.loads(runtime.state_codec.encode(snapshot.state))
+    shown: dict[str, Any] = {
         "epoch": snapshot.epoch,
         "version": snapshot.version,
         "updated_at": snapshot.updated_at,
+        "state": state,
     }
-    facts["state"] = state = plain_json.loads(runtime.state_codec.encode(snapshot.state))
     lines = [
         f"version     {snapshot.version}",
         f"epoch       {snapshot.epoch}",
         f"updated at  {snapshot.updated_at:%Y-%m-%d %H:%M:%S %Z}",
         plain_json.dumps(state, indent=2),
     ]
-    show(facts, as_json=as_json, text="\n".join(lines))
+    show(shown, as_json=as_json, text="\n".join(lines))
 
 
 def _show_raw(runtime: ProjectionRuntime[Any, Any], key: str, *, as_json: bool) -> None:
-    kept = current_state()
-    facts = kept.system.ask(lambda: kept.overview.raw(runtime, key))
-    if facts["raw"] is None:
+    state = current_state()
+    row = state.system.ask(lambda: state.overview.raw(runtime, key))
+    if row["raw"] is None:
         end(f"key {key!r} of {runtime.name} has no state", REFUSED)
-    show(facts, as_json=as_json, text=facts["raw"])
+    show(row, as_json=as_json, text=row["raw"])
 
 
 def _command(*words: str) -> str:
@@ -192,22 +192,28 @@ def _command(*words: str) -> str:
 
 @command("keys")
 @click.argument("name")
-@click.option("--prefix", default="", help="Only keys that begin so.")
-@click.option("--after", default="", help="Only keys above this one: how to go on where a list ended.")
+@click.option("--prefix", default="", help="Only keys with this prefix.")
+@click.option("--after", default="", help="Only keys after this one, to continue a list.")
 @click.option("--halted", is_flag=True, help="Only keys that wait for an operator.")
-@click.option("--largest", is_flag=True, help="The largest first; reads all rows of the projection.")
+@click.option("--largest", is_flag=True, help="Largest first; reads all rows of the projection.")
 @limit_option
 @as_json_option
 def _keys(name: str, *, as_json: bool, **options: Any) -> None:
     """List the keys of a projection."""
     runtime_of(name)
-    facts = ask(lambda queries: queries.keys(name, **options), scans=True)
+    found = ask(lambda queries: queries.keys(name, **options), scans=True)
     rows = [
-        (f.key, f.version, f.bytes, "halted" if f.halted else "", f"{f.updated_at:%Y-%m-%d %H:%M:%S}")
-        for f in facts
+        (
+            row.key,
+            row.version,
+            row.bytes,
+            "halted" if row.halted else "",
+            f"{row.updated_at:%Y-%m-%d %H:%M:%S}",
+        )
+        for row in found
     ]
     show(
-        [f._asdict() for f in facts],
+        [row._asdict() for row in found],
         as_json=as_json,
         text=table(rows, "KEY", "VERSION", "BYTES", "", "UPDATED (UTC)"),
     )
@@ -220,18 +226,18 @@ def _keys(name: str, *, as_json: bool, **options: Any) -> None:
 @yes_option
 @as_json_option
 def _rebuild(name: str, key: str, *, events: IO[bytes] | None, yes: bool, as_json: bool) -> None:
-    """Put the fold of all its events in place of what a key holds.
+    """Replace the state of a key by the fold of its events.
 
-    Without --events they come from the projection's history(key). A line of the file is an event, or, where
-    there are several kinds, {"type": "ItemAdded", "event": {...}}.
+    Without --events, the events come from the projection's history(key). Each line of the file is one event,
+    or {"type": "ItemAdded", "event": {...}} if the projection folds several types of events.
     """
     runtime = runtime_of(name)
-    source = runtime.projection.history(key) if events is None else _read_events(runtime, events)
-    if source is None:
-        msg = f"{name} has no history(key): give the events by --events FILE"
+    history = runtime.projection.history(key) if events is None else _read_events(runtime, events)
+    if history is None:
+        msg = f"{name} has no history(key): give the events with --events FILE"
         raise click.UsageError(msg)
     confirm(f"Replace the state of {key!r}?", yes=yes)
-    with click.progressbar(source, label="folding", file=sys.stderr, show_pos=True) as bar:
+    with click.progressbar(history, label="folding", file=sys.stderr, show_pos=True) as bar:
         runtime.rebuild(key, bar)
     snapshot = runtime.snapshot(key)
     version = 0 if snapshot is None else snapshot.version
@@ -239,18 +245,18 @@ def _rebuild(name: str, key: str, *, events: IO[bytes] | None, yes: bool, as_jso
 
 
 def _read_events(runtime: ProjectionRuntime[Any, Any], lines: IO[bytes]) -> Iterator[Any]:
-    several = len(runtime.event_types) > 1
+    has_types = len(runtime.event_types) > 1
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            if several:
+            if has_types:
                 given = plain_json.loads(line)
                 yield runtime.decode_event(plain_json.dumps(given["event"]), given["type"])
             else:
                 yield runtime.decode_event(line)
         except (KeyError, TypeError, ValueError, InvalidEvent) as error:
-            msg = f"line {number} of the events is none: {error!r}"
+            msg = f"line {number} is not an event: {error!r}"
             raise InvalidEvent(msg, event=line, projection=runtime.name) from None
 
 
@@ -267,17 +273,17 @@ def _read_events(runtime: ProjectionRuntime[Any, Any], lines: IO[bytes]) -> Iter
 @yes_option
 @as_json_option
 def _repair(name: str, key: str, *, file: str, yes: bool, as_json: bool) -> None:
-    """Put a state given as JSON in place of a key's present one, also if that does not load.
+    """Replace the state of a key by one given as JSON, even if the present one does not load.
 
-    The key keeps its version and gets a new epoch. The state it has now: flask keyfold show NAME KEY --raw.
+    The key keeps its version and gets a new epoch. Its present state: flask keyfold show NAME KEY --raw.
     """
     runtime = runtime_of(name)
     if file == "-" and not yes:
-        msg = "standard input is the state, so nobody can be asked: add --yes"
+        msg = "standard input is the state, so the command cannot ask for confirmation: add --yes"
         raise click.UsageError(msg)
     with click.open_file(file, "rb") as source:
         data = source.read()
-    confirm(f"Replace the state of {key!r} by the one of {file}?", yes=yes)
+    confirm(f"Replace the state of {key!r} by the one in {file}?", yes=yes)
     runtime.repair(key, data)
     snapshot = runtime.snapshot(key)
     version = 0 if snapshot is None else snapshot.version
@@ -304,10 +310,10 @@ def _wipe(name: str, key: str, *, yes: bool, as_json: bool) -> None:
 @yes_option
 @as_json_option
 def _new_epoch(name: str | None, key: str | None, *, everything: bool, yes: bool, as_json: bool) -> None:
-    """Draw new epochs, after a backup was restored or a replica promoted.
+    """Draw new epochs, after a backup was restored or a replica was promoted.
 
-    For one key, for a projection, or with --all for every row. States and versions stay, and events go on
-    meanwhile. Clients are brought to the rows by a snapshot, also those that come back from what was lost.
+    For one key, for all keys of a projection, or with --all for every row. States and versions stay, and
+    events are folded meanwhile. Every client gets a snapshot, even one that had seen changes that are lost.
     """
     if everything == (name is not None):
         msg = "say which rows: NAME, or NAME and KEY, or --all"
@@ -315,14 +321,14 @@ def _new_epoch(name: str | None, key: str | None, *, everything: bool, yes: bool
     if name is not None:
         runtime_of(name)
         key = None if key is None else check_key(key, projection=name)
-    what = "all rows" if name is None else f"all keys of {name}" if key is None else f"{key!r} of {name}"
-    confirm(f"Draw new epochs for {what}? Every client gets a snapshot.", yes=yes)
-    kept = current_state()
+    rows_text = "all rows" if name is None else f"all keys of {name}" if key is None else f"{key!r} of {name}"
+    confirm(f"Draw new epochs for {rows_text}? Every client gets a snapshot.", yes=yes)
+    state = current_state()
     drawn, after = 0, ("", "")
     while rows := ask(partial(_epochs, name, key, after)):
-        renewed = kept.system.ask(partial(kept.system.store.renew, rows), seconds=SCAN_SECONDS)
-        for address in renewed:
-            kept.hub.cross_process_sync.hint(channel_of(*address))
+        renewed = state.system.ask(partial(state.system.store.renew, rows), seconds=SCAN_SECONDS)
+        for row_key in renewed:
+            state.hub.cross_process_sync.hint(channel_of(*row_key))
         drawn, after = drawn + len(renewed), rows[-1][:2]
     if key is not None and not drawn:
         end(f"key {key!r} of {name} has no row", REFUSED)
@@ -338,24 +344,28 @@ def _epochs(name: str | None, key: str | None, after: tuple[str, str], queries: 
 @click.argument("key")
 @as_json_option
 def _resume(name: str, key: str, *, as_json: bool) -> None:
-    """Fold what is parked for a halted key, head first, and let it go on."""
+    """Fold the events that are parked for a halted key, oldest first, and resume the key."""
     folded = runtime_of(name).dead_letters.resume(key)
     show(
-        {"key": key, "folded": folded}, as_json=as_json, text=f"{folded} parked events folded; {key} goes on"
+        {"key": key, "folded": folded},
+        as_json=as_json,
+        text=f"{folded} parked events folded; {key} is resumed",
     )
 
 
 @command("tail")
 @click.argument("name")
 @click.argument("key")
-@click.option("--url", help="Where the app is served, as https://shop.example: every delta over its socket.")
+@click.option(
+    "--url", help="The URL of the app, as https://shop.example: follow every delta over a WebSocket."
+)
 @click.option("--token", envvar="KEYFOLD_ADMIN_TOKEN", help="The admin token, for keys that are not public.")
-@click.option("--count", type=click.IntRange(1), help="End after so many changes.")
+@click.option("--count", type=click.IntRange(1), help="End after this number of changes.")
 @as_json_option
 def _tail(
     name: str, key: str, *, url: str | None, token: str | None, count: int | None, as_json: bool
 ) -> None:
-    """Follow a key: its state, then each change. Without --url it looks at the row twice a second."""
+    """Follow a key: its state, then each change. Without --url, it reads the row twice per second."""
     runtime = runtime_of(name)
     for number, change in enumerate(follow(runtime, key, url=url, token=token)):
         if as_json:

@@ -1,4 +1,4 @@
-"""Following a key from a terminal."""
+"""Following a key, for ``flask keyfold tail``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ from msgspec import json
 if TYPE_CHECKING:
     from ...actors import ProjectionRuntime
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 def follow(
     runtime: ProjectionRuntime[Any, Any], key: str, *, url: str | None, token: str | None
 ) -> Iterator[dict[str, Any]]:
-    """Yield ``{"kind": "snapshot" or "delta", "epoch", "version", "value"}``, the state first, without an end."""
+    """Yield the state of a key and then its changes, without an end.
+
+    Args:
+        runtime: The runtime of the projection.
+        key: The key to follow.
+        url: The URL of the app, to follow over a WebSocket. None: read the row twice per second.
+        token: The admin token to send.
+
+    Yields:
+        ``{"kind": "snapshot" or "delta", "epoch": …, "version": …, "value": …}``.
+    """
     return _over_socket(runtime.name, key, url, token) if url else _in_database(runtime, key)
 
 
@@ -31,7 +41,7 @@ def _in_database(runtime: ProjectionRuntime[Any, Any], key: str) -> Iterator[dic
             epoch, version = position or ("", 0)
             state = None if snapshot is None else json.decode(runtime.state_codec.encode(snapshot.state))
             yield {"kind": "snapshot", "epoch": epoch, "version": version, "value": state}
-        threading.Event().wait(_LOOK_SECONDS)
+        threading.Event().wait(_POLL_SECONDS)
 
 
 def _over_socket(name: str, key: str, url: str, token: str | None) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the commands have in common: exit codes, errors, tables, confirmation."""
+"""The common parts of the commands: exit codes, errors, tables, confirmation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ limit_option = click.option("--limit", type=click.IntRange(1, 100_000), default=
 
 
 def command(name: str, **options: Any) -> Callable[[Callable[..., None]], click.Command]:
-    """Make a command that ends with an exit code a script can use, and with one line on stderr."""
+    """Make a command that ends with a documented exit code, and prints an error as one line to stderr."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @wraps(function)
@@ -38,27 +38,27 @@ def command(name: str, **options: Any) -> Callable[[Callable[..., None]], click.
             except (ProjectionError, ValueError) as error:
                 end(error, REFUSED)
 
-        # AppGroup's own decorator is what gives a command the app context.
+        # AppGroup's own decorator gives a command the app context.
         return AppGroup().command(name, help=function.__doc__, **options)(guarded)
 
     return decorate
 
 
 def end(error: Exception | str, code: int) -> NoReturn:
-    """Say in one line what went wrong, and end with this code."""
+    """Print an error as one line to stderr, and exit with this code."""
     click.echo(f"Error: {error}", err=True)
     sys.exit(code)
 
 
-def show(facts: Any, *, as_json: bool, text: str) -> None:
-    """Print facts, for a script or for people."""
-    click.echo(json.encode(facts).decode() if as_json else text)
+def show(value: Any, *, as_json: bool, text: str) -> None:
+    """Print a value as JSON, for a script, or its text, for people."""
+    click.echo(json.encode(value).decode() if as_json else text)
 
 
-def table(rows: list[tuple[Any, ...]], *heads: str) -> str:
-    """Return rows as aligned columns under their heads."""
-    cells = [heads, *[tuple(str(cell) for cell in row) for row in rows]]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+def table(rows: list[tuple[Any, ...]], *headings: str) -> str:
+    """Return rows as aligned columns, below a row of headings."""
+    cells = [headings, *[tuple(str(cell) for cell in row) for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
@@ -66,7 +66,7 @@ def table(rows: list[tuple[Any, ...]], *heads: str) -> str:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask, unless told not to. No: the command is aborted, with exit code 1."""
+    """Ask, unless ``yes``. The answer no ends the command with exit code 1."""
     if not yes:
         click.confirm(question, abort=True, err=True)
 
@@ -76,15 +76,15 @@ def runtime_of(name: str) -> ProjectionRuntime[Any, Any]:
     return current_state().system.runtime(name)
 
 
-def ask(question: Callable[[Queries], Any], *, scans: bool = False) -> Any:
-    """Return the answer of a query.
+def ask(query: Callable[[Queries], Any], *, scans: bool = False) -> Any:
+    """Return the result of a query.
 
     Args:
-        question: The query. It runs on a reader's thread.
-        scans: It reads all rows of a projection, or all dead letters, and may take a minute.
+        query: The query. It is called on a reader's thread.
+        scans: Whether it reads all rows of a projection, or all dead letters, and may take a minute.
 
     Raises:
-        StoreUnavailable: The database is away, or has not answered in time.
+        StoreUnavailable: The database cannot be reached, or has not answered in time.
     """
     system = current_state().system
-    return system.ask(lambda: question(Queries(system.store)), seconds=SCAN_SECONDS if scans else None)
+    return system.ask(lambda: query(Queries(system.store)), seconds=SCAN_SECONDS if scans else None)

@@ -1,25 +1,25 @@
 // Keyfold's client for browsers: live keys over one shared WebSocket, or over Server-Sent Events where
 // WebSockets are blocked. An ES module without a build step; the types are in keyfold.d.ts.
 //
-// A Link compares what the page wants with what the server has been asked for, and does what is missing: `run` is
-// the only place that sends, connects or waits. Frames, timers, tickets and the page's own calls note what has
-// happened and plan a run. The table of states is in docs/live.md.
+// A Link compares the keys that the page watches with the keys that the server has been asked for, and takes the next
+// step. `run` is the only place that sends, connects or waits. Messages, timers, tickets and the page's own calls only
+// record an event and plan a run. The table of states is in docs/live.md.
 
-const FRAMES_A_SECOND = 16; // the server closes a socket that sends more than 20 a second, pongs included,
-const FRAMES_AT_ONCE = 100; // above its first 120
-const FEWEST_AT_ONCE = 8;
+const MESSAGES_PER_SECOND = 16; // the server closes a socket that sends more than 20 per second, pongs included,
+const MAX_BURST = 100; // after a first burst of 120
+const MIN_BURST = 8;
 const FIRST_PAUSE_MS = 2_000;
-const LONGEST_PAUSE_MS = 30_000;
-const FORGET_MS = 30_000; // a pause that was followed by no other for so long is forgotten
+const MAX_PAUSE_MS = 30_000;
+const FORGET_MS = 30_000; // after so long without another pause, the pauses start small again
 const PATIENCE_MS = 15_000; // for a handshake, a response, a ticket
-const QUIET_MS = 30_000; // a socket that is silent for so long is sent a ping, and is dead if no answer comes for as long
-const SILENCE_MS = 60_000; // a stream beats every 25 s: a longer silence is a dead connection
-const SOON = -2; // as an attempt of backoff(): below half a second
+const QUIET_MS = 30_000; // a socket that is silent for so long is pinged, and is dead after another such silence
+const SILENCE_MS = 60_000; // a stream has a heartbeat every 25 s: a longer silence means a dead connection
+const NEXT_TICKET = -2; // as an attempt of backoff(): below half a second
 const FAILURES_BEFORE_STREAMS = 2;
 const SOCKET_AGAIN_MS = 60_000;
-const STREAMS = 4; // over HTTP/1.1 a browser has six connections, and the page needs some of them itself
-const STREAMS_MULTIPLEXED = 40;
-const TICKET_BYTES = 16_384; // as JSON: with the longest name and key a subscribe stays below the 32 KiB of a frame
+const MAX_STREAMS = 4; // over HTTP/1.1 a browser has six connections per host, and the page itself needs some of them
+const MAX_STREAMS_MULTIPLEXED = 40;
+const MAX_TICKET_BYTES = 16_384; // as JSON: with the longest name and key, a subscribe stays below the server's 32 KiB
 const DATA = ["snapshot", "resumed", "delta", "heartbeat"];
 const NAME = /^[\w-]+(\.[\w-]+)*$/;
 const KEY = /^[^\p{Cc}\p{Cs}\p{Zl}\p{Zp}]{1,512}$/u;
@@ -34,9 +34,9 @@ export function watch(name, key, options = {}) {
   return links.get(base).add(String(name), String(key), options);
 }
 
-// Full jitter: a crowd that lost its server together does not come back together.
+// Full jitter: clients that lost their server at the same moment do not reconnect at the same moment.
 export function backoff(attempt, random = Math.random) {
-  return random() * Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** attempt);
+  return random() * Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** attempt);
 }
 
 globalThis.addEventListener?.("online", () => links.forEach((link) => link.hurry()));
@@ -51,12 +51,12 @@ class Pause {
   }
 }
 
-// One call of watch(). After close() nothing of it is called.
+// One call of watch(). After close() none of its callbacks is called.
 class Watch {
   state = null;
   position = null;
   status = null;
-  isStale = true; // nothing but a snapshot can be taken
+  isStale = true; // only a snapshot can be applied
   isClosed = false;
 
   constructor(options) {
@@ -78,15 +78,15 @@ class Watch {
     this.call("onStatus", status, message);
   }
 
-  // Takes a frame of the channel. False: something is missing, a snapshot is needed.
-  take(frame) {
+  // Applies a message of the channel. Returns false if a delta is missing: a snapshot is needed.
+  take(message) {
     if (this.isClosed) return true;
-    if (!this.#follow(frame)) this.isStale = true;
+    if (!this.#apply(message)) this.isStale = true;
     else if (!this.isStale) this.say("live");
     return !this.isStale;
   }
 
-  #follow({ type, epoch, prev, version, from, state, data }) {
+  #apply({ type, epoch, prev, version, from, state, data }) {
     const here = this.position;
     if (type === "snapshot") {
       Object.assign(this, { state, position: { epoch, version }, isStale: false });
@@ -113,13 +113,13 @@ class Watch {
   }
 }
 
-// What a page watches of one key, and how far that has come with the server.
+// All watches of one key, and the phase of its subscription on the server.
 class Channel {
   watches = new Set();
   phase = "idle"; // idle, ticket, asked, live, leaving
-  pause = new Pause(); // before the next subscribe. Due in infinity: refused
+  pause = new Pause(); // before the next subscribe; due at Infinity after a refusal
   resyncs = new Pause();
-  isFull = false; // refused as the server has no room: another that leaves may make some
+  isFull = false; // refused for lack of room: the end of another subscription may make room
   isSnapshotNeeded = false;
   isSnapshotComing = false;
 
@@ -136,14 +136,14 @@ class Channel {
     this.isSnapshotComing = phase === "asked" || (phase === "live" && this.isSnapshotComing);
   }
 
-  // To be asked for at once: by another watch, over another connection, or as there may be room now.
+  // Subscribes as soon as possible: for another watch, over a new connection, or because there may be room now.
   restart() {
     this.enter("idle");
     this.isFull = false;
     this.pause.due = Math.min(this.pause.due, now());
   }
 
-  // It could not go on. What was live for a while did not fail: its pauses begin small again.
+  // Ends a subscription that failed or was refused. If it was live for a while, its pauses start small again.
   interrupt() {
     const isFresh = this.phase === "live" && now() - this.entered >= FIRST_PAUSE_MS;
     this.enter("idle");
@@ -159,32 +159,32 @@ class Channel {
     return [...this.watches].filter((watch) => watch.options.ticket);
   }
 
-  // Where all watches stand, if that is one place.
+  // The position of all watches, if it is the same for all.
   get since() {
     const places = [...this.watches].map(({ isStale, position: here }) => !isStale && `${here.epoch}:${here.version}`);
     return (places.every((place) => place === places[0]) && places[0]) || undefined;
   }
 
-  take(text, frame = JSON.parse(text)) {
-    if (frame.type === "snapshot") this.isSnapshotNeeded = false;
-    this.isSnapshotComing &&= frame.type === "delta";
+  take(text, message = JSON.parse(text)) {
+    if (message.type === "snapshot") this.isSnapshotNeeded = false;
+    this.isSnapshotComing &&= message.type === "delta";
     for (const watch of [...this.watches]) {
-      if (!watch.take(frame ?? JSON.parse(text))) this.isSnapshotNeeded = true;
-      frame = null; // each watch gets objects of its own: reduce may change them in place
+      if (!watch.take(message ?? JSON.parse(text))) this.isSnapshotNeeded = true;
+      message = null; // each watch gets its own objects: reduce may change them in place
     }
   }
 }
 
 class Link {
   channels = new Map(); // by name and key
-  holders = new Map(); // by text, as frames name it: the channel that has it. Two names may make one text
+  byText = new Map(); // the subscribed channel by its text, as messages name it. Two names can make the same text
   pause = new Pause(); // before the next WebSocket
-  failures = 0; // WebSockets in a row that carried nothing
-  isBlocked = false; // the last one of them failed while a stream was open
-  isOpen = false; // channels are asked for over the socket
+  failures = 0; // consecutive WebSockets that carried no message
+  isBlocked = false; // the last of these failed while a stream was open
+  isOpen = false; // channels are subscribed over the socket
   isProven = false; // the socket has carried a message
   socket = null;
-  most = FRAMES_AT_ONCE;
+  maxBurst = MAX_BURST;
 
   constructor(base) {
     this.base = base;
@@ -194,9 +194,9 @@ class Link {
     const watch = new Watch(options);
     const wanted = new Channel(name, key);
     const channel = this.channels.get(wanted.id) ?? wanted;
-    const flaw = flawOf(name, key);
-    if (flaw) {
-      queueMicrotask(() => watch.say("refused", flaw));
+    const problem = problemWith(name, key);
+    if (problem) {
+      queueMicrotask(() => watch.say("refused", problem));
     } else {
       if (channel.phase === "idle") channel.restart();
       if (channel.phase === "live") channel.isSnapshotNeeded = true;
@@ -238,7 +238,7 @@ class Link {
     if (this.wait < Infinity) this.timer = setTimeout(() => this.run(), Math.ceil(this.wait));
   }
 
-  // True: it is too early for this. The link runs again when it is due.
+  // Returns true if it is too early. The link runs again at the time that is due.
   isEarly(due, clock = now) {
     const left = due - clock();
     if (left > 0) this.wait = Math.min(this.wait, left);
@@ -250,18 +250,18 @@ class Link {
     if (channel.watches.size || isKnownToServer) return;
     channel.enter("idle");
     this.channels.delete(channel.id);
-    if (this.holders.get(channel.text) === channel) this.holders.delete(channel.text);
+    if (this.byText.get(channel.text) === channel) this.byText.delete(channel.text);
     this.makeRoom();
   }
 
   rest() {
     for (const channel of this.channels.values()) channel.enter("idle");
     this.channels.clear();
-    this.holders.clear();
+    this.byText.clear();
     this.dropSocket();
   }
 
-  // -- how a channel is asked for, and how that ends
+  // -- subscribing one channel, and the end of a subscription
 
   ask(channel, hasRoom, send) {
     if (channel.phase === "idle" && !this.isEarly(channel.pause.due) && hasRoom()) {
@@ -277,9 +277,9 @@ class Link {
     const { ticketed, cancel: { signal } } = channel;
     if (!ticketed.length) return (channel.ticket = null);
     try {
-      const ticket = await ticketed[channel.pause.attempt % ticketed.length].options.ticket(); // they take turns
-      const flaw = flawOfTicket(ticket);
-      if (flaw) throw new TypeError(flaw);
+      const ticket = await ticketed[channel.pause.attempt % ticketed.length].options.ticket(); // the watches alternate
+      const problem = problemWithTicket(ticket);
+      if (problem) throw new TypeError(problem);
       if (!signal.aborted) channel.ticket = ticket;
     } catch (error) {
       if (signal.aborted) return;
@@ -289,7 +289,7 @@ class Link {
     this.plan();
   }
 
-  // Something went wrong that may go well next time.
+  // A failure that may not happen again.
   failed(channel, message) {
     channel.interrupt();
     channel.pause.again();
@@ -297,36 +297,37 @@ class Link {
     this.makeRoom();
   }
 
-  // The server has said no.
+  // A refusal by the server.
   refused(channel, code, message) {
     const wasLive = channel.phase === "live";
     const isFresh = channel.interrupt();
     const hasTickets = channel.ticketed.length > 0;
     const isFull = code === "limit";
     if (!hasTickets || !(isFull || code === "forbidden")) channel.pause.due = Infinity;
-    else if (isFresh) channel.pause.due = now() + backoff(SOON);
+    else if (isFresh) channel.pause.due = now() + backoff(NEXT_TICKET);
     else channel.pause.again();
     if (isFull) {
       channel.isFull = true;
-      this.channels.delete(channel.id); // to the end of those that wait for room
+      this.channels.delete(channel.id); // it goes to the end of the channels that wait for room
       this.channels.set(channel.id, channel);
     }
-    // The right of a ticket ends regularly, and the next ticket has not been refused.
+    // The time of a ticket ends regularly, and the next ticket has not been refused.
     channel.say(wasLive && channel.pause.due < Infinity ? "reconnecting" : "refused", message);
-    // With a ticket it may be its user who has no room: then another channel finds some. Those with tickets ask again by
-    // themselves: handed to each other, the room that there isn't would be asked for without an end.
+    // With a ticket, the limit may be that of its user, so another channel may find room. Channels with tickets ask
+    // again by themselves: if each also let the others ask, they would never stop.
     if (!isFull) this.makeRoom();
     else if (hasTickets) this.makeRoom((other) => !other.ticketed.length);
     this.plan();
   }
 
-  // Called whenever a channel ends, or no longer asks: there may be room for one that was refused for want of it.
-  makeRoom(isMeant = () => true) {
-    [...this.channels.values()].find((channel) => channel.isFull && channel.watches.size && isMeant(channel))?.restart();
+  // Called when a channel ends or no longer asks: a channel that was refused for lack of room may find some now.
+  makeRoom(isEligible = () => true) {
+    const waits = (channel) => channel.isFull && channel.watches.size && isEligible(channel);
+    [...this.channels.values()].find(waits)?.restart();
     this.plan();
   }
 
-  // -- one WebSocket for all
+  // -- one WebSocket for all channels
 
   keepSocket() {
     if (this.isOpen) {
@@ -349,9 +350,9 @@ class Link {
       return this.lost();
     }
     this.socket.onopen = () => {
-      Object.assign(this, { allowance: this.most, counted: now() });
-      this.ping(); // so that something comes in any case: a socket may open and carry nothing
-      if (this.failures < FAILURES_BEFORE_STREAMS) this.opened(); // else the streams stay until it has
+      Object.assign(this, { allowance: this.maxBurst, counted: now() });
+      this.ping(); // its pong shows that the socket works: a blocked one may open and carry nothing
+      if (this.failures < FAILURES_BEFORE_STREAMS) this.opened(); // else the streams stay until the pong
     };
     this.socket.onmessage = ({ data }) => this.receive(data);
     this.socket.onclose = ({ code }) => this.lost(code);
@@ -363,7 +364,7 @@ class Link {
     this.plan();
   }
 
-  // A socket that the page has no use for, or that is dead, shall not be heard any more.
+  // Ignores the events of a socket that is not needed any more, or dead.
   dropSocket() {
     const { socket } = this;
     Object.assign(this, { socket: null, isOpen: false, isProven: false });
@@ -377,7 +378,7 @@ class Link {
     this.dropSocket();
     if (isOpen) for (const channel of this.channels.values()) channel.restart();
     if (!isProven) this.failures += 1;
-    if (code === 4429) this.most = Math.max(FEWEST_AT_ONCE, this.most / 2);
+    if (code === 4429) this.maxBurst = Math.max(MIN_BURST, this.maxBurst / 2);
     this.isBlocked = !isOpen && this.streams().some(({ phase }) => phase === "live");
     if (this.isBlocked) this.pause.due = now() + SOCKET_AGAIN_MS * (0.5 + Math.random());
     else this.pause.again();
@@ -394,10 +395,10 @@ class Link {
   }
 
   useSocket() {
-    const gained = ((now() - this.counted) * FRAMES_A_SECOND) / 1000;
-    Object.assign(this, { allowance: Math.min(this.most, this.allowance + gained), counted: now() });
+    const gained = ((now() - this.counted) * MESSAGES_PER_SECOND) / 1000;
+    Object.assign(this, { allowance: Math.min(this.maxBurst, this.allowance + gained), counted: now() });
     const channels = [...this.channels.values()];
-    this.spare = this.allowance - channels.filter(({ phase }) => phase === "ticket").length; // each will be sent
+    this.spare = this.allowance - channels.filter(({ phase }) => phase === "ticket").length; // each will send one
     for (const channel of channels) {
       const { phase, watches } = channel;
       if (watches.size || (phase !== "asked" && phase !== "live") || !this.hasSpare()) continue;
@@ -405,7 +406,7 @@ class Link {
       channel.enter("leaving");
     }
     for (const channel of channels) {
-      if (channel.watches.size) this.ask(channel, () => this.takesText(channel), () => this.subscribe(channel));
+      if (channel.watches.size) this.ask(channel, () => this.reservesText(channel), () => this.subscribe(channel));
     }
     for (const channel of channels) {
       const { phase, watches, resyncs } = channel;
@@ -417,17 +418,17 @@ class Link {
     }
   }
 
-  // One name at a time: frames tell the text alone, and another row's state shall never be shown.
-  takesText(channel) {
-    const holder = this.holders.get(channel.text) ?? channel;
-    if (holder.phase === "idle") return this.hasSpare() && Boolean(this.holders.set(channel.text, channel));
+  // One channel per text at a time: messages have only the text, and the state of another row must never be shown.
+  reservesText(channel) {
+    const holder = this.byText.get(channel.text) ?? channel;
+    if (holder.phase === "idle") return this.hasSpare() && Boolean(this.byText.set(channel.text, channel));
     if (holder.watches.size) channel.say("refused", `${channel.text} is watched as a key of ${holder.name} already`);
     return false;
   }
 
   hasSpare() {
     if (this.spare >= 1) return (this.spare -= 1) >= 0;
-    this.wait = Math.min(this.wait, 1000 / FRAMES_A_SECOND);
+    this.wait = Math.min(this.wait, 1000 / MESSAGES_PER_SECOND);
     return false;
   }
 
@@ -437,7 +438,7 @@ class Link {
   }
 
   subscribe(channel) {
-    const { name: projection, key, since, ticket } = channel; // apart, as both may have dots
+    const { name: projection, key, since, ticket } = channel; // as two fields, because both may contain dots
     this.send({ type: "subscribe", projection, key, since, ticket: ticket ?? undefined });
     channel.enter("asked");
   }
@@ -448,43 +449,43 @@ class Link {
       Object.assign(this, { isProven: true, isBlocked: false, failures: 0 });
       if (!this.isOpen) this.opened();
     }
-    const frame = JSON.parse(text);
-    const { type, code, message, channel: about } = frame;
+    const received = JSON.parse(text);
+    const { type, code, message, channel: about } = received;
     const isLive = type === "subscribed" || DATA.includes(type);
-    if (isLive && !this.holders.has(about)) this.discover(about);
-    const channel = this.holders.get(about);
+    if (isLive && !this.byText.has(about)) this.discover(about);
+    const channel = this.byText.get(about);
     if (!channel) return;
     const { phase } = channel;
     if (type === "unsubscribed" || code === "not_subscribed") {
       channel.enter("idle");
       this.plan();
     } else if (phase === "leaving") {
-      return; // it crossed the unsubscribe
+      return; // it was on its way when the unsubscribe was sent
     } else if (isLive || code === "subscribed_already") {
       if (phase !== "live") channel.enter("live");
       if (code) Object.assign(channel, { isSnapshotNeeded: true, isSnapshotComing: false });
-      if (DATA.includes(type)) channel.take(text, frame);
+      if (DATA.includes(type)) channel.take(text, received);
       if (phase !== "live" || channel.isSnapshotNeeded) this.plan();
     } else if (type === "error" && (phase === "asked" || phase === "live")) {
       this.refused(channel, code, message);
     }
   }
 
-  // The server holds a channel that was not asked for: without a watch it will be unsubscribed.
+  // The server sends a channel that was not asked for. It has no watch, so it will be unsubscribed.
   discover(text) {
     const channel = new Channel("", text, text);
     this.channels.set(channel.id, channel);
-    this.holders.set(text, channel);
+    this.byText.set(text, channel);
   }
 
-  // -- a stream for each, where there are no WebSockets
+  // -- one stream per channel, where WebSockets are blocked
 
   streams() {
     return [...this.channels.values()].filter(({ phase }) => phase !== "idle");
   }
 
   useStreams() {
-    const most = isMultiplexed(this.base) ? STREAMS_MULTIPLEXED : STREAMS;
+    const max = isMultiplexed(this.base) ? MAX_STREAMS_MULTIPLEXED : MAX_STREAMS;
     for (const channel of this.channels.values()) {
       const { phase, resyncs } = channel;
       if (phase === "asked" && !this.isEarly(channel.entered + PATIENCE_MS)) this.failed(channel, "no answer");
@@ -498,15 +499,15 @@ class Link {
     }
     for (const channel of this.channels.values()) {
       const hasRoom = () => {
-        if (this.streams().length < most) return true;
-        if (this.isBlocked) channel.say("refused", `WebSockets are blocked, and a page may have ${most} streams`);
+        if (this.streams().length < max) return true;
+        if (this.isBlocked) channel.say("refused", `WebSockets are blocked, and a page may have ${max} streams`);
         return false;
       };
       this.ask(channel, hasRoom, () => this.listen(channel));
     }
   }
 
-  // By fetch, as an EventSource does not tell the status of a refusal.
+  // With fetch, because an EventSource does not give the status of a refusal.
   async listen(channel) {
     const { name, key, since, ticket, cancel: { signal } } = channel;
     const url = new URL(`sse/projection/${name}/${encodeURIComponent(key)}`, this.base);
@@ -517,7 +518,7 @@ class Link {
       const answer = await fetch(url, { credentials: "include", cache: "no-store", signal });
       if (!isStream(answer)) return await this.declined(channel, answer, signal);
       if (signal.aborted) return;
-      // The server is there: if it was away when the WebSockets failed, they work by now.
+      // The server answers. If it was down when the WebSockets failed, they may work now.
       if (!this.streams().some(({ phase }) => phase === "live")) this.hurry();
       channel.enter("live");
       await this.read(channel, answer.body.getReader(), signal);
@@ -554,15 +555,15 @@ class Link {
   }
 }
 
-function flawOf(name, key) {
+function problemWith(name, key) {
   if (name.length > 128 || !NAME.test(name)) return `${name.slice(0, 50)} can't be the name of a projection`;
   return KEY.test(key) ? null : `a key has 1 to 512 printable characters, this one has ${[...key].length}`;
 }
 
-function flawOfTicket(ticket) {
+function problemWithTicket(ticket) {
   if (typeof ticket !== "string") return `it has to return a string, and returned ${typeof ticket}`;
   const { length } = new TextEncoder().encode(JSON.stringify(ticket));
-  return length > TICKET_BYTES ? `a ticket has at most ${TICKET_BYTES} bytes, this one has ${length}` : null;
+  return length > MAX_TICKET_BYTES ? `a ticket has at most ${MAX_TICKET_BYTES} bytes, this one has ${length}` : null;
 }
 
 function isStream(answer) {

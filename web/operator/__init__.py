@@ -1,1 +1,1 @@
-"""The operator's page, probes and metrics."""
+"""The operator's page, its actions, probes and metrics."""

@@ -1,8 +1,8 @@
-"""What an operator can do to a projection. Each returns what to tell the operator."""
+"""The actions of the operator's page. Each returns the message that the page shows."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from werkzeug.exceptions import BadRequest, Conflict
 
@@ -31,31 +31,38 @@ REFUSALS = (
     StoreRejected,
     VersionConflict,
 )
-"""What an action raises that is no defect: the operator is told."""
+"""The errors that refuse an action. They are shown to the operator; any other error is a defect."""
 
 
-def _retry(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
-    [applied] = runtime.dead_letters.retry(_number(wish, "letter"))
+class Action(Protocol):
+    """Carries out one action. It is called on the request's thread, after the check of the rights."""
+
+    def __call__(self, runtime: ProjectionRuntime[Any, Any], body: dict[str, Any], /) -> str:
+        """Return the message for the operator. Raises BadRequest (a malformed body) or one of REFUSALS."""
+
+
+def _retry(runtime: ProjectionRuntime[Any, Any], body: dict[str, Any]) -> str:
+    [applied] = runtime.dead_letters.retry(_number(body, "letter"))
     return f"folded into {applied.key} as version {applied.version}"
 
 
-def _skip(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
+def _skip(runtime: ProjectionRuntime[Any, Any], body: dict[str, Any]) -> str:
     position: Position | None = None
-    if wish.get("position"):
+    if body.get("position"):
         try:
-            position = parse_position(_text(wish, "position"))
+            position = parse_position(_text(body, "position"))
         except ValueError as error:
             raise BadRequest(str(error)) from None
-    runtime.dead_letters.skip(_number(wish, "letter"), position=position)
+    runtime.dead_letters.skip(_number(body, "letter"), position=position)
     return "removed; its event will not be folded"
 
 
-def _resume(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
-    return f"{runtime.dead_letters.resume(_text(wish, 'key'))} parked events folded; the key goes on"
+def _resume(runtime: ProjectionRuntime[Any, Any], body: dict[str, Any]) -> str:
+    return f"{runtime.dead_letters.resume(_text(body, 'key'))} parked events folded; the key goes on"
 
 
-def _rebuild(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
-    key = _text(wish, "key")
+def _rebuild(runtime: ProjectionRuntime[Any, Any], body: dict[str, Any]) -> str:
+    key = _text(body, "key")
     events = runtime.projection.history(key)
     if events is None:
         msg = f"{runtime.name} has no history(key) to rebuild from; flask keyfold rebuild takes a file"
@@ -64,30 +71,30 @@ def _rebuild(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
     return f"{key} is rebuilt from its history"
 
 
-def _wipe(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
-    key = _text(wish, "key")
+def _wipe(runtime: ProjectionRuntime[Any, Any], body: dict[str, Any]) -> str:
+    key = _text(body, "key")
     runtime.wipe(key)
     return f"{key} is wiped"
 
 
-def _repair(runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
-    key = _text(wish, "key")
-    runtime.repair(key, _text(wish, "state"))
+def _repair(runtime: ProjectionRuntime[Any, Any], body: dict[str, Any]) -> str:
+    key = _text(body, "key")
+    runtime.repair(key, _text(body, "state"))
     return f"{key} is repaired"
 
 
-def _drop(_runtime: ProjectionRuntime[Any, Any], wish: dict[str, Any]) -> str:
-    kept = current_state()
-    if wish.get("process") != kept.system.reporter.process:
+def _drop(_runtime: ProjectionRuntime[Any, Any], body: dict[str, Any]) -> str:
+    state = current_state()
+    if body.get("process") != state.system.reporter.process:
         msg = "that client is connected to another process; reload until this page is served by it"
         raise Conflict(msg)
-    if not kept.hub.drop(_number(wish, "client")):
-        msg = "that client has gone already"
+    if not state.hub.drop(_number(body, "client")):
+        msg = "that client is gone already"
         raise Conflict(msg)
     return "the client's connection is closed"
 
 
-ACTIONS = {
+ACTIONS: dict[str, Action] = {
     "retry": _retry,
     "skip": _skip,
     "resume": _resume,
@@ -98,17 +105,17 @@ ACTIONS = {
 }
 
 
-def _number(wish: dict[str, Any], word: str) -> int:
-    value = wish.get(word)
+def _number(body: dict[str, Any], field: str) -> int:
+    value = body.get(field)
     if not isinstance(value, int) or isinstance(value, bool):
-        msg = f"{word} must be a number"
+        msg = f"{field} must be a number"
         raise BadRequest(msg)
     return value
 
 
-def _text(wish: dict[str, Any], word: str) -> str:
-    value = wish.get(word)
+def _text(body: dict[str, Any], field: str) -> str:
+    value = body.get(field)
     if not isinstance(value, str):
-        msg = f"{word} must be a string"
+        msg = f"{field} must be a string"
         raise BadRequest(msg)
     return value

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("keyfold.health")
 
 _ANSWER_SECONDS = 2.0
-_KEPT_SECONDS = 1.0
+_CACHE_SECONDS = 1.0
 
 
 class Health:
-    """Answers probes. What they are told names the failing part, and no host, no database and no error text."""
+    """Answers probes. An answer names the failing part, but no host, no database and no error text."""
 
     def __init__(self, system: ProjectionSystem) -> None:
         self._system = system
@@ -28,29 +28,29 @@ class Health:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Know nothing of what the parent asked."""
+        """In a forked child: forget the question of the parent, and replace its lock."""
         self._lock = threading.Lock()
         self._asked: Future[list[str]] | None = None
         self._asked_at = 0.0
 
     def alive(self) -> dict[str, str]:
-        """Return what hangs or has ended, and how; nothing if all loops go round.
+        """Return the trouble of each loop that hangs or has ended, by its name; empty if all are running.
 
-        A loop is looked at from outside: one that has died can't report that it is well.
+        The loops are checked from outside: a loop that has died cannot report it.
         """
-        most = self._system.settings.health_seconds
-        return {loop.name: trouble for loop in self._system.loops() if (trouble := loop.trouble(most))}
+        max_seconds = self._system.settings.health_seconds
+        return {loop.name: trouble for loop in self._system.loops() if (trouble := loop.trouble(max_seconds))}
 
     def degraded(self) -> dict[str, int]:
-        """Return how many keys of each projection do not load, as this process knows; nothing if all do.
+        """Return the number of keys that do not load, by projection, as far as this process knows.
 
-        That is no reason to send the process no requests: every other process meets the same rows.
+        Such keys are no reason to send the process no requests: every other process reads the same rows.
         """
-        of = self._system.projections
-        return {name: len(runtime.degraded) for name, runtime in sorted(of.items()) if runtime.degraded}
+        projections = sorted(self._system.projections.items())
+        return {name: len(runtime.degraded) for name, runtime in projections if runtime.degraded}
 
     def ready(self) -> dict[str, str]:
-        """Return what stands in the way of serving requests, by part; nothing if all is well."""
+        """Return why the process cannot serve requests, by failing part; empty if it can."""
         failing = self.alive()
         if self._system.closed:
             failing["system"] = "is closed"
@@ -60,23 +60,23 @@ class Health:
         except TimeoutError:
             failing["database"] = f"has not answered within {_ANSWER_SECONDS:g} s"
         except Exception:
-            _logger.warning("the database can't be asked", exc_info=True)
+            _logger.warning("a probe could not query the database", exc_info=True)
             failing["database"] = "can't be reached"
         else:
             if pending:
                 failing["migrations"] = f"{len(pending)} are pending: run flask keyfold migrate"
         if self._system.trouble:
             failing["writer"] = "can't write at the moment"
-        lag, most = self._system.lag_seconds(), self._system.settings.health_seconds
-        if lag > most:
+        lag = self._system.lag_seconds()
+        if lag > self._system.settings.health_seconds:
             failing["lag"] = f"the oldest event has waited for {lag:.1f} s"
         return failing
 
     def _pending(self) -> Future[list[str]]:
-        """Ask once a second at most, and not again while an answer is due, however many probes come."""
+        """Query at most once per second, and never twice at a time, however many probes arrive."""
         with self._lock:
             asked = self._asked
-            if asked is None or (asked.done() and monotonic() - self._asked_at > _KEPT_SECONDS):
+            if asked is None or (asked.done() and monotonic() - self._asked_at > _CACHE_SECONDS):
                 asked = self._asked = self._system.submit(self._queries.pending_migrations)
                 self._asked_at = monotonic()
         return asked

@@ -1,7 +1,7 @@
-"""The numbers of the stats in the text format of Prometheus. Needs the extra ``metrics``.
+"""The stats in the text format of Prometheus. Needs the extra ``metrics``.
 
-Under gunicorn with several workers set PROMETHEUS_MULTIPROC_DIR, as
-https://prometheus.github.io/client_python/multiprocess/ says: then a scrape of any worker tells the sum of all.
+Under gunicorn with several workers, set PROMETHEUS_MULTIPROC_DIR as described at
+https://prometheus.github.io/client_python/multiprocess/: then a scrape of any worker returns the sum of all.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _TOTALS = {
     "events": "Events folded and committed.",
-    "turns": "Turns committed: one row written each, for one or more events.",
+    "turns": "Commits of keys: each writes one row, for one or more events.",
     "conflicts": "Writes refused because another process had written the row.",
-    "gone_back": "Rows that an actor found behind what it had committed; those that had lost it got a new epoch.",
+    "gone_back": (
+        "Rows that an actor found at an earlier version than it had committed; "
+        "rows that had lost commits got a new epoch."
+    ),
     "dead_letters": "Events that became dead letters.",
     "parked": "Events parked for halted keys.",
     "halts": "Times that a key was halted.",
-    "retried": "Dead letters folded after all.",
-    "refused": "Events not accepted, for want of room.",
-    "broadcast_errors": "Committed changes that could not be shown.",
-    "hook_errors": "on_applied hooks that raised.",
+    "retried": "Dead letters folded by a retry.",
+    "refused": "Events refused because a mailbox or the system was full.",
+    "broadcast_errors": "Commits that could not be broadcast.",
+    "hook_errors": "Errors raised by on_applied hooks.",
     "loads": "Rows loaded by actors.",
     "spawned": "Actors spawned.",
     "retired": "Actors retired.",
@@ -34,41 +37,44 @@ _TOTALS = {
 _NOW = {
     "live": ("Actors alive.", "livesum"),
     "mailbox_depth": ("Events waiting in mailboxes.", "livesum"),
-    "oldest_seconds": ("Seconds that the oldest event in a mailbox has waited, at most.", "livemax"),
-    # Several processes know the same key: the most that one of them knows is the nearest to the truth.
-    "degraded": ("Keys whose rows do not load, at least.", "livemax"),
+    "oldest_seconds": ("Seconds that the oldest event in a mailbox has waited.", "livemax"),
+    # Several processes may know the same key, so a sum would count it twice: the maximum is a lower bound.
+    "degraded": ("Keys whose rows do not load (a lower bound).", "livemax"),
 }
 _WRITER = {
     "commits": "Transactions committed.",
     "rows": "Rows written.",
     "commit_seconds": "Seconds spent in transactions.",
-    "retries": "Attempts to write that failed and were repeated.",
+    "retries": "Failed writes that were repeated.",
 }
 _SOCKETS = {
-    "opened": "Connections taken over.",
-    "closed": "Connections ended.",
-    "slow": "Times that a connection lost frames for being slow.",
-    "gone_back": "Rows found behind what was shown of them; those that had lost it got a new epoch.",
-    "stalled": "Connections closed for taking nothing, or not the answers that they had asked for.",
-    "late": "Connections closed because nobody could be asked in time whether they may go on.",
+    "opened": "Connections opened.",
+    "closed": "Connections closed.",
+    "slow": "Times that a slow connection skipped messages.",
+    "gone_back": (
+        "Rows found at an earlier version than subscribers had seen; "
+        "rows that had lost commits got a new epoch."
+    ),
+    "stalled": "Connections closed because the client read nothing, or not the answers to its requests.",
+    "late": "Connections closed because they could not be authorized again in time.",
     "refused": "Connections refused by a limit.",
 }
 _CHECKS = {
     "checks_waiting": "Subscriptions waiting for authorize.",
     "checks_running": "Calls of authorize for new subscriptions that have not returned.",
-    "rechecks_waiting": "Open subscriptions about which authorize is to be asked again.",
-    "rechecks_running": "Calls of authorize about open subscriptions that have not returned.",
+    "rechecks_waiting": "Open subscriptions waiting to be authorized again.",
+    "rechecks_running": "Calls of authorize for open subscriptions that have not returned.",
 }
 _BACKPLANE = {
     "published": "Messages sent to other processes.",
-    "received": "Messages of other processes received.",
-    "dropped": "Messages that could not be sent; those who missed them read the row.",
+    "received": "Messages received from other processes.",
+    "dropped": "Messages that could not be sent; the other processes read the row instead.",
     "reconnects": "Times that the connection to Redis was lost and came back.",
 }
 
 
 class Metrics:
-    """Mirrors the stats of one system into metrics of its own registry; counters by what they grew since."""
+    """Mirrors the stats of one system into the metrics of its own registry, counters by their increase."""
 
     def __init__(self) -> None:
         self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
@@ -83,7 +89,7 @@ class Metrics:
         }
         self._writer = {word: self._counter(f"keyfold_writer_{word}", text) for word, text in _WRITER.items()}
         self._waiting = self._gauge(
-            "keyfold_waiting_rows", "Rows deferred because they alone are locked or refused.", "livesum"
+            "keyfold_waiting_rows", "Rows that wait because they alone are locked or refused.", "livesum"
         )
         self._sockets = {
             word: self._counter(f"keyfold_sockets_{word}", text) for word, text in _SOCKETS.items()
@@ -93,18 +99,20 @@ class Metrics:
         }
         self._signals_dropped = self._counter(
             "keyfold_signals_dropped",
-            "Signals of connections that were not sent: their receivers are too slow.",
+            "Signals of connections that were dropped because their receivers are too slow.",
         )
         self._backplane = {
             word: self._counter(f"keyfold_backplane_{word}", text) for word, text in _BACKPLANE.items()
         }
         self._connected = self._gauge(
-            "keyfold_backplane_connected", "1 while Redis can be reached, from all processes.", "livemin"
+            "keyfold_backplane_connected", "1 while all processes can reach Redis, else 0.", "livemin"
         )
         self._unsent = self._gauge("keyfold_backplane_waiting", "Messages waiting for Redis.", "livesum")
         self._open = self._gauge("keyfold_sockets_open", "Connections open.", "livesum")
         self._subscribers = self._gauge("keyfold_subscribers", "Subscriptions.", "livesum", by)
-        self._resyncs = self._counter("keyfold_resyncs", "Snapshots sent because deltas would not do.", by)
+        self._resyncs = self._counter(
+            "keyfold_resyncs", "Snapshots sent to subscribers that could not follow by deltas.", by
+        )
 
     def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
         return Counter(name, text, labels or (), registry=self._registry)
@@ -113,43 +121,43 @@ class Metrics:
         return Gauge(name, text, labels or (), registry=self._registry, multiprocess_mode=mode)
 
     def mirror(self, stats: dict[str, Any]) -> None:
-        """Bring the metrics to these stats. In multi-process mode this writes the process's file."""
+        """Set the metrics to these stats. In multi-process mode, this writes the file of the process."""
         with self._lock:
-            for name, facts in stats["projections"].items():
+            for name, projection in stats["projections"].items():
                 for word, counter in self._totals.items():
-                    self._grow(counter.labels(name), word, name, facts[word])
+                    self._increase(counter.labels(name), word, name, projection[word])
                 for word, gauge in self._now.items():
-                    gauge.labels(name).set(facts[word])
+                    gauge.labels(name).set(projection[word])
             for word, counter in self._writer.items():
-                self._grow(counter, f"writer {word}", "", stats["writer"].get(word, 0))
+                self._increase(counter, f"writer {word}", "", stats["writer"].get(word, 0))
             self._waiting.set(stats["writer"].get("waiting", 0))
             self._mirror_sockets(stats["sockets"])
 
     def _mirror_sockets(self, sockets: dict[str, Any]) -> None:
         for word, counter in self._sockets.items():
-            self._grow(counter, f"sockets {word}", "", sockets.get(word, 0))
+            self._increase(counter, f"sockets {word}", "", sockets.get(word, 0))
         for word, gauge in self._checks.items():
             gauge.set(sockets.get(word, 0))
-        self._grow(self._signals_dropped, "signals_dropped", "", sockets.get("signals_dropped", 0))
+        self._increase(self._signals_dropped, "signals_dropped", "", sockets.get("signals_dropped", 0))
         if (backplane := sockets.get("backplane")) is not None:
             for word, counter in self._backplane.items():
-                self._grow(counter, f"backplane {word}", "", backplane[word])
+                self._increase(counter, f"backplane {word}", "", backplane[word])
             self._connected.set(backplane["trouble"] is None)
             self._unsent.set(backplane["waiting"])
         self._open.set(sockets.get("open", 0))
-        for name, facts in sockets.get("projections", {}).items():
-            self._subscribers.labels(name).set(facts["subscribers"])
-            self._grow(self._resyncs.labels(name), "resyncs", name, facts["resyncs"])
+        for name, projection in sockets.get("projections", {}).items():
+            self._subscribers.labels(name).set(projection["subscribers"])
+            self._increase(self._resyncs.labels(name), "resyncs", name, projection["resyncs"])
 
-    def _grow(self, counter: Any, word: str, name: str, value: float) -> None:
-        grown = value - self._seen.get((word, name), 0)
-        # Stats of a report may come behind newer ones of a scrape: they bring nothing, and forget nothing.
-        if grown > 0:
-            counter.inc(grown)
+    def _increase(self, counter: Any, word: str, name: str, value: float) -> None:
+        increase = value - self._seen.get((word, name), 0)
+        # The stats of a report may be older than those of the last scrape: they change nothing.
+        if increase > 0:
+            counter.inc(increase)
             self._seen[word, name] = value
 
     def text(self) -> bytes:
-        """Return all metrics; in multi-process mode those of all processes."""
+        """Return all metrics, in multi-process mode those of all processes."""
         if not self._multiprocess:
             return generate_latest(self._registry)
         registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""What the admin page shows: all processes, and what the database knows besides."""
+"""The data of the admin page: the stats of all processes, and the totals of the database."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ OVERVIEW = "keyfold.overview"
 """The name of the channel that the admin page watches, for operators only. Its one key is ``all``."""
 
 SCAN_SECONDS = 60.0
-"""How long a question may take that reads all rows of a projection, or all dead letters."""
-_MOST = 10
-_MOST_LETTERS = 20
-_MOST_CLIENTS = 50
+"""How long a query may take that reads all rows of a projection, or all dead letters."""
+_MAX_KEYS = 10
+_MAX_LETTERS = 20
+_MAX_CLIENTS = 50
 NOTHING_DEGRADED: dict[str, Any] = {"degraded": 0, "degraded_keys": {}}
 
 
 class Overview:
-    """Facts for operators. It asks the database: call it on a reader's thread."""
+    """Stats and details for operators. Its methods query the database: call them on a reader's thread."""
 
     def __init__(self, system: ProjectionSystem, hub: Hub) -> None:
         self._system = system
@@ -36,23 +36,23 @@ class Overview:
         self._versions = itertools.count(1)
 
     def row(self) -> Row:
-        """Return the whole page as a row that was never saved: a new version each time."""
-        state = msgspec.json.encode(self.facts())
+        """Return the whole overview as a row that was never saved, with a new version at each call."""
+        state = msgspec.json.encode(self.stats())
         return Row(self._system.reporter.process[-8:], next(self._versions), 1, state, datetime.now(UTC))
 
-    def facts(self) -> dict[str, Any]:
-        """Return what each process does, this one first, and what is kept of each projection."""
-        facts = self.facts_of_this_process()
+    def stats(self) -> dict[str, Any]:
+        """Return the stats of each process, this one first, and the database's totals per projection."""
+        stats = self.stats_of_this_process()
         try:
-            facts["processes"] += self._system.reporter.others()
-            facts["kept"] = self._queries.totals()
-            facts["trouble"] = None
+            stats["processes"] += self._system.reporter.others()
+            stats["kept"] = self._queries.totals()
+            stats["trouble"] = None
         except Exception:  # an operator needs the page most when the database is away
-            return self.facts_of_this_process()
-        return facts
+            return self.stats_of_this_process()
+        return stats
 
-    def facts_of_this_process(self) -> dict[str, Any]:
-        """Return the same as far as it is known without the database. From any thread."""
+    def stats_of_this_process(self) -> dict[str, Any]:
+        """Return the part that is known without the database. Safe from any thread."""
         return {
             "this": self._system.reporter.process,
             "at": datetime.now(UTC).isoformat(),
@@ -63,43 +63,46 @@ class Overview:
         }
 
     def detail(self, runtime: ProjectionRuntime[Any, Any], key: str | None) -> dict[str, Any]:
-        """Return more of one projection, and of a key of it. Raises StoreError, InvalidKey."""
+        """Return the details of one projection, and of one of its keys. Raises StoreError, InvalidKey."""
         supervisor = runtime.supervisor
-        busiest = [] if supervisor is None else supervisor.context.activity.busiest(_MOST)
+        busiest = [] if supervisor is None else supervisor.context.activity.busiest(_MAX_KEYS)
         name = runtime.name
         processes = [self._system.stats(), *self._system.reporter.others()]
         degraded = degraded_in(processes).get(name, NOTHING_DEGRADED)
-        facts: dict[str, Any] = {
+        details: dict[str, Any] = {
             "name": name,
             "verified": processes[0]["projections"][name]["verified"],
             "degraded": degraded["degraded"],
-            "degraded_keys": [{"key": at, "error": error} for at, error in degraded["degraded_keys"].items()],
+            "degraded_keys": [
+                {"key": degraded_key, "error": error}
+                for degraded_key, error in degraded["degraded_keys"].items()
+            ],
             "on_error": runtime.projection.on_error,
             "schema_version": runtime.projection.schema_version,
             "busiest": [{"key": busy, "events": events} for busy, events in busiest],
-            "largest": [fact._asdict() for fact in self._queries.keys(name, largest=True, limit=_MOST)],
+            "largest": [row._asdict() for row in self._queries.keys(name, largest=True, limit=_MAX_KEYS)],
             "halted": [
-                fact._asdict()
+                row._asdict()
                 | {
-                    "head": self._head(name, fact.key),
-                    "parked": self._queries.count_parked(name, fact.key),
+                    "head": self._head(name, row.key),
+                    "parked": self._queries.count_parked(name, row.key),
                 }
-                for fact in self._queries.keys(name, halted=True, limit=_MOST)
+                for row in self._queries.keys(name, halted=True, limit=_MAX_KEYS)
             ],
-            "letters": [letter._asdict() for letter in self._queries.newest_letters(name, _MOST_LETTERS)],
-            "clients": self._hub.connections.describe(self._hub.clock(), projection=name, most=_MOST_CLIENTS),
+            "letters": [letter._asdict() for letter in self._queries.newest_letters(name, _MAX_LETTERS)],
+            "clients": self._hub.connections.describe(self._hub.clock(), projection=name, most=_MAX_CLIENTS),
             "process": self._system.reporter.process,
         }
         if key is not None:
-            facts["key"] = self._key(runtime, key)
-        return facts
+            details["key"] = self._key(runtime, key)
+        return details
 
     def _head(self, name: str, key: str) -> int | None:
         head = self._queries.first_parked(name, key)
         return None if head is None else head.id
 
     def raw(self, runtime: ProjectionRuntime[Any, Any], key: str) -> dict[str, Any]:
-        """Return the text of a key's row, decodable or not. Raises StoreError, InvalidKey."""
+        """Return the text of a key's row, even if it does not decode. Raises StoreError, InvalidKey."""
         row = self._system.store.row(runtime.name, check_key(key, projection=runtime.name))
         if row is None or row.is_tombstone:
             return {"position": None, "raw": None}
@@ -126,27 +129,29 @@ class Overview:
 
 
 def degraded_in(processes: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the keys that do not load, by projection, as all these processes know them together.
+    """Return the keys that do not load, by projection, combined from the stats of several processes.
 
     Args:
-        processes: The stats of processes. Those of an older release may say nothing about it.
+        processes: The stats of processes. Those of an older release may lack ``degraded``.
 
     Returns:
-        For each projection that has any, ``degraded``, their number (at least so many: each process names
-        20 of those it knows), and ``degraded_keys``, the errors by key.
+        For each projection with such keys: ``degraded``, a lower bound of their number (each process names at
+        most 20 of the keys it knows), and ``degraded_keys``, the error by key.
     """
     found: dict[str, dict[str, Any]] = {}
     for process in processes:
-        for name, facts in process["projections"].items():
-            if facts.get("degraded"):
-                of = found.setdefault(name, {"degraded": 0, "degraded_keys": {}})
-                of["degraded_keys"].update(facts["degraded_keys"])
-                of["degraded"] = max(of["degraded"], facts["degraded"], len(of["degraded_keys"]))
+        for name, stats in process["projections"].items():
+            if stats.get("degraded"):
+                combined = found.setdefault(name, {"degraded": 0, "degraded_keys": {}})
+                combined["degraded_keys"].update(stats["degraded_keys"])
+                combined["degraded"] = max(
+                    combined["degraded"], stats["degraded"], len(combined["degraded_keys"])
+                )
     return found
 
 
 def _is_json(text: bytes) -> bool:
-    """Say whether it can stand in an answer as it is: SQLite keeps any text."""
+    """Return whether a text can be put into JSON unchanged: SQLite stores any text."""
     try:
         msgspec.json.decode(text)
     except (ValueError, RecursionError):

@@ -1,10 +1,8 @@
-"""The operator's page and what can be done on it. Closed unless somebody opened it."""
+"""The URLs of the operator's page. All but login and logout refuse a request that is not an operator's."""
 
 from __future__ import annotations
 
-import hmac
 import logging
-import secrets
 from functools import partial
 from pathlib import Path
 from string import Template
@@ -29,8 +27,7 @@ from ...actors import (
     UnknownProjection,
 )
 from ...store import StoreUnavailable
-from ..access.authorization import ADMIN_COOKIE
-from ..access.operator_passes import PASS_SECONDS
+from ..access.admin import ADMIN_COOKIE, COOKIE_SECONDS, CSRF_COOKIE
 from ..app_registry import current_state
 from .actions import ACTIONS, REFUSALS
 from .overview import SCAN_SECONDS
@@ -41,19 +38,18 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("keyfold.admin")
 
 _PAGE = Template((Path(__file__).parent / "static" / "admin.html").read_text("utf-8"))
-_MOST_BYTES = 64 * 1024
-_MOST_STATE_BYTES = 16 * 1024 * 1024
-"""An action of an operator may bring a state."""
-CSRF_COOKIE = "keyfold_csrf"
+_MAX_BYTES = 64 * 1024
+_MAX_STATE_BYTES = 16 * 1024 * 1024
+"""The body of an action may contain a state."""
 
-# Everything the pages load is ours, and nobody frames them: a click on "skip" is to be the operator's own.
+# The pages load nothing from elsewhere, and no page may frame them to trick an operator into a click.
 _POLICY = (
     "default-src 'self'; style-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
 )
 
 
 def add_admin(blueprint: Blueprint) -> None:
-    """Add the operator's URLs."""
+    """Add the URLs of the operator's page."""
     rule = blueprint.add_url_rule
     rule("/admin/projections", "admin", _page, methods=["GET"])
     rule("/admin/projections/login", "admin_login", _login, methods=["POST"])
@@ -61,21 +57,21 @@ def add_admin(blueprint: Blueprint) -> None:
     rule("/admin/projections/overview", "overview", _overview, methods=["GET"])
     rule("/admin/projections/stats", "stats", _stats, methods=["GET"])
     rule("/admin/projections/of/<name>", "admin_projection", _page, methods=["GET"])
-    rule("/admin/projections/of/<name>/facts", "admin_facts", _facts, methods=["GET"])
+    rule("/admin/projections/of/<name>/facts", "admin_facts", _detail, methods=["GET"])
     rule("/admin/projections/of/<name>/raw", "admin_raw", _raw, methods=["GET"])
     rule("/admin/projections/of/<name>/actions", "admin_action", _act, methods=["POST"])
-    blueprint.after_request(_renew_pass)
+    blueprint.after_request(_renew_cookie)
 
 
 # -- pages
 
 
 def _page(name: str = "") -> AnyResponse:
-    kept = current_state()
+    state = current_state()
     try:
-        kept.access.check_admin(request)
+        state.access.admin.check(request)
     except Forbidden:
-        if kept.settings.admin_token is None:
+        if state.settings.admin_token is None:
             raise
         return _html("login", name, status=403)
     if name:
@@ -84,17 +80,18 @@ def _page(name: str = "") -> AnyResponse:
 
 
 def _html(view: str, name: str, *, status: int = 200, message: str = "") -> Response:
-    csrf = request.cookies.get(CSRF_COOKIE) or secrets.token_urlsafe(24)
-    facts = {
+    state = current_state()
+    csrf = state.access.admin.csrf_token(request)
+    values = {
         "view": view,
         "name": name,
-        "prefix": current_state().settings.url_prefix,
-        "root": request.script_root + current_state().settings.url_prefix,
+        "prefix": state.settings.url_prefix,
+        "root": request.script_root + state.settings.url_prefix,
         "csrf": csrf,
         "message": message,
         "title": name or "Projections",
     }
-    body = _PAGE.substitute({word: str(escape(text)) for word, text in facts.items()})
+    body = _PAGE.substitute({word: str(escape(text)) for word, text in values.items()})
     response = Response(body, status=status, mimetype="text/html")
     _set_cookie(response, CSRF_COOKIE, csrf, None)
     response.headers["Content-Security-Policy"] = _POLICY
@@ -104,87 +101,87 @@ def _html(view: str, name: str, *, status: int = 200, message: str = "") -> Resp
 
 
 def _set_cookie(response: AnyResponse, name: str, value: str, seconds: int | None) -> None:
-    # The path is all of the app, as the page's socket has to show it too.
+    # The path is that of the whole app, because the page's socket has to send the cookie too.
     response.set_cookie(
         name, value, max_age=seconds, secure=request.is_secure, httponly=True, samesite="Strict"
     )
 
 
 def _login() -> AnyResponse:
-    kept = current_state()
-    _check_csrf()
-    if not kept.access.is_admin_token(request.form.get("token", "")):
+    state = current_state()
+    _check_post()
+    if not state.access.admin.is_token(request.form.get("token", "")):
         _logger.warning(
             "a wrong admin token from %s", request.remote_addr, extra={"address": request.remote_addr}
         )
         return _html("login", "", status=403, message="That is not the token.")
-    response = redirect(_back(request.form.get("name", "")), 303)
-    _set_cookie(response, ADMIN_COOKIE, kept.access.admin_pass(), PASS_SECONDS)
+    response = redirect(_url_of(request.form.get("name", "")), 303)
+    _set_cookie(response, ADMIN_COOKIE, state.access.admin.issue_cookie(), COOKIE_SECONDS)
     return response
 
 
 def _logout() -> AnyResponse:
-    _check_csrf()
-    response = redirect(_back(""), 303)
+    _check_post()
+    response = redirect(_url_of(""), 303)
     response.delete_cookie(ADMIN_COOKIE, secure=request.is_secure, httponly=True, samesite="Strict")
     return response
 
 
-def _renew_pass(response: Response) -> Response:
-    """Let an operator stay signed in who is still there."""
-    kept = current_state()
-    if request.method != "POST" and request.path.startswith(f"{kept.settings.url_prefix}/admin/projections"):
-        renewed = kept.access.renewed_pass(request)
+def _renew_cookie(response: Response) -> Response:
+    """Keep an operator signed in whose page is open."""
+    state = current_state()
+    if request.method != "POST" and request.path.startswith(f"{state.settings.url_prefix}/admin/projections"):
+        renewed = state.access.admin.renew_cookie(request)
         if renewed is not None:
-            _set_cookie(response, ADMIN_COOKIE, renewed, PASS_SECONDS)
+            _set_cookie(response, ADMIN_COOKIE, renewed, COOKIE_SECONDS)
     return response
 
 
-def _back(name: str) -> str:
+def _url_of(name: str) -> str:
     root = request.script_root + current_state().settings.url_prefix
     return f"{root}/admin/projections" + (f"/of/{quote(name, safe='')}" if name else "")
 
 
-# -- facts
+# -- stats and details
 
 
 def _overview() -> Response:
-    kept = current_state()
-    kept.access.check_admin(request)
+    state = current_state()
+    state.access.admin.check(request)
     try:
-        return _as_response(kept.system.ask(kept.overview.facts, seconds=SCAN_SECONDS))
+        return _as_response(state.system.ask(state.overview.stats, seconds=SCAN_SECONDS))
     except StoreUnavailable:
-        return _as_response(kept.overview.facts_of_this_process())
+        return _as_response(state.overview.stats_of_this_process())
 
 
 def _stats() -> Response:
-    kept = current_state()
-    kept.access.check_admin(request)
-    return _as_response(kept.system.stats())
+    state = current_state()
+    state.access.admin.check(request)
+    return _as_response(state.system.stats())
 
 
-def _facts(name: str) -> Response:
-    kept = current_state()
-    kept.access.check_admin(request)
-    ask = partial(kept.overview.detail, _runtime(name), request.args.get("key"))
+def _detail(name: str) -> Response:
+    state = current_state()
+    state.access.admin.check(request)
+    query = partial(state.overview.detail, _runtime(name), request.args.get("key"))
     try:
-        return _as_response(kept.system.ask(ask, seconds=SCAN_SECONDS))
+        return _as_response(state.system.ask(query, seconds=SCAN_SECONDS))
     except InvalidKey as error:
         raise BadRequest(str(error)) from None
 
 
 def _raw(name: str) -> Response:
-    kept = current_state()
-    kept.access.check_admin(request)
-    ask = partial(kept.overview.raw, _runtime(name), request.args.get("key", ""))
+    state = current_state()
+    state.access.admin.check(request)
+    query = partial(state.overview.raw, _runtime(name), request.args.get("key", ""))
     try:
-        return _as_response(kept.system.ask(ask))
+        return _as_response(state.system.ask(query))
     except InvalidKey as error:
         raise BadRequest(str(error)) from None
 
 
-def _as_response(facts: Any) -> Response:
-    response = Response(json.encode(facts), mimetype="application/json")
+def _as_response(value: Any) -> Response:
+    response = Response(json.encode(value), mimetype="application/json")
     response.cache_control.no_store = True
     return response
 
@@ -200,55 +197,43 @@ def _runtime(name: str) -> ProjectionRuntime[Any, Any]:
 
 
 def _act(name: str) -> Response:
-    """Do one of ACTIONS. Each is logged, with the name and address of the operator."""
-    kept = current_state()
-    kept.access.check_admin(request)
-    _check_csrf(_MOST_STATE_BYTES)
+    """Carry out one of ACTIONS. Each is logged, with the name and the address of the operator."""
+    state = current_state()
+    state.access.admin.check(request)
+    _check_post(_MAX_STATE_BYTES)
     runtime = _runtime(name)
-    wish = request.get_json(silent=True)
-    if not isinstance(wish, dict):
+    body = request.get_json(silent=True)
+    if not isinstance(body, dict):
         msg = 'an action is a JSON object, as {"action": "retry", "letter": 7}'
         raise BadRequest(msg)
-    act = ACTIONS.get(str(wish.get("action")))
+    act = ACTIONS.get(str(body.get("action")))
     if act is None:
         msg = f"the action must be one of {', '.join(ACTIONS)}"
         raise BadRequest(msg)
-    facts: dict[str, Any] = {
+    details: dict[str, Any] = {
         "projection": name,
-        "operator": kept.access.user(request),
+        "operator": state.access.user(request),
         "address": request.remote_addr,
     }
-    facts["wish"] = {
-        word: wish[word] for word in ("action", "letter", "key", "position", "client") if word in wish
+    details["wish"] = {
+        field: body[field] for field in ("action", "letter", "key", "position", "client") if field in body
     }
-    _logger.warning("an operator asks of %s: %s", name, facts["wish"], extra=facts)
+    _logger.warning("an operator asks of %s: %s", name, details["wish"], extra=details)
     try:
-        return _as_response({"message": act(runtime, wish)})
+        return _as_response({"message": act(runtime, body)})
     except InvalidKey as error:
         raise BadRequest(str(error)) from None
     except REFUSALS as error:
-        _logger.warning("it was refused: %s", error, extra=facts)
+        _logger.warning("the action was refused: %s", error, extra=details)
         raise Conflict(str(error)) from None
 
 
-def _check_csrf(most: int = _MOST_BYTES) -> None:
-    """Refuse a POST that another site may have made the operator's browser send, and one that is too long.
-
-    The word of the cookie has to come back in the request itself, which only a page of ours can read. A
-    bearer token is no cookie: no browser sends it by itself.
-    """
+def _check_post(max_bytes: int = _MAX_BYTES) -> None:
+    """Refuse a POST that is too long, and one that another site may have made the operator's browser send."""
     if request.content_length is None:
         msg = "send a Content-Length"
         raise LengthRequired(msg)
-    if request.content_length > most:
-        msg = f"at most {most} bytes"
+    if request.content_length > max_bytes:
+        msg = f"at most {max_bytes} bytes"
         raise RequestEntityTooLarge(msg)
-    access = current_state().access
-    if access.has_admin_bearer(request):
-        return
-    access.check_origin(request)
-    cookie = request.cookies.get(CSRF_COOKIE, "")
-    given = request.headers.get("X-Keyfold-CSRF") or request.form.get("csrf", "")
-    if not cookie or not hmac.compare_digest(cookie.encode(), given.encode()):
-        msg = "the CSRF word is missing or wrong: reload the page and try again"
-        raise Forbidden(msg)
+    current_state().access.admin.check_csrf(request)

@@ -1,4 +1,4 @@
-"""The URLs for machines that watch over the process: probes and metrics."""
+"""The URLs for monitoring: probes and metrics."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..app_registry import current_state
 
 
 class NoMetrics(HTTPException):
-    """The extra is not installed."""
+    """The extra ``metrics`` is not installed."""
 
     code = 501
     description = "metrics need prometheus-client: pip install 'keyfold[metrics]'"
 
 
 def add_probes(blueprint: Blueprint) -> None:
-    """Add the URLs. The probes are open: they name failing parts and degraded projections, no more."""
+    """Add the URLs. The probes need no token: they name failing parts and degraded projections only."""
     rule = blueprint.add_url_rule
     rule("/keyfold/healthz", "healthz", _healthz, methods=["GET"])
     rule("/keyfold/readyz", "readyz", _readyz, methods=["GET"])
@@ -42,12 +42,12 @@ def _verdict(failing: dict[str, str], degraded: dict[str, int] | None = None) ->
 
 
 def _metrics() -> Response:
-    kept = current_state()
-    kept.access.check_metrics(request)
+    state = current_state()
+    state.access.admin.check_metrics(request)
     try:
         from .metrics import CONTENT_TYPE  # noqa: PLC0415  # an extra
     except ImportError:
         raise NoMetrics from None
-    metrics = kept.metrics()
-    metrics.mirror(kept.system.stats())
+    metrics = state.metrics()
+    metrics.mirror(state.system.stats())
     return Response(metrics.text(), content_type=CONTENT_TYPE)

@@ -20,7 +20,7 @@ from keyfold.actors import ProjectionSystem
 from keyfold.store import Position
 from keyfold.web import Hub, Keyfold
 from keyfold.web import client as client_module
-from keyfold.web.access.authorization import Access
+from keyfold.web.access.read import Access
 from keyfold.web.client import Refused, Watch
 from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking
@@ -607,7 +607,7 @@ def test_a_slow_handshake_and_a_half_open_one_hold_up_nobody(site: Site, system:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between the client's connections."""
-    monkeypatch.setattr(client_module, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(client_module, "_FIRST_PAUSE_SECONDS", 0.001)
 
 
 @pytest.mark.usefixtures("hurried")

@@ -20,7 +20,7 @@ from flask import Flask
 from keyfold.actors import KeyHalted, ProjectionKey, ProjectionSystem, StoreError
 from keyfold.actors.tracing import TracingObserver
 from keyfold.web import Keyfold
-from keyfold.web.access.operator_passes import Passes
+from keyfold.web.access.admin import AdminCookies
 from keyfold.web.operator import metrics as metrics_module
 from keyfold.web.operator.overview import degraded_in
 from keyfold.web.signals import projection_applied, projection_failed, subscriber_connected
@@ -139,7 +139,7 @@ def test_the_operator_s_urls_are_closed(
 def test_a_pass_is_worth_nothing_with_another_token(operate: Callable[..., Operated]) -> None:
     """It is signed with the token that was shown."""
     first, second = operate(), operate(KEYFOLD_ADMIN_TOKEN="another")
-    cookie = {"Cookie": f"keyfold_admin={first.app.extensions['keyfold'].access.admin_pass()}"}
+    cookie = {"Cookie": f"keyfold_admin={first.app.extensions['keyfold'].access.admin.issue_cookie()}"}
     assert first.get("/admin/projections/overview", **cookie)[0] == 200
     assert second.get("/admin/projections/overview", **cookie)[0] == 403
 
@@ -226,13 +226,13 @@ def post(opener: urllib.request.OpenerDirector, url: str, data: bytes, **headers
 
 def test_a_page_that_asks_keeps_its_operator_signed_in(operated: Operated) -> None:
     """With a new pass before the old one ends; whoever has gone, or has signed out, gets none."""
-    access = operated.app.extensions["keyfold"].access
+    admin = operated.app.extensions["keyfold"].access.admin
     client = operated.app.test_client()
 
     def ask(path: str, seconds_old: float) -> tuple[int, bool]:
-        access._passes = Passes(TOKEN, lambda: time() - seconds_old)
-        client.set_cookie("keyfold_admin", access.admin_pass())
-        access._passes = Passes(TOKEN)
+        admin._cookies = AdminCookies(TOKEN, lambda: time() - seconds_old)
+        client.set_cookie("keyfold_admin", admin.issue_cookie())
+        admin._cookies = AdminCookies(TOKEN)
         answer = client.open(path, method="HEAD")
         return answer.status_code, any(
             "keyfold_admin=" in line for line in answer.headers.getlist("Set-Cookie")
@@ -261,9 +261,9 @@ class Clock:
 def test_a_page_that_only_listens_stays_until_its_login_ends(operate: Callable[..., Operated]) -> None:
     """Its socket shows the pass it came with for ever: asked again, that stands for its renewals."""
     operated, clock = operate(KEYFOLD_REAUTHORIZE_SECONDS=0.02), Clock()
-    access = operated.app.extensions["keyfold"].access
-    access._passes = Passes(TOKEN, clock)
-    cookie = f"Cookie: keyfold_admin={access.admin_pass()}"
+    admin = operated.app.extensions["keyfold"].access.admin
+    admin._cookies = AdminCookies(TOKEN, clock)
+    cookie = f"Cookie: keyfold_admin={admin.issue_cookie()}"
     watcher = operated.site.watch("keyfold.overview", "all", header=[cookie])
     assert watcher.next()["type"] == "snapshot"
     clock.now += 2 * 3600

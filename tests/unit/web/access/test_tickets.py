@@ -65,7 +65,7 @@ def test_two_first_requests_at_once_redeem_one_ticket_once(
             both.wait(DEADLINE)
             super().__init__(*arguments)
 
-    monkeypatch.setattr("keyfold.web.access.authorization.Tickets", Slow)
+    monkeypatch.setattr("keyfold.web.access.read.Tickets", Slow)
     ticket = Tickets(secret, 30).issue("test.totals", "a", "kim")
 
     def redeem() -> str | None:

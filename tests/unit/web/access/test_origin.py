@@ -8,7 +8,7 @@ import pytest
 from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
-from keyfold.web.access.origins import Origin, parse_origin
+from keyfold.web.access.origin import Origin, parse_origin
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 
