@@ -26,11 +26,10 @@ from ..actors import Closed, NewerRow, channel_of
 from ..store import Position, StoreError, StoreUnavailable
 from .app_registry import current_state
 from .live.connections.client_identity import ClientIdentity
-from .live.connections.connection_limits import Slot, TooManyConnections
-from .live.connections.descriptors import CARRIED
+from .live.connections.connection_limits import CARRIED, Slot, TooManyConnections
 from .live.connections.event_stream import PREAMBLE, EventStream
 from .live.connections.websocket import WebSocketConnection
-from .live.protocol.positions import parse_position
+from .live.protocol.messages import parse_position
 from .operator.page import add_admin
 from .operator.probes import add_probes
 from .socket_takeover import SocketTakeover, Stream, Upgraded, has_socket, raw_socket

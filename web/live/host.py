@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .connections.checks import Checks
     from .connections.connection import Connection
     from .connections.connection_limits import ConnectionLimits
-    from .connections.sign_outs import SignOuts
+    from .connections.connections import SignOuts
     from .log_throttle import LogThrottle
     from .reactor import Reactor
     from .row_reader import RowReader

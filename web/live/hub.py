@@ -17,12 +17,11 @@ from .background_jobs import BackgroundJobs
 from .backplane.cross_process_sync import CrossProcessSync
 from .channels.channel import Channel
 from .channels.channels import Channels
-from .channels.inbox import Missed, Notice, Replaced, Turn
+from .channels.deltas import Missed, Notice, Replaced, Turn
 from .connections.checks import Checks
 from .connections.connection import GOING_AWAY, Connection
 from .connections.connection_limits import ConnectionLimits
-from .connections.connections import Connections
-from .connections.sign_outs import SignOuts
+from .connections.connections import Connections, SignOuts
 from .log_throttle import LogThrottle
 from .protocol.messages import delta_messages
 from .protocol.row_keys import find_address

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...actors import Closed, ProjectionSystem
 from ...store import differ
 from ..operator.overview import SCAN_SECONDS
-from .channels.recent_deltas import NO_COMMIT
+from .channels.deltas import NO_COMMIT
 
 if TYPE_CHECKING:
     from ...store import Head, Row, RowKey

@@ -18,7 +18,7 @@ from keyfold.store.processes import Processes
 from keyfold.web import Keyfold
 from keyfold.web.live.backplane.backplane import Backplane
 from keyfold.web.live.backplane.cross_process_sync import notice_of
-from keyfold.web.live.channels.inbox import Turn
+from keyfold.web.live.channels.deltas import Turn
 from keyfold.web.live.protocol.messages import delta_messages
 from keyfold.web.live.protocol.websocket_frames import text_frame
 from msgspec import msgpack

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....actors import Committed, channel_of
 from ....actors.pool.threads import ThreadHealth
-from ..channels.inbox import Missed, Notice, Turn
+from ..channels.deltas import Missed, Notice, Turn
 from ..log_throttle import LogThrottle
 from ..protocol.messages import are_delta_messages
 from ..protocol.websocket_frames import text_frame

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 from ....actors import channel_of
 from ....store import Head, Position
 from .batch import Batch
-from .inbox import Inbox, Notice, Replaced, Turn
-from .recent_deltas import NO_COMMIT, NOWHERE, RecentDeltas
-from .reorder_buffer import ReorderBuffer
+from .deltas import NO_COMMIT, NOWHERE, Inbox, Notice, RecentDeltas, ReorderBuffer, Replaced, Turn
 
 if TYPE_CHECKING:
     from ....store import Row
+    from ..connections.subscription import Subscription
     from ..host import Host
-    from .subscription import Subscription
 
 _logger = logging.getLogger("keyfold.channel")
 

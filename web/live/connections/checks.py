@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .client_identity import Permission
 
 if TYPE_CHECKING:
-    from ..channels.subscription import Subscription
+    from ..connections.subscription import Subscription
     from ..host import Host
     from .connection import Connection
 

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from ....store import Position
-from ..channels.subscription import Guest, Subscription
+from ..connections.subscription import Guest, Subscription
 from ..reactor import READABLE, WRITABLE
 from .send_buffer import Chunk, SendBuffer
 

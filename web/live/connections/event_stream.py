@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..channels.batch import Batch
-from ..channels.subscription import Subscription
+from ..connections.subscription import Subscription
 from .connection import Connection
 
 _RETRY_MS = 2_000

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ..channels.subscription import Subscription
+    from ..connections.subscription import Subscription
 
 
 class Chunk(NamedTuple):

@@ -10,10 +10,9 @@ from wsproto.frame_protocol import CloseReason, Opcode
 
 from ....actors import InvalidKey, UnknownProjection, channel_of
 from ..channels.batch import Batch
-from ..channels.subscription import Subscription
+from ..connections.subscription import Subscription
 from ..host import Host
-from ..protocol.messages import PONG, error_message, subscribed_message, unsubscribed_message
-from ..protocol.positions import parse_position
+from ..protocol.messages import PONG, error_message, parse_position, subscribed_message, unsubscribed_message
 from ..protocol.websocket_frames import PING, Broken, FrameReader, close_frame, pong_frame, text_frame
 from .client_identity import ClientIdentity, Permission
 from .connection import FORBIDDEN, LIMIT, UNAUTHENTICATED, Connection

@@ -19,8 +19,8 @@ from keyfold.web import WebSettings
 from keyfold.web.live.channels.batch import Batch
 from keyfold.web.live.channels.channel import Channel
 from keyfold.web.live.channels.channels import Channels
-from keyfold.web.live.channels.inbox import Missed, Replaced, Turn
-from keyfold.web.live.channels.subscription import Subscription
+from keyfold.web.live.channels.deltas import Missed, Replaced, Turn
+from keyfold.web.live.connections.subscription import Subscription
 from keyfold.web.live.log_throttle import LogThrottle
 from keyfold.web.live.protocol.messages import delta_messages
 from keyfold.web.live.protocol.websocket_frames import payload_of, text_frame

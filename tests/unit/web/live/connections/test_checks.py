@@ -15,7 +15,7 @@ import websocket
 from flask import Flask, session
 from keyfold.web import Hub, Keyfold
 from keyfold.web.access.tickets import Tickets
-from keyfold.web.live.connections.sign_outs import SignOuts
+from keyfold.web.live.connections.connections import SignOuts
 from keyfold.web.signals import subscriber_connected
 from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking, wait_until

@@ -1,13 +1,120 @@
-"""The newest deltas of one channel, so that a client that was away can catch up."""
+"""The deltas of one channel: on their way to it, in order, and the newest of them for clients that come back."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 from ....store import Head, Position, differ
 from ...settings import WebSettings
-from .inbox import Turn
+
+_MOST_BYTES = 4 * 1024 * 1024
+
+
+class Turn(NamedTuple):
+    """The WebSocket frames of the deltas of one committed turn, positions and ids as in Committed."""
+
+    epoch: str
+    base_version: int
+    frames: list[bytes]
+    base_commit_id: str | None = None
+    commit_id: str | None = None
+
+    @property
+    def base(self) -> Head:
+        """What the first of them follows."""
+        return Head(self.epoch, self.base_version, self.base_commit_id)
+
+    @property
+    def head(self) -> Head:
+        """Where the last of them leads."""
+        return Head(self.epoch, self.base_version + len(self.frames), self.commit_id)
+
+
+class Replaced(NamedTuple):
+    """A whole new state, as JSON: the key was rebuilt or wiped."""
+
+    position: Position
+    state: bytes
+    reason: str
+
+
+class Missed(NamedTuple):
+    """Something could not be published, or was replaced elsewhere: the row has to be read."""
+
+    reason: str = "gap"
+
+
+Notice = Turn | Replaced | Missed
+
+
+class Inbox:
+    """News on their way from many threads to the reactor's. Never holds more than 4 MiB."""
+
+    __slots__ = ("_bytes", "_news", "_scheduled")
+
+    def __init__(self) -> None:
+        self._news: deque[Notice] = deque()
+        self._bytes = 0
+        self._scheduled = False
+
+    def offer(self, item: Notice) -> bool:
+        """Add news. True: nobody was told yet that there are some. Over the limit what waits makes room for Missed."""
+        self._bytes += sum(map(len, item.frames)) if isinstance(item, Turn) else 0
+        if self._bytes > _MOST_BYTES:
+            self._news.clear()
+            item = Missed()
+        self._news.append(item)
+        if self._scheduled:
+            return False
+        self._scheduled = True
+        return True
+
+    def take(self) -> Iterator[Notice]:
+        """Remove all, the oldest first, those that come meanwhile too. On the reactor's thread."""
+        self._scheduled = False  # before the queue is emptied: what comes later is announced again
+        self._bytes = 0
+        while self._news:
+            try:
+                yield self._news.popleft()
+            except IndexError:  # it has just been cleared
+                return
+
+
+_MOST_EARLY = 64
+
+
+class ReorderBuffer:
+    """Keeps a few turns of one epoch until what leads to them has come."""
+
+    __slots__ = ("_since", "_turns")
+
+    def __init__(self) -> None:
+        self._turns: dict[int, Turn] = {}
+        self._since = 0.0
+
+    def keep(self, turn: Turn, now: float) -> bool:
+        """Keep a turn. False, and it is not kept: there are too many, or they are of another epoch."""
+        if len(self._turns) >= _MOST_EARLY or any(kept.epoch != turn.epoch for kept in self._turns.values()):
+            return False
+        if not self._turns:
+            self._since = now
+        self._turns[turn.base_version] = turn
+        return True
+
+    def take(self, version: int | None = None) -> list[Turn]:
+        """Return and remove, in order, the turns that begin at version or before it; all for None."""
+        if not self._turns:
+            return []
+        due = sorted(base for base in self._turns if version is None or base <= version)
+        return [self._turns.pop(base) for base in due]
+
+    def waited(self, seconds: float, now: float) -> bool:
+        """Say whether the oldest has waited for so long."""
+        return bool(self._turns) and now - self._since >= seconds
+
 
 NOWHERE = Position("", 0)
 """The position of a key that has no row: it takes the epoch of the first delta."""

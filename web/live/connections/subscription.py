@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ....store import Position
-    from ..connections.connection import Connection
-    from .channel import Channel
+    from ..channels.channel import Channel
+    from .connection import Connection
 
 
 class Guest(NamedTuple):
