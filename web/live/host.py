@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ..settings import WebSettings
     from .backplane.cross_process_sync import CrossProcessSync
     from .channels.channel import Channel
     from .connections.checks import Checks
@@ -17,12 +16,13 @@ if TYPE_CHECKING:
     from .log_throttle import LogThrottle
     from .reactor import Reactor
     from .row_reader import RowReader
+    from .settings import LiveSettings
 
 
 class Host(Protocol):
     """Called on the reactor's thread alone."""
 
-    settings: WebSettings
+    settings: LiveSettings
     cross_process_sync: CrossProcessSync
     rows: RowReader
     counts: Counter[str]

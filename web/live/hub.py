@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from ...actors import Broadcaster, Committed, ProjectionSystem
 from ...actors.pool.threads import ThreadHealth
 from ...store import Position
-from ..settings import WebSettings
 from .background_jobs import BackgroundJobs
 from .backplane.cross_process_sync import CrossProcessSync
 from .channels.channel import Channel
@@ -28,6 +27,7 @@ from .protocol.row_keys import find_address
 from .protocol.websocket_frames import text_frame
 from .reactor import Reactor
 from .row_reader import RowReader
+from .settings import LiveSettings
 
 if TYPE_CHECKING:
     from ...store import Row
@@ -65,7 +65,7 @@ class Hub(Broadcaster):
     built once whatever the number of subscribers, and without a Redis not at all for a key that nobody watches.
     """
 
-    def __init__(self, settings: WebSettings, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, settings: LiveSettings, *, clock: Callable[[], float] = monotonic) -> None:
         self.settings = settings
         self.clock = clock
         self.sources: dict[str, Callable[[], Row | None]] = {}

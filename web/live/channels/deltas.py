@@ -8,7 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from ....store import Head, Position, differ
-from ...settings import WebSettings
+from ..settings import LiveSettings
 
 _MOST_BYTES = 4 * 1024 * 1024
 
@@ -130,7 +130,7 @@ class RecentDeltas:
 
     __slots__ = ("_bytes", "_frames", "_settings", "commit_id", "epoch", "version")
 
-    def __init__(self, start: Head, settings: WebSettings) -> None:
+    def __init__(self, start: Head, settings: LiveSettings) -> None:
         self.epoch, self.version, self.commit_id = start
         self._frames: deque[tuple[float, bytes]] = deque()
         self._bytes = 0

@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from typing import NamedTuple, Protocol
 
-from ...settings import WebSettings
+from ..settings import LiveSettings
 
 _SITE_BITS = 64
 """Of an IPv6 address: a customer of a provider has at least all addresses that begin alike."""
@@ -55,7 +55,7 @@ class UserSlot(Slot):
 class ConnectionLimits:
     """Counts connections against their limits. Safe from any thread."""
 
-    def __init__(self, settings: WebSettings) -> None:
+    def __init__(self, settings: LiveSettings) -> None:
         self._settings = settings
         self._lock, self._looking = threading.Lock(), threading.Lock()
         self._open = 0
