@@ -163,7 +163,7 @@ def _admit(address: tuple[str, str] | None, wanted: str | None) -> tuple[_Admitt
         raise Closed(_CLOSED)
     try:
         each = CARRIED if raw_socket(request.environ) is None else 1
-        slot = kept.hub.connection_limits.enter(identity.address, identity.user, each)
+        slot = kept.hub.connection_limits.enter(identity.client_address, identity.user, each)
     except TooManyConnections as error:
         raise TooManyRequests(str(error), retry_after=10) from None
     setattr(g, _UNDO, [slot.leave])

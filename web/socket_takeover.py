@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from flask import Response
 
-from .live.connections.connection_limits import Taken
+from .live.connections.connection_limits import HeldSlot
 
 _MOST = 64 * 1024
 _MAX_AHEAD = 8 * 1024
@@ -114,7 +114,7 @@ class SocketTakeover:
             _leave_dead(self._raw, self._kept)
         return self._ours
 
-    def hold(self, slot: Taken) -> Taken:
+    def hold(self, slot: HeldSlot) -> HeldSlot:
         """Return what the hub is to leave when the connection has ended, for its place."""
         if not self.carried:
             return slot
@@ -176,7 +176,7 @@ class Carriage:
     half a record of TLS. So the client's socket is shut down then, which ends both.
     """
 
-    def __init__(self, slot: Taken) -> None:
+    def __init__(self, slot: HeldSlot) -> None:
         self._slot = slot
         self._lock = threading.Lock()
         self._client: socket.socket | None = None

@@ -1,4 +1,4 @@
-"""The deltas of one channel: on their way to it, in order, and the newest of them for clients that come back."""
+"""The deltas of one channel: the inbox, the reorder buffer, and the recent deltas for clients that come back."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from typing import NamedTuple
 from ....store import Head, Position, differ
 from ..settings import LiveSettings
 
-_MOST_BYTES = 4 * 1024 * 1024
+NOWHERE = Position("", 0)
+"""The position of a key without a row. The key takes the epoch of its first delta."""
+NO_COMMIT = Head(*NOWHERE)
+"""The same, as a commit."""
+
+_MAX_INBOX_BYTES = 4 * 1024 * 1024
+_MAX_EARLY = 64
 
 
-class Turn(NamedTuple):
-    """The WebSocket frames of the deltas of one committed turn, positions and ids as in Committed."""
+class Deltas(NamedTuple):
+    """The deltas of one commit as WebSocket frames, one per version. Positions and ids are those of Committed."""
 
     epoch: str
     base_version: int
@@ -24,13 +30,8 @@ class Turn(NamedTuple):
 
     @property
     def base(self) -> Head:
-        """What the first of them follows."""
+        """The commit that the first delta follows."""
         return Head(self.epoch, self.base_version, self.base_commit_id)
-
-    @property
-    def head(self) -> Head:
-        """Where the last of them leads."""
-        return Head(self.epoch, self.base_version + len(self.frames), self.commit_id)
 
 
 class Replaced(NamedTuple):
@@ -42,90 +43,89 @@ class Replaced(NamedTuple):
 
 
 class Missed(NamedTuple):
-    """Something could not be published, or was replaced elsewhere: the row has to be read."""
+    """A commit could not be published, or another process replaced the state: the row has to be read."""
 
     reason: str = "gap"
 
 
-Notice = Turn | Replaced | Missed
+Notice = Deltas | Replaced | Missed
+"""News of a commit on its way to a channel."""
 
 
 class Inbox:
-    """News on their way from many threads to the reactor's. Never holds more than 4 MiB."""
+    """Takes notices from many threads to the reactor's. Holds at most 4 MiB."""
 
-    __slots__ = ("_bytes", "_news", "_scheduled")
+    __slots__ = ("_bytes", "_is_scheduled", "_notices")
 
     def __init__(self) -> None:
-        self._news: deque[Notice] = deque()
+        self._notices: deque[Notice] = deque()
         self._bytes = 0
-        self._scheduled = False
+        self._is_scheduled = False
 
-    def offer(self, item: Notice) -> bool:
-        """Add news. True: nobody was told yet that there are some. Over the limit what waits makes room for Missed."""
-        self._bytes += sum(map(len, item.frames)) if isinstance(item, Turn) else 0
-        if self._bytes > _MOST_BYTES:
-            self._news.clear()
-            item = Missed()
-        self._news.append(item)
-        if self._scheduled:
+    def offer(self, notice: Notice) -> bool:
+        """Add a notice. Over the bound, ``Missed`` takes the place of all that wait.
+
+        Returns:
+            Whether the caller has to schedule ``take``. If not, another caller has done so.
+        """
+        self._bytes += sum(map(len, notice.frames)) if isinstance(notice, Deltas) else 0
+        if self._bytes > _MAX_INBOX_BYTES:
+            self._notices.clear()
+            notice = Missed()
+        self._notices.append(notice)
+        if self._is_scheduled:
             return False
-        self._scheduled = True
+        self._is_scheduled = True
         return True
 
     def take(self) -> Iterator[Notice]:
-        """Remove all, the oldest first, those that come meanwhile too. On the reactor's thread."""
-        self._scheduled = False  # before the queue is emptied: what comes later is announced again
+        """Remove and yield all notices in order, also those that arrive meanwhile. On the reactor's thread."""
+        self._is_scheduled = False  # before the queue is emptied, so that a later notice is scheduled again
         self._bytes = 0
-        while self._news:
+        while self._notices:
             try:
-                yield self._news.popleft()
-            except IndexError:  # it has just been cleared
+                yield self._notices.popleft()
+            except IndexError:  # another thread has cleared it
                 return
 
 
-_MOST_EARLY = 64
-
-
 class ReorderBuffer:
-    """Keeps a few turns of one epoch until what leads to them has come."""
+    """Holds commits of one epoch that arrived before the commit they follow, which another process sends."""
 
-    __slots__ = ("_since", "_turns")
+    __slots__ = ("_deltas", "_since")
 
     def __init__(self) -> None:
-        self._turns: dict[int, Turn] = {}
+        self._deltas: dict[int, Deltas] = {}
         self._since = 0.0
 
-    def keep(self, turn: Turn, now: float) -> bool:
-        """Keep a turn. False, and it is not kept: there are too many, or they are of another epoch."""
-        if len(self._turns) >= _MOST_EARLY or any(kept.epoch != turn.epoch for kept in self._turns.values()):
+    def add(self, deltas: Deltas, now: float) -> bool:
+        """Add a commit. Returns False if it was not added: the buffer is full, or holds another epoch."""
+        if len(self._deltas) >= _MAX_EARLY or any(
+            other.epoch != deltas.epoch for other in self._deltas.values()
+        ):
             return False
-        if not self._turns:
+        if not self._deltas:
             self._since = now
-        self._turns[turn.base_version] = turn
+        self._deltas[deltas.base_version] = deltas
         return True
 
-    def take(self, version: int | None = None) -> list[Turn]:
-        """Return and remove, in order, the turns that begin at version or before it; all for None."""
-        if not self._turns:
+    def take(self, version: int | None = None) -> list[Deltas]:
+        """Remove and return, in order, the commits that follow ``version`` or an earlier one; all for None."""
+        if not self._deltas:
             return []
-        due = sorted(base for base in self._turns if version is None or base <= version)
-        return [self._turns.pop(base) for base in due]
+        due = sorted(base for base in self._deltas if version is None or base <= version)
+        return [self._deltas.pop(base) for base in due]
 
-    def waited(self, seconds: float, now: float) -> bool:
-        """Say whether the oldest has waited for so long."""
-        return bool(self._turns) and now - self._since >= seconds
-
-
-NOWHERE = Position("", 0)
-"""The position of a key that has no row: it takes the epoch of the first delta."""
-NO_COMMIT = Head(*NOWHERE)
-"""The same where a commit is asked for."""
+    def has_waited(self, seconds: float, now: float) -> bool:
+        """Return whether the oldest commit has waited for so long."""
+        return bool(self._deltas) and now - self._since >= seconds
 
 
 class RecentDeltas:
-    """Frames that lead from version ``head - n`` to ``head`` of one epoch, one a version, without a gap.
+    """The frames of the versions from ``head - n`` to ``head`` of one epoch, without a gap.
 
-    Bounded in frames, bytes and seconds. Over a bound the oldest goes: whoever stood there needs a snapshot.
+    Bounded by number, bytes and age. Over a bound the oldest frame goes, and a client at its version needs a
+    snapshot.
     """
 
     __slots__ = ("_bytes", "_frames", "_settings", "commit_id", "epoch", "version")
@@ -138,42 +138,42 @@ class RecentDeltas:
 
     @property
     def head(self) -> Position:
-        """Where the newest frame leads."""
+        """The position after the newest frame."""
         return Position(self.epoch, self.version)
 
     @property
     def commit(self) -> Head:
-        """The commit that the newest frame leads to."""
+        """The commit of the newest frame."""
         return Head(self.epoch, self.version, self.commit_id)
 
     @property
     def size(self) -> int:
-        """Bytes held."""
+        """The number of bytes held."""
         return self._bytes
 
     def continues(self, epoch: str, base_version: int) -> bool:
-        """Say whether deltas from this position on leave no gap behind the head."""
+        """Return whether deltas from this position on leave no gap after the head."""
         return (self.epoch == epoch and base_version <= self.version) or (
             base_version == 0 and self.head == NOWHERE
         )
 
-    def contradicts(self, turn: Turn) -> bool:
-        """Say whether a turn of this epoch was committed in another history than what the ring holds.
+    def contradicts(self, deltas: Deltas) -> bool:
+        """Return whether a commit of this epoch belongs to another history than the frames here.
 
-        What it follows is another commit than the head, or what it leads to; or it was committed over the head, which
-        was a commit of its own. One that ends before the head may just be late.
+        It does if it follows another commit at the head's version, if it ends in another commit there, or if it
+        spans the head, which was the end of a commit. One that ends before the head may just be late.
         """
-        end = turn.base_version + len(turn.frames)
+        end = deltas.base_version + len(deltas.frames)
         return (
-            turn.base_version < self.version < end
-            or (turn.base_version == self.version and differ(turn.base_commit_id, self.commit_id))
-            or (end == self.version and differ(turn.commit_id, self.commit_id))
+            deltas.base_version < self.version < end
+            or (deltas.base_version == self.version and differ(deltas.base_commit_id, self.commit_id))
+            or (end == self.version and differ(deltas.commit_id, self.commit_id))
         )
 
-    def extend(self, turn: Turn, now: float) -> None:
-        """Add the frames of a turn that follows the head."""
-        frames = turn.frames
-        self.epoch, self.commit_id = turn.epoch, turn.commit_id
+    def extend(self, deltas: Deltas, now: float) -> None:
+        """Add the frames of a commit that follows the head. ``now`` is the hub's clock."""
+        frames = deltas.frames
+        self.epoch, self.commit_id = deltas.epoch, deltas.commit_id
         self.version += len(frames)
         for frame in frames[-self._settings.ring_frames :]:
             self._frames.append((now, frame))
@@ -181,13 +181,13 @@ class RecentDeltas:
         self.trim(now)
 
     def trim(self, now: float) -> None:
-        """Drop what is over a bound."""
-        limits, kept = self._settings, self._frames
-        oldest = now - limits.ring_seconds
-        while kept and (
-            len(kept) > limits.ring_frames or self._bytes > limits.ring_bytes or kept[0][0] < oldest
+        """Drop the frames over a bound."""
+        settings, frames = self._settings, self._frames
+        oldest = now - settings.ring_seconds
+        while frames and (
+            len(frames) > settings.ring_frames or self._bytes > settings.ring_bytes or frames[0][0] < oldest
         ):
-            self._bytes -= len(kept.popleft()[1])
+            self._bytes -= len(frames.popleft()[1])
 
     def clear(self) -> None:
         """Drop all frames. The head stays."""
@@ -195,11 +195,14 @@ class RecentDeltas:
         self._bytes = 0
 
     def since(self, position: Position) -> list[bytes] | None:
-        """Return the frames from a position to the head, none for the head itself; None: it can't be said."""
+        """Return the frames from a position to the head: none at the head itself.
+
+        None means that the frames here do not start at the position, so that a snapshot is needed.
+        """
         base_version = self.version - len(self._frames)
-        # From nowhere only a frame leads on: of a key that was wiped meanwhile the epoch would not be told.
-        begins_here = position == NOWHERE and base_version == 0 and bool(self._frames)
-        known = self.epoch == position.epoch or begins_here
-        if not known or not base_version <= position.version <= self.version:
+        # Without a frame, a client at NOWHERE can't be resumed: it would not learn the new epoch of a wiped key.
+        starts_here = position == NOWHERE and base_version == 0 and bool(self._frames)
+        is_known = self.epoch == position.epoch or starts_here
+        if not is_known or not base_version <= position.version <= self.version:
             return None
         return [frame for _, frame in islice(self._frames, position.version - base_version, None)]
