@@ -1,1 +1,1 @@
-"""The live part: the hub, which sends clients the rows that they watch, and each change. It knows no Flask."""
+"""The live part: the hub sends clients the rows that they watch, and each change. It knows no Flask."""

@@ -70,12 +70,12 @@ class Connected(Protocol):
 class Hub(Broadcaster):
     """Sends committed changes to all clients that watch them.
 
-    Actors call ``publish`` and the like, and request threads ``adopt``; neither ever waits for a socket. The rest
-    happens on the reactor's thread, which starts with the first connection. A frame is built once for any number of
-    subscriptions, and without a Redis not at all for a key without any.
+    Actors call ``publish`` and the like, and request threads ``adopt``; neither ever waits for a socket. The
+    rest happens on the reactor's thread, which starts with the first connection. A frame is built once for
+    any number of subscriptions, and without a Redis not at all for a key without any.
 
-    The hub makes the parts of the live part and passes them to each other; that is why it imports most modules here
-    and has so many attributes.
+    The hub makes the parts of the live part and passes them to each other; that is why it imports most
+    modules here and has so many attributes.
 
     Args:
         settings: The limits and intervals.
@@ -242,7 +242,7 @@ class Hub(Broadcaster):
         return True
 
     def run_in_background(self, function: Callable[[], object]) -> None:
-        """Run code of the app on a thread for that, in order. While a thousand calls wait, more are dropped."""
+        """Run code of the app on a thread for that, in order. While a thousand wait, more are dropped."""
         self._background_jobs.run(function)
 
     # -- on the reactor's thread
@@ -336,7 +336,7 @@ class Hub(Broadcaster):
         return [self.reactor.health(monotonic()), *self.cross_process_sync.loops()]
 
     def stats(self) -> dict[str, Any]:
-        """Return the numbers of open connections and subscriptions, and the counts since the process began."""
+        """Return the numbers of connections and subscriptions, and the counts since the process began."""
         counts, watched, resyncs = self.counts.copy(), self.channels.by_projection(), self._resyncs.copy()
         return {
             "open": len(self.connections),

@@ -32,10 +32,11 @@ class SocketReady(Protocol):
 
 
 class Reactor:
-    """Runs callbacks on its own thread: when a socket is ready, when a time has come, when another thread calls.
+    """Runs callbacks on its own thread: when a socket is ready, at a time, or when another thread calls.
 
-    It uses a plain selector rather than asyncio: ``benchmarks/fan_out.py`` shows the cost of both. The thread and
-    its descriptors come with the first call. A callback that raises is logged and harms no other callback.
+    It uses a plain selector rather than asyncio: ``benchmarks/fan_out.py`` shows the cost of both. The thread
+    and its descriptors come with the first call. A callback that raises is logged and harms no other
+    callback.
 
     Args:
         name: The name of the thread.

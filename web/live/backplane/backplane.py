@@ -1,4 +1,4 @@
-"""The connection between processes: messages about commits, through Redis. They are hints; the rows are the truth."""
+"""Messages between processes about commits, through Redis. They are hints: the rows are the truth."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class ChannelConfirmed(Protocol):
 class Backplane:
     """Publishes messages on channels, and receives those of other processes, on two threads of its own.
 
-    No method waits for Redis. The messages that wait to be sent are bounded, and over the bound the oldest goes.
-    The channel of a message that could not be sent is remembered. An empty message on it then tells its
+    No method waits for Redis. The messages that wait to be sent are bounded, and over the bound the oldest
+    goes. The channel of a message that could not be sent is remembered. An empty message on it then tells its
     receivers that they missed something.
 
-    It has many attributes because it is two loops in one: a sender and a receiver, which share the trouble and the
-    counts.
+    It has many attributes because it is two loops in one: a sender and a receiver, which share the trouble
+    and the counts.
 
     Args:
         url: The URL of the Redis.
@@ -119,7 +119,8 @@ class Backplane:
         Args:
             channel: The name of a channel, without the prefix.
             message: The message. MessagePack must be able to encode it.
-            details: Follow the message where it arrives. They travel beside the origin, so that a release that
+            details: Follow the message where it arrives. They travel beside the origin, so that a release
+            that
                 does not know them gets the message without them: it compares the origin with its own and does
                 not look into it.
         """
@@ -146,8 +147,8 @@ class Backplane:
             self._wake_receiver()
 
     def _wake_receiver(self) -> None:
-        # The receiver waits in a read. A message to itself ends that, through redis-py's public methods alone, and
-        # one such message is enough for all the changes that have come by then.
+        # The receiver waits in a read. A message to itself ends that, through redis-py's public methods
+        # alone, and one such message is enough for all the changes that have come by then.
         if not self._wakeup_sent:
             self._wakeup_sent = True
             self._waiting.appendleft((self._control, b""))
@@ -190,7 +191,7 @@ class Backplane:
             self._note_recovery()
 
     def _note_lost(self, batch: _Batch) -> None:
-        """Remember the channels of lost messages. Over the bound their heartbeats repair it. Under the lock."""
+        """Remember the channels of lost messages; over the bound, heartbeats repair it. Under the lock."""
         for channel, data in batch:
             self.dropped += data not in (b"", self._hint)
             if data and len(self._lost_channels) < _MAX_LOST_CHANNELS:

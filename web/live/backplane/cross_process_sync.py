@@ -1,4 +1,4 @@
-"""The hub's side of the backplane: notices of other processes, and reads that wait until none can be missed."""
+"""The hub's side of the backplane: notices of other processes, and reads that miss none."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def notice_of(channel: str, content: list[Any] | None) -> Notice | None:
 class CrossProcessSync:
     """Joins one hub to the hubs of other processes. Without ``KEYFOLD_REDIS`` every method does nothing.
 
-    A row is read once this process receives the messages on its channel. A later commit then comes as a message, and
-    an earlier one is in the row. Whenever a message may have been lost, the rows of the channels concerned are
-    compared with the deltas that were sent, in one query.
+    A row is read once this process receives the messages on its channel. A later commit then comes as a
+    message, and an earlier one is in the row. Whenever a message may have been lost, the rows of the channels
+    concerned are compared with the deltas that were sent, in one query.
 
-    It has many attributes because it is used from three sides: actors publish, the backplane's thread receives, and
-    the reactor's thread watches and reads.
+    It has many attributes because it is used from three sides: actors publish, the backplane's thread
+    receives, and the reactor's thread watches and reads.
     """
 
     def __init__(
@@ -158,8 +158,8 @@ class CrossProcessSync:
         self._garbage += 1
         if self._garbage_log.is_due():
             _logger.warning(
-                "an invalid message on %s is ignored, as are others (%d so far): another release or another program "
-                "publishes there; the changes that they stand for come with the next heartbeat",
+                "an invalid message on %s is ignored, as are others (%d so far): another release or another "
+                "program publishes there; the changes that they stand for come with the next heartbeat",
                 name,
                 self._garbage,
             )
@@ -237,8 +237,8 @@ class CrossProcessSync:
         if count := sum(stats["reported_ago"] < now - self._first_look for stats in others()):
             self._looks_left = 0
             _logger.warning(
-                "%d other process%s on this database and KEYFOLD_REDIS is not set: sockets of this process see their "
-                "commits at the next heartbeat, up to %g s later",
+                "%d other process%s on this database and KEYFOLD_REDIS is not set: sockets of this process "
+                "see their commits at the next heartbeat, up to %g s later",
                 count,
                 " works" if count == 1 else "es work",
                 self._settings.heartbeat_seconds,

@@ -84,5 +84,6 @@ def _join(frames: list[bytes]) -> Iterable[JoinedFrames]:
 
 
 def _one_line(payload: bytes) -> bytes:
-    # A line break is white space in JSON, but would end an event. A stored state may have been written elsewhere.
+    # A line break is white space in JSON, but would end an event. A stored state may have been written
+    # elsewhere.
     return payload.replace(b"\n", b" ").replace(b"\r", b" ")

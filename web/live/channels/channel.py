@@ -76,10 +76,10 @@ class _Read:
 class Channel:
     """Sends every subscription the state of the row, and then each change.
 
-    The invariant: a subscription is in one place. It is ``live``, at the head of the recent deltas; or it waits for
-    the committed row, in ``waiting`` or in the read under way; or it is ``ahead``, with a row newer than the
-    deltas that have come so far. A row may be old when it arrives. The recent deltas have taken every delta that
-    came in between, and lead from the row to the head.
+    The invariant: a subscription is in one place. It is ``live``, at the head of the recent deltas; or it
+    waits for the committed row, in ``waiting`` or in the read under way; or it is ``ahead``, with a row newer
+    than the deltas that have come so far. A row may be old when it arrives. The recent deltas have taken
+    every delta that came in between, and lead from the row to the head.
 
     A row older than the head was when the read began has gone back: a backup was restored, or a replica that
     lagged was promoted. It gets a new epoch, so that no client is resumed from the lost history, and every
@@ -227,7 +227,7 @@ class Channel:
             self._heartbeat_due = True  # another process may have replaced the state again already
 
     def _start_over(self, head: Head) -> RecentDeltas:
-        """Start at a commit after a gap: another process committed the versions before it, or they were lost."""
+        """Start at a commit after a gap: the versions before it were lost, or another process has them."""
         self._move_to_waiting([*self.live])
         self.recent_deltas = RecentDeltas(head, self._context.settings)
         return self.recent_deltas
@@ -238,8 +238,9 @@ class Channel:
         context.counts["gone_back"] += 1
         if context.gone_back_log.is_due():
             _logger.warning(
-                "the row of %s is behind the state that was shown, as are other rows (%d so far): its subscribers "
-                "get a snapshot, and the row a new epoch if that state is lost, as after a restored backup",
+                "the row of %s is behind the state that was shown, as are other rows (%d so far): its "
+                "subscribers get a snapshot, and the row a new epoch if that state is lost, as after a "
+                "restored backup",
                 self.text,
                 context.counts["gone_back"],
                 extra={"projection": self.name, "key": self.key},
@@ -275,7 +276,7 @@ class Channel:
 
     @property
     def subscribers(self) -> int:
-        """The number of subscriptions, without those that get the row of the read under way. From any thread."""
+        """The number of subscriptions, without those of the read under way. From any thread."""
         return len(self.live) + len(self.ahead) + len(self.waiting)
 
     @property
@@ -389,7 +390,7 @@ class Channel:
 
         1. The row has lost a commit that was shown. It has to leave its epoch, and is read again.
         2. The channel's position is unknown, or the row is gone: all subscriptions start at this row.
-        3. The recent deltas lead from the row to the head: they follow the row, and the subscriptions are live.
+        3. The recent deltas lead from the row to the head: they are sent too, and the subscriptions are live.
         4. The row is newer than the head, and the deltas between are on their way to live subscriptions: the
            subscriptions of the read are ahead until these deltas come.
         5. The row is newer in any other way: all subscriptions start at this row.

@@ -37,7 +37,7 @@ class Channels:
         return channel
 
     def sweep(self) -> None:
-        """Send the heartbeats that are due, and forget idle channels. Their bounds are those of the settings."""
+        """Send the heartbeats that are due, and forget idle channels over the bounds of the settings."""
         context = self._context
         now, settings = context.clock(), context.settings
         idle: list[Channel] = []

@@ -1,4 +1,4 @@
-"""The deltas of one channel: the inbox, the reorder buffer, and the recent deltas for clients that come back."""
+"""The deltas of one channel: its inbox, the reorder buffer, and recent ones for clients that come back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_EARLY = 64
 
 
 class Deltas(NamedTuple):
-    """The deltas of one commit as WebSocket frames, one per version. Positions and ids are those of Committed."""
+    """The deltas of one commit as WebSocket frames, one per version. Positions and ids as in Committed."""
 
     epoch: str
     base_version: int
@@ -79,7 +79,7 @@ class Inbox:
         return True
 
     def take(self) -> Iterator[Notice]:
-        """Remove and yield all notices in order, also those that arrive meanwhile. On the reactor's thread."""
+        """Remove and yield all notices in order, also those that arrive meanwhile. On one thread."""
         self._is_scheduled = False  # before the queue is emptied, so that a later notice is scheduled again
         self._bytes = 0
         while self._notices:
@@ -110,7 +110,7 @@ class ReorderBuffer:
         return True
 
     def take(self, version: int | None = None) -> list[Deltas]:
-        """Remove and return, in order, the commits that follow ``version`` or an earlier one; all for None."""
+        """Remove and return, in order, the commits that follow ``version`` or an earlier one. None: all."""
         if not self._deltas:
             return []
         due = sorted(base for base in self._deltas if version is None or base <= version)
@@ -160,8 +160,8 @@ class RecentDeltas:
     def contradicts(self, deltas: Deltas) -> bool:
         """Return whether a commit of this epoch belongs to another history than the frames here.
 
-        It does if it follows another commit at the head's version, if it ends in another commit there, or if it
-        spans the head, which was the end of a commit. One that ends before the head may just be late.
+        It does if it follows another commit at the head's version, if it ends in another commit there, or if
+        it spans the head, which was the end of a commit. One that ends before the head may just be late.
         """
         end = deltas.base_version + len(deltas.frames)
         return (
@@ -200,7 +200,8 @@ class RecentDeltas:
         None means that the frames here do not start at the position, so that a snapshot is needed.
         """
         base_version = self.version - len(self._frames)
-        # Without a frame, a client at NOWHERE can't be resumed: it would not learn the new epoch of a wiped key.
+        # Without a frame, a client at NOWHERE can't be resumed: it would not learn the new epoch of a wiped
+        # key.
         starts_here = position == NOWHERE and base_version == 0 and bool(self._frames)
         is_known = self.epoch == position.epoch or starts_here
         if not is_known or not base_version <= position.version <= self.version:

@@ -20,7 +20,7 @@ _logger = logging.getLogger("keyfold.access")
 
 _THREADS = 4
 _MAX_PER_CONNECTION = 2
-"""Checks of one connection that run together: if one hangs, its other channels go on, and it holds no more threads."""
+"""Checks of one connection that run together. If one hangs, its other channels go on."""
 HANG_SECONDS = 5.0
 """A check that takes longer no longer counts against the number of threads."""
 _MAX_HANGING = 12
@@ -36,12 +36,12 @@ class CheckAnswered(Protocol):
 
 
 class Checks:
-    """A queue of checks. The connections that wait take it in turn: each gets one check, then the next connection's.
+    """A queue of checks, in fair order: each connection that waits gets one check, then the next connection.
 
-    So a connection with a hundred subscriptions delays another one by a single check. A subscription that ends
-    while it waits is not checked. All but the calls of the app happens on the reactor's thread, so nothing is
-    locked. Threads start when they are needed. If all of them hang, up to 12 more start; if those hang too, no
-    check is made until one returns.
+    So a connection with a hundred subscriptions delays another one by a single check. A subscription that
+    ends while it waits is not checked. All but the calls of the app happens on the reactor's thread, so
+    nothing is locked. Threads start when they are needed. If all of them hang, up to 12 more start; if those
+    hang too, no check is made until one returns.
 
     Args:
         reactor: Runs the answers.

@@ -14,7 +14,7 @@ class Permission:
 
 
 class May(Protocol):
-    """Decides whether a client may read a key now. Called on a thread of ``Checks``: it runs the app's code."""
+    """Decides whether a client may read a key now. It runs the app's code, on a thread of ``Checks``."""
 
     def __call__(self, name: str, key: str, ticket: str | None, /) -> Permission | None:
         """Return the permission, or None to refuse.

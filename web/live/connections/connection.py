@@ -35,9 +35,9 @@ FORBIDDEN = 4403
 LIMIT = 4429
 
 EARLIEST, LATEST = 0.5, 0.8
-"""The parts of ``reauthorize_seconds`` after which a connection is checked again: early enough for a slow answer."""
+"""The parts of ``reauthorize_seconds`` after which a connection is rechecked, in time for a slow answer."""
 LATE_SECONDS = 1.5
-"""How long a connection waits for the answer after ``reauthorize_seconds``, or after the check if that came later."""
+"""How long the answer may take after ``reauthorize_seconds``, or after the check if that came later."""
 _GOLDEN_RATIO = 0.618034
 """The fractions of its multiples are spread evenly, however many there are."""
 
@@ -78,13 +78,14 @@ class _RowRequests:
 class Connection(ABC):
     """A socket, its subscriptions, and the bytes that wait for it.
 
-    Frames leave at once while the socket takes them; else they wait in a bounded send buffer. Over the bound the
-    unsent frames are dropped, and their channels send the newest snapshot once the socket takes bytes again. No
-    thread ever waits for the socket. A connection ends after a close, an error, or too long without progress.
+    Frames leave at once while the socket takes them; else they wait in a bounded send buffer. Over the bound
+    the unsent frames are dropped, and their channels send the newest snapshot once the socket takes bytes
+    again. No thread ever waits for the socket. A connection ends after a close, an error, or too long without
+    progress.
 
-    All subscriptions that need their row, as they are new, asked by ``resync`` or lost frames, wait in one queue.
-    The row is read when there is room for the snapshot, so a client causes no more reads than it takes snapshots,
-    however slow it is.
+    All subscriptions that need their row, as they are new, asked by ``resync`` or lost frames, wait in one
+    queue. The row is read when there is room for the snapshot, so a client causes no more reads than it takes
+    snapshots, however slow it is.
 
     There are many connections, so what one needs only at times is None until then; that is why it has many
     attributes: the socket's, the buffer's, the rows' and the rights'.
@@ -150,7 +151,7 @@ class Connection(ABC):
         self._ping_at = math.inf
         self._row_requests: _RowRequests | None = None
         self._largest_snapshot = 0
-        """Bytes of the largest snapshot so far, if the send buffer can't hold as many of them as are read at once."""
+        """Bytes of the largest snapshot so far, if fewer of that size fit than are read at once."""
         self._progress = 0
         self._is_progress_timed = False
         self._closing = False
@@ -355,8 +356,8 @@ class Connection(ABC):
     def abandon(self) -> None:
         """Close this process's copy of the socket, and nothing else: the connection was never started here.
 
-        The slot is not given back. In a forked child it is the parent's, and a thread of the parent may have held
-        its lock.
+        The slot is not given back. In a forked child it is the parent's, and a thread of the parent may have
+        held its lock.
         """
         self._ended, self.subscriptions = True, {}
         self._sock.close()
@@ -533,8 +534,8 @@ class Connection(ABC):
         """The time at which the recheck under way has failed; infinity if there is none."""
         if self._recheck is None:
             return math.inf
-        # A process that was suspended asks after the time is over. It has sent nothing meanwhile, and the answer
-        # needs its time.
+        # A process that was suspended asks after the time is over. It has sent nothing meanwhile, and the
+        # answer needs its time.
         due = max(self._allowed_at + self.hub.settings.reauthorize_seconds, self._recheck.asked_at)
         return due + LATE_SECONDS
 

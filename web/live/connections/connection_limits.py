@@ -15,7 +15,7 @@ from ..settings import LiveSettings
 _logger = logging.getLogger("keyfold.descriptors")
 
 CARRIED = 3
-"""Descriptors of a connection whose bytes a request's thread carries: the server's and a pair. Others have one."""
+"""Descriptors of a connection that a request's thread carries: the server's and a pair. Others have one."""
 
 _SITE_BITS = 64
 """The length of the IPv6 prefix that counts as one client: a provider gives a customer at least that."""
@@ -65,16 +65,17 @@ class Room(NamedTuple):
     descriptors: int
     """The limit of the process (``ulimit -n``)."""
     connections: int
-    """Connections that may be open: the setting, or less if the descriptors outside of the reserve are fewer."""
+    """Connections that may be open: the setting, or fewer if there are too few descriptors."""
     each: int = 1
     """Descriptors per connection."""
 
     @property
     def is_short(self) -> bool:
-        """Whether half of the reserve is used: by other code, or by connections that need more than was counted.
+        """Whether half of the reserve is used, by other code or by connections that need more than counted.
 
-        The system gives out the lowest free number. So the number of a new descriptor tells how many are in use
-        at least, whoever opened them: the kept-alive connections of a server and the app's files count too.
+        The system gives out the lowest free number. So the number of a new descriptor tells how many are in
+        use at least, whoever opened them: the kept-alive connections of a server and the app's files count
+        too.
         """
         try:
             with socket.socket(socket.AF_UNIX) as probe:
@@ -96,7 +97,7 @@ class ConnectionLimits:
 
     @property
     def limit(self) -> int:
-        """The number of connections that may be open. Before ``look_for_room``, the number of the settings."""
+        """The number of connections that may be open; before ``look_for_room``, that of the settings."""
         return self._settings.max_sockets if self._room is None else self._room.connections
 
     def look_for_room(self, each: int = 1) -> Room:
@@ -134,8 +135,8 @@ class ConnectionLimits:
         if user is not None:
             wanted.append((f"user {user}", settings.max_sockets_per_user, "you have your"))
         room = self.look_for_room(each)
-        # Asked outside of the lock, as it opens a descriptor. Threads that ask at once may all see the last one free:
-        # the other half of the reserve is for more than that.
+        # Asked outside of the lock, as it opens a descriptor. Threads that ask at once may all see the last
+        # one free: the other half of the reserve is for more than that.
         is_short = room.is_short
         with self._lock:
             if is_short or self._open >= room.connections:
@@ -207,9 +208,9 @@ def make_room(connections: int, each: int = 1) -> Room:
     room = Room(descriptors, min(connections, (descriptors - reserve_of(descriptors)) // each), each)
     if room.connections < connections:
         _logger.warning(
-            "this process takes %d connections, not the %d of KEYFOLD_MAX_SOCKETS: it may open %d files only, and each "
-            "connection needs %d; raise the limit of open files to %d (ulimit -n, LimitNOFILE of systemd) or "
-            "lower KEYFOLD_MAX_SOCKETS",
+            "this process takes %d connections, not the %d of KEYFOLD_MAX_SOCKETS: it may open %d files "
+            "only, and each connection needs %d; raise the limit of open files to %d (ulimit -n, LimitNOFILE "
+            "of systemd) or lower KEYFOLD_MAX_SOCKETS",
             room.connections, connections, descriptors, each, needed_for(connections, each),
         )  # fmt: skip
     return room

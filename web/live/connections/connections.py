@@ -112,7 +112,8 @@ class Connections:
 class SignOuts:
     """The time at which each user was signed out last. A check that began before holds no longer.
 
-    Bounded: for the users beyond the bound, the latest of their times counts for everyone. Safe from any thread.
+    Bounded: for the users beyond the bound, the latest of their times counts for everyone. Safe from any
+    thread.
     """
 
     def __init__(self) -> None:

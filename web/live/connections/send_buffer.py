@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Chunk(NamedTuple):
-    """Bytes to send together. Without a subscription: an answer or a control frame, which is never dropped."""
+    """Bytes to send together. Without a subscription, an answer or a control frame: it is never dropped."""
 
     data: bytes | memoryview
     frames: int
@@ -20,10 +20,10 @@ class Chunk(NamedTuple):
 class SendBuffer:
     """Two bounded queues: answers, and the frames of channels.
 
-    Each has its own bound. A chunk that is partly sent may exceed it. Answers leave first, as an answer must not
-    wait behind frames that the client did not ask for. They can't be replaced by a newer snapshot, so a client
-    that asks and takes no answers has to be closed. A frame that a channel sends after an answer also leaves
-    after it.
+    Each has its own bound. A chunk that is partly sent may exceed it. Answers leave first, as an answer must
+    not wait behind frames that the client did not ask for. They can't be replaced by a newer snapshot, so a
+    client that asks and takes no answers has to be closed. A frame that a channel sends after an answer also
+    leaves after it.
     """
 
     __slots__ = (
@@ -53,7 +53,7 @@ class SendBuffer:
         return self._channel_bytes + self._answer_bytes
 
     def fits(self, size: int, frames: int, max_frames: int, max_bytes: int) -> bool:
-        """Return whether a chunk of a channel fits. The first one always does, such as a snapshot of any size."""
+        """Return whether a chunk of a channel fits. The first one always does: snapshots may be large."""
         return not self._channel_frames or self.has_room(size, frames, max_frames, max_bytes)
 
     def has_room(self, size: int, frames: int, max_frames: int, max_bytes: int) -> bool:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class TicketGrant(NamedTuple):
-    """The right that a ticket gave. It can't be checked again, so it ends at ``until``, by the hub's clock."""
+    """The right that a ticket gave. It can't be checked again, so it ends at ``until`` (hub's clock)."""
 
     user: str | None
     until: float
@@ -20,9 +20,10 @@ class TicketGrant(NamedTuple):
 class Subscription:
     """A subscription, in ``connection.subscriptions`` from the moment it is asked for until it ends.
 
-    Without a channel it waits for its check, and with one it is live. Once it is no longer in there it has ended,
-    and answers that still come for it are ignored. A client that subscribes to the same key again gets a new
-    subscription. The channel holds a live one in one of its sets, or the connection lets it wait for its row.
+    Without a channel it waits for its check, and with one it is live. Once it is no longer in there it has
+    ended, and answers that still come for it are ignored. A client that subscribes to the same key again gets
+    a new subscription. The channel holds a live one in one of its sets, or the connection lets it wait for
+    its row.
     """
 
     __slots__ = ("channel", "connection", "opened_by", "row_key", "since")

@@ -71,9 +71,9 @@ class WebSocketConnection(Connection):
     max_message_bytes = 32 * 1024
     """The size limit of a client's message: the largest legal ``subscribe``, and a little more.
 
-    A key of 512 characters, each of them a pair of ``\\uXXXX``, is 6 KiB. It is in ``channel``, in ``key`` and in
-    the ticket, whose JSON is base64: at most 8 KiB there, and 8 KiB more for a user's name of that length. The
-    rest, names and position included, is under 1 KiB: 29 KiB in all.
+    A key of 512 characters, each of them a pair of ``\\uXXXX``, is 6 KiB. It is in ``channel``, in ``key``
+    and in the ticket, whose JSON is base64: at most 8 KiB there, and 8 KiB more for a user's name of that
+    length. The rest, names and position included, is under 1 KiB: 29 KiB in all.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class WebSocketConnection(Connection):
             self.close(error.code, str(error))
 
     def _charge(self, count: int) -> bool:
-        """Take so many frames off the allowance. Returns False, and closes the connection, if it is used up."""
+        """Take frames off the allowance. If it is used up, close the connection and return False."""
         self._allowance -= count
         if self._allowance >= 0:
             return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
@@ -90,8 +90,8 @@ class FrameReader:
                 elif frame.opcode.iscontrol():
                     yield Incoming(frame.opcode, bytes(cast("bytes", frame.payload)))
                 else:
-                    part = frame.payload
-                    self._message += part.encode() if isinstance(part, str) else bytes(part)  # type: ignore[arg-type]
+                    part: Any = frame.payload
+                    self._message += part.encode() if isinstance(part, str) else bytes(part)
                     self._fragments += frame.frame_finished
                     # Fragments are counted too: empty ones have no size, and would keep the thread busy.
                     if (
