@@ -1,4 +1,8 @@
-"""Events become state: the bus, projections, their supervisors and actors."""
+"""Events become state: the bus, projections, their supervisors and actors.
+
+The names here are those that an app needs. All errors are in ``keyfold.actors.errors``; the seams for a
+broadcaster of your own are in ``keyfold.actors.broadcaster``.
+"""
 
 from ..store import (
     InvalidKey,
@@ -9,8 +13,7 @@ from ..store import (
     StoreError,
     VersionConflict,
 )
-from .broadcaster import Broadcaster, Committed, channel_of
-from .dead_letters import DeadLetters
+from .broadcaster import Observer
 from .errors import (
     AlreadyRegistered,
     ApplyError,
@@ -20,44 +23,31 @@ from .errors import (
     InvalidProjection,
     InvalidState,
     KeyHalted,
-    LetterNotFound,
     MailboxFull,
-    NewerRow,
     NotStarted,
     StateNotFound,
-    UnknownProjection,
-    WouldDeadlock,
 )
 from .event_bus import EventBus
-from .observer import Observer
-from .pool.pooled_actor import PooledActor
 from .projection import Projection
 from .receipt import Applied, Receipt
 from .runtime import ProjectionRuntime
-from .settings import Settings, check_setting
-from .system import ProjectionSystem, all_systems
+from .system import ProjectionSystem
 
 __all__ = [
     "AlreadyRegistered",
     "Applied",
     "ApplyError",
     "BroadcastError",
-    "Broadcaster",
     "Closed",
-    "Committed",
-    "DeadLetters",
     "EventBus",
     "InvalidEvent",
     "InvalidKey",
     "InvalidProjection",
     "InvalidState",
     "KeyHalted",
-    "LetterNotFound",
     "MailboxFull",
-    "NewerRow",
     "NotStarted",
     "Observer",
-    "PooledActor",
     "Position",
     "Projection",
     "ProjectionError",
@@ -65,14 +55,8 @@ __all__ = [
     "ProjectionRuntime",
     "ProjectionSystem",
     "Receipt",
-    "Settings",
     "Snapshot",
     "StateNotFound",
     "StoreError",
-    "UnknownProjection",
     "VersionConflict",
-    "WouldDeadlock",
-    "all_systems",
-    "channel_of",
-    "check_setting",
 ]

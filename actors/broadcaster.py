@@ -1,14 +1,17 @@
-"""The seam between the actors and whatever shows their changes to the world."""
+"""A committed change, and the two seams that take it out of the actors: Broadcaster and Observer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from ..store import Position
 from .pool.threads import ThreadHealth
+
+if TYPE_CHECKING:
+    from ..store import ProjectionError
 
 
 def channel_of(projection: str, key: str) -> str:
@@ -17,10 +20,18 @@ def channel_of(projection: str, key: str) -> str:
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """One committed turn of one key: the deltas of consecutive versions, as JSON.
+    """One commit of one key: the deltas of consecutive versions, all of one epoch.
 
-    ``deltas[i]`` led from version ``base_version + i`` to ``base_version + i + 1``, all of one epoch.
-    ``commit_id`` is of the row after this turn, ``base_commit_id`` of the row that it was folded on; None: not known.
+    Attributes:
+        projection: The name of the projection.
+        key: The key.
+        epoch: The epoch of the row.
+        base_version: The version of the row that the events were folded on.
+        deltas: Each as JSON; ``deltas[i]`` led from version ``base_version + i`` to ``base_version + i + 1``.
+        event_name: The projection's ``broadcast_event_name``.
+        decode_delta: Decodes one of ``deltas``, as the type that ``apply`` is annotated to return.
+        base_commit_id: The commit id of the row that the events were folded on; None if it is not known.
+        commit_id: The commit id of the row after this commit; None if it is not known.
     """
 
     projection: str
@@ -35,7 +46,7 @@ class Committed(msgspec.Struct, frozen=True):
 
     @property
     def version(self) -> int:
-        """The version of the row after this turn."""
+        """The version of the row after this commit."""
         return self.base_version + len(self.deltas)
 
     @property
@@ -45,35 +56,63 @@ class Committed(msgspec.Struct, frozen=True):
 
 
 class Broadcaster(Protocol):
-    """Takes what is committed to whoever watches. Called by actors, after the commit, in version order.
+    """Takes committed changes to subscribers.
 
-    No method may block: a slow subscriber is the broadcaster's affair, never the actor's. An
-    exception reaches the Receipts as BroadcastError and harms nothing else.
+    ``publish``, ``publish_snapshot`` and ``invalidate`` are called by actors on dispatcher threads, after the
+    commit, for each key in the order of its versions. They may not block: an actor never waits for a slow
+    subscriber. An exception reaches the Receipts as BroadcastError and harms nothing else. The other methods are
+    called by the system: ``close`` and ``loops`` on any thread, ``after_fork`` in a forked child.
     """
 
     def publish(self, committed: Committed) -> None:
-        """Show the deltas of one turn to the channel's subscribers."""
+        """Show the deltas of one commit to the channel's subscribers."""
 
     def publish_snapshot(
         self, projection: str, key: str, position: Position, state: bytes, reason: str
     ) -> None:
-        """Show a whole new state (JSON) to the channel's subscribers: it was rebuilt or wiped."""
+        """Show a whole new state to the channel's subscribers: the key was rebuilt, repaired or wiped.
+
+        Args:
+            projection: The name of the projection.
+            key: The key.
+            position: The epoch and version of the new state.
+            state: The state as JSON.
+            reason: The ``reason`` of the snapshot message.
+        """
 
     def invalidate(self, projection: str, key: str) -> None:
-        """Say that a publish failed: bring the channel's subscribers back by a snapshot of the row."""
+        """Send the channel's subscribers a snapshot of the row, since a publish failed or the row went back."""
 
     def close(self, timeout: float) -> None:  # noqa: ARG002
-        """Tell the subscribers, within timeout seconds, that nothing more will come: the system has closed."""
+        """Tell the subscribers that the system has closed, within ``timeout`` seconds."""
         return
 
     def after_fork(self) -> None:
-        """In a forked child: forget the parent's subscribers, and the locks that it may have held."""
+        """Forget the parent's subscribers, and the locks that it may have held. Called in a forked child."""
         return
 
     def loops(self) -> list[ThreadHealth]:
-        """Return how the threads of its own fare."""
+        """Return the health of the broadcaster's threads."""
         return []
 
     def stats(self) -> dict[str, Any]:
-        """Return facts for the operator, JSON-able: the ``sockets`` part of the system's stats."""
+        """Return the ``sockets`` part of the system's stats: JSON-able."""
         return {}
+
+
+class Observer(Protocol):
+    """Is notified of commits and failures, for signals, traces or counters of the app.
+
+    Called on a dispatcher thread, after the fact: keep it short. An exception is logged and harms nothing.
+    """
+
+    def applied(self, committed: Committed, seconds: float, /) -> None:
+        """Take note of a commit, which is broadcast by now.
+
+        Args:
+            committed: The key, the versions and the deltas.
+            seconds: How long the actor waited for the commit.
+        """
+
+    def failed(self, error: ProjectionError, event: object, /) -> None:
+        """Take note of an event that could not be folded, and is a dead letter now."""

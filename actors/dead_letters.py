@@ -7,15 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..store import (
-    Amendment,
-    CommitInDoubt,
-    Position,
-    Queries,
-    StoredLetter,
-    VersionConflict,
-    check_key,
-)
+from ..store import CommitInDoubt, Position, StoredLetter, VersionConflict
+from ..store.operator_queries import Queries
+from ..store.rows import Amendment
+from ..store.validation import check_key
 from .errors import BroadcastError, InvalidEvent, KeyHalted, LetterNotFound, WouldDeadlock
 from .key_actor.commands import Recalled, Retried, Retry
 from .pool.threads import on_dispatcher_thread
@@ -135,7 +130,7 @@ class DeadLetters:
                 if conflicts == _ATTEMPTS:
                     raise
                 continue
-            folded += len(outcome.turn.deltas)
+            folded += len(outcome.commit.deltas)
             # A change that could not be shown is committed all the same, and the rest is not to wait for that.
             if outcome.error is not None and not isinstance(outcome.error, BroadcastError):
                 raise outcome.error
@@ -155,8 +150,8 @@ class DeadLetters:
 
     def _retry(self, key: str, letters: list[StoredLetter], *, parked: bool) -> Retried:
         if on_dispatcher_thread():
-            what = "retrying a dead letter"
-            raise WouldDeadlock(what, projection=self._runtime.name, key=key)
+            attempt = "retrying a dead letter"
+            raise WouldDeadlock(attempt, projection=self._runtime.name, key=key)
         row = self._ask(lambda: self._system.store.row(self._runtime.name, key))
         if not parked and row is not None and row.halted:
             msg = (

@@ -1,4 +1,4 @@
-"""Everything of a system that lives in one process: its threads, and the actors on them."""
+"""The part of a system that belongs to one process: its threads, and the actors on them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 
-from ..store import SnapshotWriter, StoreError, WriterFacts
+from ..store import StoreError
+from ..store.writing.writer import SnapshotWriter
+from ..store.writing.writer_stats import WriterStats
 from .key_actor.actor_context import ActorContext
+from .key_actor.population import Population
+from .key_actor.publishing import Publisher
 from .pool.dispatcher import Dispatcher
 from .pool.threads import ThreadHealth
 from .pool.timer import Timer
@@ -24,19 +28,28 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from ..store import SnapshotStore
-    from .broadcaster import Broadcaster
-    from .observer import Observer
+    from .broadcaster import Broadcaster, Observer
     from .runtime import ProjectionRuntime
     from .settings import Settings
 
 _logger = logging.getLogger("keyfold.system")
 
 _GRACE = 1.0
-"""Seconds of a close that are kept back for telling the Receipts of a database that did not return."""
+"""Seconds of a close that are reserved for failing the Receipts, if the database did not come back."""
 
 
 class Engine:
-    """The running part of a ProjectionSystem. Made at the first dispatch in a process, never inherited."""
+    """The running part of a ProjectionSystem. Made at the first dispatch in a process, never inherited by a child.
+
+    It imports most of the package, since it is the place where the parts are put together.
+
+    Args:
+        store: The database.
+        settings: The settings of the system.
+        broadcaster: Shows commits to subscribers; None if there is none.
+        report: Called by the sweeper after each round, on its thread.
+        observers: Are notified of commits and failures. The app may add to them at any time.
+    """
 
     def __init__(
         self,
@@ -60,38 +73,27 @@ class Engine:
         self._timer = Timer()
         self._give_up = threading.Event()
         self._supervisors: list[Supervisor] = []
-        self._writer_facts = WriterFacts()
+        self._writer_facts = WriterStats()
         self._writer: ActorRef[SnapshotWriter] | None = None
 
     def add(self, runtime: ProjectionRuntime[Any, Any]) -> Supervisor:
         """Make a supervisor for the runtime, once the engine is started. With it the runtime accepts events."""
-        projection = runtime.projection
+        assert self._writer is not None  # noqa: S101
+        counters = Counters()
         context = ActorContext(
-            projection=runtime.name,
-            event_name=projection.broadcast_event_name,
-            apply=projection.apply,
-            new_state=projection.state_type,
-            encode_state=runtime.encode_state,
-            decode_state=runtime.state_codec.decode,
-            encode_delta=runtime.delta_codec.encode_part,
-            decode_delta=runtime.delta_codec.decode_fast,
-            explain_delta=runtime.delta_codec.explain,
-            check_deltas=runtime.check_deltas,
-            encode_event=runtime.delta_codec.encode,
-            tell_writer=self._writer.tell,  # type: ignore[union-attr]  # it is started
-            broadcaster=self._broadcaster,
-            dispatcher=self._dispatcher,
+            name=runtime.name,
+            halts=runtime.projection.on_error == "halt",
             mailbox_limit=self._settings.mailbox_limit,
-            counters=Counters(),
+            codec=runtime.codec,
+            writer=self._writer,
+            publisher=Publisher(runtime.name, self._broadcaster, runtime.hooks, self._observers, counters),
+            population=Population(counters, self._sweeper),
+            dispatcher=self._dispatcher,
+            timer=self._timer,
+            in_flight=self.in_flight,
+            counters=counters,
             activity=Activity(),
             degraded=runtime.degraded,
-            in_flight=self.in_flight,
-            later=self._timer.after,
-            observers=self._observers,
-            on_applied=runtime.hooks,
-            schema_version=projection.schema_version,
-            current=runtime.current,
-            halts=projection.on_error == "halt",
         )
         supervisor = Supervisor(context, self._settings, self._sweeper, self._trouble)
         self._sweeper.watch(supervisor.actors)
@@ -105,11 +107,11 @@ class Engine:
                 self._store,
                 commit_limit=self._settings.commit_limit,
                 give_up=self._give_up,
-                facts=self._writer_facts,
+                stats=self._writer_facts,
             )
         finally:
             # Out of Pykka's global registry: its stop_all(), which also runs when any actor of the app raises
-            # SystemExit, would take the writer from under events that were accepted. One whose thread could not
+            # SystemExit, would end the writer while accepted events wait for it. A writer whose thread could not
             # be started is registered as well.
             for ref in pykka.ActorRegistry.get_by_class(SnapshotWriter):
                 pykka.ActorRegistry.unregister(ref)
@@ -117,10 +119,13 @@ class Engine:
         self._sweeper.start()
 
     def stop(self, deadline: float) -> None:
-        """Refuse new events, drain, end the threads; give up what is not committed when time is over.
+        """Refuse new events, drain, and end the threads; fail the events that are not committed in time.
 
         At the end every Receipt has an outcome. It may be called again, after it was interrupted or when only a
         part of the threads was ever started.
+
+        Args:
+            deadline: Monotonic time.
         """
         for supervisor in self._supervisors:
             supervisor.close()
@@ -129,24 +134,24 @@ class Engine:
         error = StoreError(f"the system closed before this was known to be committed{self._trouble()}")
         if not in_time:
             count = len(self.in_flight)
-            facts = {"uncommitted": count}
+            details = {"uncommitted": count}
             _logger.error(
-                "closing with %d accepted events not committed%s", count, self._trouble(), extra=facts
+                "closing with %d accepted events not committed%s", count, self._trouble(), extra=details
             )
         self._give_up.set()
         for supervisor in self._supervisors:
-            supervisor.give_up(error, wake=not in_time)
-        # Turns under way end with what the writer says of them; a database that does not answer is cut off.
+            supervisor.context.population.give_up(error, wake=not in_time)
+        # Commits under way end with the answers of the writer; a database that does not answer is cut off.
         if not in_time and not self.in_flight.wait_for_none(deadline - grace * 3 / 4):
             self._store.interrupt()
             self.in_flight.wait_for_none(deadline - grace / 2)
         ended = self._sweeper.stop(deadline)
         ended &= self._timer.stop(deadline)
-        # The writer first: it answers all that it was told, and the dispatcher takes these answers to the Receipts.
+        # The writer first: it answers all its messages, and the dispatcher takes these answers to the Receipts.
         ended &= self._stop_writer(deadline)
         ended &= self._dispatcher.stop(deadline)
         for supervisor in self._supervisors:
-            supervisor.end()
+            supervisor.context.population.seal()
         self.in_flight.fail_all(error)
         if not ended:
             _logger.error("some threads did not end in time; they end with the process")
@@ -163,13 +168,13 @@ class Engine:
         return True
 
     def sweep(self, now: float) -> int:
-        """Look for idle actors at once, as if the time were ``now``."""
+        """Look for idle actors at once, as if the time were ``now``. Return how many were asked to retire."""
         return self._sweeper.sweep(now)
 
-    # -- facts
+    # -- stats
 
     def loops(self) -> list[ThreadHealth]:
-        """Return how each thread fares."""
+        """Return the health of each thread."""
         now = monotonic()
         writer = ThreadHealth.of(self._writer_facts.thread, self._writer_facts.busy_since, now)
         writer = writer._replace(name="keyfold-writer")
@@ -190,15 +195,15 @@ class Engine:
             else ""
         )
 
-    def writer_facts(self) -> dict[str, Any]:
-        """Return what the SnapshotWriter counted."""
+    def writer_stats(self) -> dict[str, Any]:
+        """Return the numbers of the SnapshotWriter."""
         return self._writer_facts.as_dict()
 
     @staticmethod
-    def facts_of(runtime: ProjectionRuntime[Any, Any]) -> dict[str, Any]:
-        """Return what one projection's actors counted in this process; zeros before the first event."""
+    def stats_of(runtime: ProjectionRuntime[Any, Any]) -> dict[str, Any]:
+        """Return the numbers of one projection's actors in this process; zeros before the first event."""
         supervisor = runtime.supervisor
-        rows = {**runtime.degraded.facts(), "verified": runtime.verifies}
+        rows = {**runtime.degraded.stats(), "verified": runtime.codec.verifies}
         if supervisor is None:
             nothing = {
                 "live": 0,
@@ -206,20 +211,20 @@ class Engine:
                 "oldest_seconds": 0.0,
                 **dict.fromkeys(Counters.NAMES, 0),
             }
-            return nothing | Activity().facts() | rows
+            return nothing | Activity().stats() | rows
         depths = [len(actor.actor_inbox) for actor in list(supervisor.actors.values())]
         return {
             "live": len(depths),
             "mailbox_depth": sum(depths),
             "oldest_seconds": round(Engine.lag_of(runtime), 3),
             **supervisor.context.counters.totals(),
-            **supervisor.context.activity.facts(),
+            **supervisor.context.activity.stats(),
             **rows,
         }
 
     @staticmethod
     def lag_of(runtime: ProjectionRuntime[Any, Any]) -> float:
-        """Return how many seconds the oldest event in a mailbox of the projection has waited, at most."""
+        """Return for how many seconds the oldest event in a mailbox of the projection has waited, at most."""
         supervisor, now = runtime.supervisor, monotonic()
         actors = [] if supervisor is None else list(supervisor.actors.values())
         return max((actor.actor_inbox.waiting_seconds(now) for actor in actors), default=0.0)

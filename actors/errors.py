@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pykka import ActorDeadError
 
 from ..store import Position, ProjectionError, StoreError
+from ..store.errors import describe
 
 
 class NotStarted(ProjectionError):
@@ -84,15 +83,6 @@ class KeyHalted(ProjectionError):
         self.position = position
 
 
-def key_halted(projection: str, key: str, position: Position | None) -> KeyHalted:
-    """Say that an event is parked."""
-    msg = (
-        f"{projection}: key {key!r} is halted at {position or 'its beginning'}; the event is parked as a dead "
-        f"letter, and folded when an operator resumes the key"
-    )
-    return KeyHalted(msg, projection=projection, key=key, position=position)
-
-
 class LetterNotFound(ProjectionError):
     """There is no such dead letter, it is not its turn, or somebody else has dealt with it."""
 
@@ -126,9 +116,68 @@ class MailboxSealed(ActorDeadError):
 class WouldDeadlock(ProjectionError):
     """A dispatcher thread was about to wait for work that only dispatcher threads can do."""
 
-    def __init__(self, what: str, **facts: Any) -> None:
+    def __init__(self, attempt: str, *, projection: str | None = None, key: str | None = None) -> None:
         super().__init__(
-            f"{what} inside apply or on_applied would wait for this very thread; "
+            f"{attempt} inside apply or on_applied would wait for this very thread; "
             "use add_done_callback, or dispatch without waiting",
-            **facts,
+            projection=projection,
+            key=key,
         )
+
+
+# -- errors that are made in several places
+
+
+def apply_error(
+    projection: str, key: str, version: int, event: object, cause: BaseException, *, kept: bool = True
+) -> ApplyError:
+    """Return the error of an event that could not be folded. ``kept`` says that it is a dead letter now."""
+    error = ApplyError(
+        f"{projection}: {type(event).__qualname__} could not be folded into key {key!r}: "
+        + describe(cause)
+        + (". It is kept as a dead letter" if kept else ""),
+        projection=projection,
+        key=key,
+        event=event,
+        version=version,
+    )
+    error.__cause__ = cause
+    return error
+
+
+def undecodable_row(projection: str, key: str, position: Position | None, cause: Exception) -> StoreError:
+    """Return the error of a row that does not decode into the state type."""
+    error = StoreError(
+        f"{projection}: the row of key {key!r} at {position} does not decode into the state type: "
+        f"{describe(cause)}. The row is untouched; repair or rebuild the key",
+        projection=projection,
+        key=key,
+    )
+    error.__cause__ = cause
+    return error
+
+
+def newer_row(projection: str, key: str | None, found: int, known: int) -> NewerRow:
+    """Return the error of a row that a newer release has written. This process leaves it alone."""
+    msg = (
+        f"{projection}: the row{f' of key {key!r}' if key else ''} has schema {found}, this process knows {known} "
+        "at most: a newer release has written it. The row is untouched; run the newer release"
+    )
+    return NewerRow(msg, projection=projection, key=key)
+
+
+def crash_error(projection: str, key: str, cause: BaseException) -> ProjectionError:
+    """Return the error of the events whose actor failed by a defect of the library."""
+    msg = f"{projection}: the actor of key {key!r} failed: {describe(cause)}"
+    error = ProjectionError(msg, projection=projection, key=key)
+    error.__cause__ = cause
+    return error
+
+
+def key_halted(projection: str, key: str, position: Position | None) -> KeyHalted:
+    """Return the error of an event that is parked for a halted key."""
+    msg = (
+        f"{projection}: key {key!r} is halted at {position or 'its beginning'}; the event is parked as a dead "
+        f"letter, and folded when an operator resumes the key"
+    )
+    return KeyHalted(msg, projection=projection, key=key, position=position)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ..store import check_name
+from ..store.validation import check_name
 from .errors import InvalidProjection
 
 EventT = TypeVar("EventT")

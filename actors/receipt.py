@@ -118,8 +118,8 @@ class Receipt(msgspec.Struct, eq=False, gc=False):
 
     def _wait(self, timeout: float | None) -> None:
         if on_dispatcher_thread():
-            what = "waiting for a Receipt"
-            raise WouldDeadlock(what)
+            attempt = "waiting for a Receipt"
+            raise WouldDeadlock(attempt)
         if timeout is None or timeout > 0:
             resolved = threading.Lock()
             resolved.acquire()

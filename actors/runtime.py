@@ -1,22 +1,30 @@
-"""A registered projection: what an app asks about its keys."""
+"""A registered projection: the door to its keys."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
-from msgspec import json as _json
-
-from ..store import Codec, Position, ProjectionError, Row, Snapshot, StoreError, check_key, new_epoch
-from ..store.describe import describe
+from ..store import Position, ProjectionError, Snapshot, StoreError
+from ..store.codec import Codec
+from ..store.errors import describe
+from ..store.rows import Row, new_epoch
+from ..store.validation import check_key
 from .dead_letters import DeadLetters
-from .errors import InvalidEvent, InvalidState, StateNotFound, WouldDeadlock
+from .errors import (
+    InvalidEvent,
+    InvalidState,
+    StateNotFound,
+    WouldDeadlock,
+    apply_error,
+    undecodable_row,
+)
 from .event_bus import MAX_CLASSES
 from .event_check import EventCheck, has_json_form, make_event_check
 from .key_actor.commands import TOMBSTONE, Repair, Replacement
-from .key_actor.dead_lettering import apply_error, newer_row, undecodable_row
 from .pool.threads import on_dispatcher_thread
-from .projection import EventT, Projection, StateT, delta_type, event_types, overrides_keys
+from .projection import EventT, Projection, StateT, event_types, overrides_keys
+from .projection_codec import ProjectionCodec
 from .receipt import Applied, Delivery, JointReceipt, Receipt
 from .upkeep.degraded import Degraded
 
@@ -35,30 +43,42 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         self.projection = projection
         self.name = projection.name
         self.event_types = event_types(projection)
-        encode, decode = projection.encode_hook, projection.decode_hook
-        self.state_codec = Codec(projection.state_type, encode_hook=encode, decode_hook=decode)
-        self.delta_codec = Codec(delta_type(projection), encode_hook=encode, decode_hook=decode)
-        # Off: for states too large to be decoded after each turn, of an app that knows them to come back.
-        self.verifies = projection.verify
-        self.check_deltas = self.delta_codec.decodes if self.verifies else _trust
+        self.codec = ProjectionCodec(projection)
         self.hooks: list[Callable[[str, Any], object]] = []
         self.dead_letters = DeadLetters(self, system)
         self.degraded = Degraded()
         """The keys whose rows do not load, as far as this process has met them."""
+        self.supervisor: Supervisor | None = None
+        """Set while the system runs in this process, so that the hot path asks for nothing else."""
         self._system = system
         self._checks: dict[type[Any], EventCheck] = {}
-        self._key = projection.key
-        self._keys = projection.keys
-        self._fans_out = overrides_keys(projection)
-        # Set when the system starts in this process, so that the hot path asks for nothing else.
-        self.supervisor: Supervisor | None = None
+
+    # -- the life of the system
+
+    def attach(self, supervisor: Supervisor | None) -> None:
+        """Accept events from now on, and give them to this supervisor; None: wait for a start of the system."""
+        self.supervisor = supervisor
+
+    def after_fork(self) -> None:
+        """Drop everything that belongs to the parent process. Called in a forked child."""
+        self.supervisor = None
+        self.degraded = Degraded()
 
     # -- events
 
     def apply_event(self, event: EventT, timeout: float | None = None) -> tuple[Applied, ...]:
-        """Fold event, and it alone of all listeners hears of it; wait for the commit.
+        """Fold an event into this projection only, without the bus, and wait for the commit.
 
-        Raises what ``EventBus.dispatch`` and ``Receipt.result`` raise.
+        Args:
+            event: An event of one of the projection's event types.
+            timeout: Seconds to wait; None: without a limit.
+
+        Returns:
+            The change of each key that the event belongs to.
+
+        Raises:
+            InvalidEvent: The event is of another type; and everything that ``EventBus.dispatch`` and
+                ``Receipt.result`` raise.
         """
         if not isinstance(event, self.event_types):
             names = ", ".join(event_type.__qualname__ for event_type in self.event_types)
@@ -67,15 +87,15 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         return self.accept(event).result(timeout)
 
     def accept(self, event: EventT) -> Receipt:
-        """Take an event as the bus does, and return its Receipt. Raises as ``EventBus.dispatch``."""
+        """Accept an event as the bus does, and return its Receipt. Raises as ``EventBus.dispatch``."""
         return self.acceptor(type(event))(event)
 
     def acceptor(self, event_class: type[Any]) -> Callable[[Any], Receipt]:
-        """Return a function that takes events of exactly this class: what a dispatch calls."""
-        if self._fans_out:
+        """Return a function that accepts events of exactly this class. A dispatch calls it, on its own thread."""
+        if overrides_keys(self.projection):
             return self._accept_many
-        # Whatever does not depend on the event is looked up here, once.
-        key_of, check, name = self._key, self._check_of(event_class), self.name
+        # Everything that does not depend on the event is looked up here, once.
+        key_of, check, name = self.projection.key, self._check_of(event_class), self.name
 
         def accept(event: Any) -> Receipt:
             try:
@@ -98,10 +118,10 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         return parts[0] if len(parts) == 1 else JointReceipt(parts=parts)
 
     def deliver_into(self, parts: list[Delivery], event: EventT) -> None:
-        """Deliver event to each of its keys and append the Receipts to ``parts``.
+        """Deliver an event to each of its keys and append the Receipts to ``parts``.
 
-        With ``parts`` still empty a refusal raises; otherwise it is appended as a Receipt that failed,
-        since somebody has the event already.
+        A refusal raises while ``parts`` is empty. Otherwise it is appended as a Receipt that failed, since
+        another key has the event already.
         """
         try:
             keys = self._keys_of(event)
@@ -118,17 +138,16 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             parts.append(refused)
 
     def _check_of(self, event_class: type[Any]) -> EventCheck:
-        """Return what tells whether an event of this class can be kept, and read back to be folded later."""
+        """Return the check whether an event of this class can be kept, and read back to be folded later."""
         known = self._checks.get(event_class)
         if known is not None:
             return known
-        projection = self.projection
         try:
-            codec = Codec(event_class, encode_hook=projection.encode_hook, decode_hook=projection.decode_hook)
+            codec: Codec | None = self.codec.codec_of(event_class)
         except Exception:
             codec = None  # msgspec knows nothing of the class
         # A key that halts parks its events, which have to be folded later: it takes no classes without JSON.
-        required = projection.on_error == "halt" and not has_json_form(event_class)
+        required = self.projection.on_error == "halt" and not has_json_form(event_class)
         check = make_event_check(event_class, codec, self._system.settings.event_bytes, required=required)
         if len(self._checks) >= MAX_CLASSES:
             self._checks = {}  # an app that makes classes as it goes must not have all of them kept
@@ -141,7 +160,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
 
     def _keys_of(self, event: EventT) -> dict[str, None]:
         try:
-            keys = self._keys(event)
+            keys = self.projection.keys(event)
             if isinstance(keys, str):
                 msg = (
                     f"keys() returned the str {keys!r}: return a list or tuple of keys, or define key(event)"
@@ -165,8 +184,12 @@ class ProjectionRuntime(Generic[EventT, StateT]):
     def decode_event(self, data: str | bytes, event_type: str | None = None) -> EventT:
         """Return an event of this projection from its JSON.
 
-        ``event_type`` is the name of its class, with or without its module; it may be left out if there
-        is but one. Raises InvalidEvent.
+        Args:
+            data: The JSON.
+            event_type: The name of its class, with or without its module. None if there is only one class.
+
+        Raises:
+            InvalidEvent: The JSON does not decode, or no event type has this name.
         """
         known = _with_subclasses(self.event_types)
         if event_type is None and len(known) > 1:
@@ -176,7 +199,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         for cls in known:
             if event_type is None or _is_named(cls, event_type):
                 try:
-                    event: EventT = Codec(cls, decode_hook=self.projection.decode_hook).decode(data)
+                    event: EventT = self.codec.codec_of(cls).decode(data)
                 except ValueError as cause:
                     msg = f"{self.name}: this {cls.__qualname__} does not decode: {describe(cause)}"
                     raise InvalidEvent(msg, event=data, projection=self.name) from cause
@@ -192,15 +215,17 @@ class ProjectionRuntime(Generic[EventT, StateT]):
     # -- reading
 
     def read(self, key: str) -> StateT | None:
-        """Return the newest committed state of key, or None if it has none.
+        """Return the newest committed state of a key, or None if it has none.
 
-        Raises InvalidKey, or StoreError: the database is away, or the row does not decode.
+        Raises:
+            InvalidKey: The key is none.
+            StoreError: The database is not available, or the row does not decode.
         """
         snapshot = self.snapshot(key)
         return None if snapshot is None else snapshot.state
 
     def read_required(self, key: str) -> StateT:
-        """Return the newest committed state of key. Raises StateNotFound if it has none."""
+        """Return the newest committed state of a key, as ``read``. Raises StateNotFound if it has none."""
         snapshot = self.snapshot(key)
         if snapshot is None:
             msg = f"{self.name}: key {key!r} has no state"
@@ -208,7 +233,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         return snapshot.state
 
     def snapshot(self, key: str) -> Snapshot[StateT] | None:
-        """Return the newest committed state of key with its epoch, version and time, or None."""
+        """Return the newest committed state of a key with its epoch, version and time, or None. Raises as ``read``."""
         row = self._system.read_row(self.name, check_key(key, projection=self.name))
         if row is None or row.is_tombstone:
             self.degraded.clear(key)
@@ -217,16 +242,16 @@ class ProjectionRuntime(Generic[EventT, StateT]):
 
     def _decode(self, key: str, row: Row) -> StateT:
         try:
-            state: StateT = self.state_codec.decode(row.state)
+            state: StateT = self.codec.state.decode(row.state)
         except Exception as cause:
             raise self.degraded.note(key, undecodable_row(self.name, key, row.position, cause)) from cause
         self.degraded.clear(key)
         return state
 
     def upgraded(self, key: str, row: Row) -> Row:
-        """Return the row with its state in today's shape. Raises StoreError that names it if that can't be."""
+        """Return the row with its state in the shape of this release. Raises StoreError that names the key."""
         try:
-            return self.current(row)
+            return self.codec.upgraded(row)
         except StoreError as error:
             self.degraded.note(key, error)
             raise
@@ -234,7 +259,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             raise self.degraded.note(key, undecodable_row(self.name, key, row.position, cause)) from cause
 
     def examine(self, key: str, row: Row | None) -> str | None:
-        """Return why the row of key does not load; None if it does. ``degraded`` is brought up to date.
+        """Return the reason why the row of a key does not load; None if it does. Updates ``degraded``.
 
         Args:
             key: A key of this projection.
@@ -249,36 +274,27 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             return str(error)
         return None
 
-    def current(self, row: Row) -> Row:
-        """Return the row with its state in today's shape. Raises StoreError for one of a newer schema.
-
-        Whatever ``upgrade`` raises is raised: who reads knows the key, and says so.
-        """
-        known = self.projection.schema_version
-        if row.schema_version == known or row.is_tombstone:
-            return row
-        if row.schema_version > known:
-            raise newer_row(self.name, None, row.schema_version, known)
-        upgraded = self.projection.upgrade(_json.decode(row.state), row.schema_version)
-        return row._replace(state=self.state_codec.encode(upgraded), schema_version=known)
-
-    def encode_state(self, state: StateT) -> bytes:
-        """Return a state as JSON that reads back as the same state. Raises EncodeError that names the field."""
-        encoded = self.state_codec.encode(state)
-        if self.verifies:
-            self.state_codec.verify(state, encoded)
-        return encoded
-
     # -- replacing
 
     def rebuild(self, key: str, events: Iterable[EventT]) -> StateT:
-        """Put the fold of these events in place of whatever key holds, in one transaction.
+        """Put the fold of these events in place of the present state of a key, in one transaction.
 
         The key gets a new epoch and the number of events as version; subscribers get one snapshot.
-        Events dispatched before are overwritten, later ones fold on top. No events: the key is wiped.
-        A halted key stays halted, with what is parked, until that is retried or skipped.
-        Raises InvalidEvent if an event is not for this key, ApplyError if one can't be folded (nothing
-        is written then), and StoreError.
+        Events dispatched before are overwritten, later ones fold on top. A halted key stays halted, with its
+        parked events, until they are retried or skipped.
+
+        Args:
+            key: The key to rebuild.
+            events: All events of the key, oldest first. If there are none, the key is wiped.
+
+        Returns:
+            The new state.
+
+        Raises:
+            InvalidEvent: An event is not for this key. Nothing was written.
+            ApplyError: An event can't be folded. Nothing was written.
+            BroadcastError: The state is committed, but could not be shown.
+            StoreError: The database refuses the state, or the system was closed before it came back.
         """
         key = check_key(key, projection=self.name)
         state: StateT = self.projection.state_type()
@@ -292,7 +308,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             except Exception as cause:
                 raise apply_error(self.name, key, version, event, cause, kept=False) from cause
         try:
-            encoded = self.encode_state(state) if version else TOMBSTONE
+            encoded = self.codec.encode_state(state) if version else TOMBSTONE
         except Exception as cause:
             raise apply_error(self.name, key, version, event, cause, kept=False) from cause
         self._replace(key, version, encoded)
@@ -322,8 +338,8 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         """
         key = check_key(key, projection=self.name)
         try:
-            state: StateT = self.state_codec.decode(data)
-            encoded = self.encode_state(state)
+            state: StateT = self.codec.state.decode(data)
+            encoded = self.codec.encode_state(state)
         except Exception as cause:
             msg = f"{self.name}: this is no state for key {key!r}: {describe(cause)}"
             raise InvalidState(msg, data=data, projection=self.name, key=key) from cause
@@ -331,7 +347,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         return state
 
     def wipe(self, key: str) -> None:
-        """Forget the state of key. The row stays as a tombstone: version 0 and a new epoch."""
+        """Delete the state of a key. The row stays as a tombstone: version 0 and a new epoch. Raises as ``rebuild``."""
         self._replace(check_key(key, projection=self.name), 0, TOMBSTONE)
 
     def _replace(self, key: str, version: int, state: bytes) -> None:
@@ -339,29 +355,29 @@ class ProjectionRuntime(Generic[EventT, StateT]):
 
     def _put_in_place(self, key: str, replacement: Replacement) -> None:
         if on_dispatcher_thread():
-            what = "rebuilding, repairing or wiping a key"
-            raise WouldDeadlock(what, projection=self.name, key=key)
+            attempt = "rebuilding, repairing or wiping a key"
+            raise WouldDeadlock(attempt, projection=self.name, key=key)
         self.running().command(key, replacement)
         replacement.done.result()
 
     # -- hooks
 
     def on_applied(self, hook: Callable[[str, StateT], object]) -> Callable[[str, StateT], object]:
-        """Call ``hook(key, state)`` after each committed turn was broadcast, with the state it left.
+        """Call ``hook(key, state)`` after each commit was broadcast. A commit may hold several events.
 
-        A turn may hold several events. The state is the actor's own: read it, render it, don't change
-        it. The hook runs on a dispatcher thread; if it raises, that is logged and counted.
+        Args:
+            hook: Called on a dispatcher thread. The state is the actor's own: read it, render it, don't change
+                it. An exception of the hook is logged and counted.
+
+        Returns:
+            The hook, so that this can be used as a decorator.
         """
         self.hooks.append(hook)
         return hook
 
 
-def _trust(_deltas: Sequence[bytes]) -> None:
-    """Check nothing."""
-
-
 def _is_named(cls: type[Any], name: str) -> bool:
-    """Return whether a letter's name means this class: a script's __main__ is imported by another name elsewhere."""
+    """Return whether the name in a letter means this class. Other processes import __main__ by another name."""
     module = name.removesuffix(cls.__qualname__)
     if module == name or not (module == "" or module.endswith(".")):
         return False

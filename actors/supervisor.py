@@ -1,20 +1,18 @@
-"""Which actor owns which key."""
+"""The way of an event to the actor of its key."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..store import check_key
+from ..store.validation import check_key
 from .errors import Closed, MailboxFull
-from .key_actor.projection_actor import ProjectionActor
+from .key_actor.actor import KeyActor
 from .pool.threads import on_dispatcher_thread
 from .receipt import Delivery
 
 if TYPE_CHECKING:
-    from ..store import StoreError
     from .key_actor.actor_context import ActorContext
     from .key_actor.commands import Replacement, Retry
     from .settings import Settings
@@ -22,33 +20,48 @@ if TYPE_CHECKING:
 
 
 class Supervisor:
-    """Maps the keys of one projection to their actors, and spawns an actor at the first event of a key.
+    """Delivers events to the actors of one projection, and spawns an actor at the first event of a key.
 
-    Looking an actor up and telling it are two steps, and it may retire between them. So the actor
-    decides by itself, in its own turn, and seals its mailbox in one atomic step; a sender that meets
-    a sealed mailbox asks here again, and gets the next incarnation, which loads what this one saved.
+    Looking an actor up and putting a message into its mailbox are two steps, and it may retire between them. So
+    the actor decides by itself, in its own turn, and seals its mailbox in one atomic step. A sender that meets a
+    sealed mailbox comes back here and gets the next actor of the key, which loads the row that the last one left.
+
+    Args:
+        context: Shared by all actors that are spawned here.
+        settings: The settings of the system.
+        sweeper: Bounds the number of live actors.
+        trouble: Returns the reason why nothing can be written now, for the message of MailboxFull; empty if all
+            is well. Called on the sender's thread.
     """
 
     def __init__(
         self, context: ActorContext, settings: Settings, sweeper: Sweeper, trouble: Callable[[], str]
     ) -> None:
-        context.retired = self._retired
         self.context = context
-        self.actors: dict[str, ProjectionActor] = {}
+        self.actors = context.population.actors
         self._settings = settings
         self._sweeper = sweeper
         self._trouble = trouble
         self._in_flight = context.in_flight
         self._accepted = context.in_flight.open
         self._limit = context.in_flight.limit
-        self._removal = threading.Lock()
         self._closed = False
 
     def deliver(self, key: str, event: Any) -> Delivery:
-        """Put event into the mailbox of the key's actor, and return its Receipt. ``key`` is a plain str.
+        """Put an event into the mailbox of the key's actor.
 
-        Raises InvalidKey, Closed, or MailboxFull once the dispatch timeout has passed without room. Whatever
-        else is raised in between (a signal handler may raise at any line), the event is then not under way.
+        Args:
+            key: A plain str.
+            event: It was checked that it can be kept.
+
+        Returns:
+            The Receipt of this event and this key.
+
+        Raises:
+            InvalidKey: The key is none.
+            Closed: The system is closed.
+            MailboxFull: The dispatch timeout has passed without room. After any exception, also one that a
+                signal handler raises at any line, the event is not under way.
         """
         delivery = Delivery(event=event)
         try:
@@ -69,77 +82,58 @@ class Supervisor:
     def command(self, key: str, command: Replacement | Retry) -> None:
         """Put a command into the mailbox of the key's actor, behind the events that are there.
 
-        It counts as an event under way, so that a close waits for it. Raises InvalidKey, Closed or
-        MailboxFull.
+        It counts as an event under way, so that a close waits for it. Raises as ``deliver`` does.
         """
         command.done.add_done_callback(lambda _: self._in_flight.remove((command,)))
         try:
-            key = check_key(key, projection=self.context.projection)
+            key = check_key(key, projection=self.context.name)
             self._accepted.add(command)
             if self._closed or len(self._accepted) > self._limit:
                 self._wait_to_be_accepted(command, key)
-            self._put(key, command, prepare=_expect_command)
+            self._put(key, command, is_command=True)
         except BaseException:
             self._withdraw(key, command)
             raise
 
     def close(self) -> None:
-        """Accept nothing more. What is accepted already is still folded."""
+        """Accept nothing more. Events that are accepted already are still folded."""
         self._closed = True
-
-    def give_up(self, error: StoreError, *, wake: bool) -> None:
-        """Fold nothing more: the time of a close is over. With ``wake`` each actor fails its events now."""
-        self.context.given_up = error
-        if wake:
-            for actor in list(self.actors.values()):
-                actor.actor_inbox.wake()
-
-    def end(self) -> None:
-        """Seal every mailbox: nothing runs any more, and a sender that waits for room is told so."""
-        for actor in list(self.actors.values()):
-            actor.actor_inbox.seal()
 
     # -- the slow path of deliver
 
-    def _put(
-        self, key: str, message: Any, *, prepare: Callable[[ProjectionActor], None] | None = None
-    ) -> None:
-        key = check_key(key, projection=self.context.projection)
+    def _put(self, key: str, message: Any, *, is_command: bool = False) -> None:
+        key = check_key(key, projection=self.context.name)
         deadline = monotonic() + self._settings.dispatch_timeout
         while True:
             if self._closed:
                 self._refuse_closed()
             actor = self.actors.get(key) or self._spawn(key, deadline)
-            if prepare is not None:
-                prepare(actor)
+            if is_command:
+                actor.expect_command()
             mailbox = actor.actor_inbox
             if mailbox.offer(message):
                 return
             if mailbox.sealed:
-                self._retired(actor)  # its own way out comes to this too, if it has not yet
+                self.context.population.remove(actor)  # the actor does so as well, if it has not yet
             elif on_dispatcher_thread() or not mailbox.wait_for_room(deadline):
                 limit = mailbox.limit
                 self._refuse(f"the mailbox of key {key!r} holds {limit} events", key, limit)
 
     def _withdraw(self, key: str, message: Any) -> None:
-        """Take a message back that somebody was interrupted in putting, if no actor has it yet."""
+        """Take a message back whose sender was interrupted, if no actor has taken it yet."""
         actor = self.actors.get(key) if isinstance(key, str) else None
         if actor is not None:
             actor.actor_inbox.withdraw(message)
         self._in_flight.remove((message,))
 
-    def _spawn(self, key: str, deadline: float) -> ProjectionActor:
+    def _spawn(self, key: str, deadline: float) -> KeyActor:
         if not self._sweeper.has_room():
             limit = self._settings.max_live_actors
             if on_dispatcher_thread() or not self._sweeper.wait_for_room(deadline):
                 self._refuse(f"{limit} actors are live and busy", key, limit)
             if self._closed:
                 self._refuse_closed()
-        actor = ProjectionActor(key, self.context)
-        owner = self.actors.setdefault(key, actor)  # atomic: of two spawners, one wins
-        if owner is actor:
-            self.context.counters.add(spawned=1)
-        return owner
+        return self.context.population.add(KeyActor(key, self.context))
 
     def _wait_to_be_accepted(self, message: Any, key: str) -> None:
         deadline = monotonic() + self._settings.dispatch_timeout
@@ -153,11 +147,11 @@ class Supervisor:
                 self._refuse(f"{self._limit} events are accepted and not committed yet", key, self._limit)
             self._accepted.add(message)
 
-    def _refuse(self, what: str, key: object, limit: int) -> None:
+    def _refuse(self, reason: str, key: object, limit: int) -> None:
         self.context.counters.add(refused=1)
-        name = self.context.projection
+        name = self.context.name
         trouble = self._trouble()
-        msg = f"{name}: the event was not accepted: {what}{trouble}"
+        msg = f"{name}: the event was not accepted: {reason}{trouble}"
         raise MailboxFull(
             msg,
             projection=name,
@@ -166,24 +160,5 @@ class Supervisor:
         )
 
     def _refuse_closed(self) -> None:
-        msg = f"{self.context.projection}: the system is closed, nothing is accepted"
-        raise Closed(msg, projection=self.context.projection)
-
-    # -- the end of an actor
-
-    def _retired(self, actor: ProjectionActor) -> None:
-        if self._unmap(actor):
-            self.context.counters.add(retired=1)
-            self._sweeper.actor_retired()
-
-    def _unmap(self, actor: ProjectionActor) -> bool:
-        # Removals exclude each other; an insertion needs no lock, as it only ever fills a gap.
-        with self._removal:
-            if self.actors.get(actor.key) is actor:
-                del self.actors[actor.key]
-                return True
-        return False
-
-
-def _expect_command(actor: ProjectionActor) -> None:
-    actor.expects_command = True
+        msg = f"{self.context.name}: the system is closed, nothing is accepted"
+        raise Closed(msg, projection=self.context.name)

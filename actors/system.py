@@ -8,29 +8,28 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from time import monotonic
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..store import Head, Row, SnapshotStore, StoreError, StoreUnavailable
+from ..store import SnapshotStore, StoreError, StoreUnavailable
+from ..store.rows import Head, Row
 from .engine import Engine
 from .errors import AlreadyRegistered, Closed, UnknownProjection, WouldDeadlock
 from .event_bus import EventBus
 from .pool.threads import ThreadHealth, on_dispatcher_thread, on_own_thread
 from .projection import EventT, Projection, StateT, check_projection
 from .runtime import ProjectionRuntime
-from .settings import Settings
-from .upkeep.degraded import Degraded
+from .settings import make_settings
 from .upkeep.readers import Readers, on_reader_thread
 from .upkeep.reporter import Reporter
 
 if TYPE_CHECKING:
     import peewee
 
-    from .broadcaster import Broadcaster
-    from .observer import Observer
+    from .broadcaster import Broadcaster, Observer
 
 T = TypeVar("T")
 
@@ -52,8 +51,9 @@ class ProjectionSystem:
     """Projections over one database, without Flask. Safe from any thread; also a context manager.
 
     ``database`` is a URL (``sqlite:///shop.db``, ``postgresql://…``) or a ``peewee.Database`` of the
-    app. Keywords are those of Settings. Nothing starts before the first dispatch, and a forked child
-    starts afresh, so a system may be made before a server forks its workers.
+    app. Further keywords are those of Settings; ``tuning`` is a dict of its tuning keys. Nothing starts
+    before the first dispatch, and a forked child starts afresh, so a system may be made before a server
+    forks its workers.
     """
 
     def __init__(
@@ -61,9 +61,10 @@ class ProjectionSystem:
         database: str | peewee.Database,
         *,
         broadcaster: Broadcaster | None = None,
+        tuning: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        self.settings = Settings(**settings)
+        self.settings = make_settings(settings, tuning, stacklevel=2)
         self.store = SnapshotStore(database, auto_migrate=self.settings.auto_migrate)
         self.broadcaster = broadcaster
         self.bus = EventBus()
@@ -96,7 +97,7 @@ class ProjectionSystem:
                 raise AlreadyRegistered(msg, projection=projection.name)
             runtime = ProjectionRuntime(projection, self)
             if self._engine is not None:
-                runtime.supervisor = self._engine.add(runtime)
+                runtime.attach(self._engine.add(runtime))
             self.store.schema_versions[runtime.name] = projection.schema_version
             self.projections[runtime.name] = runtime
             self.bus.attach(runtime)
@@ -149,11 +150,11 @@ class ProjectionSystem:
             supervisors = [(runtime, engine.add(runtime)) for runtime in self.projections.values()]
             self._engine = engine
             for runtime, supervisor in supervisors:  # last: from here on events are accepted
-                runtime.supervisor = supervisor
+                runtime.attach(supervisor)
         except BaseException:
             self._engine = None
             for runtime in self.projections.values():
-                runtime.supervisor = None
+                runtime.attach(None)
             engine.stop(monotonic() + _ABORT_SECONDS)
             raise
 
@@ -163,8 +164,8 @@ class ProjectionSystem:
         Raises WouldDeadlock in apply, a hook or a callback: the turn that calls it can't end before it does.
         """
         if on_dispatcher_thread():
-            what = "settle()"
-            raise WouldDeadlock(what)
+            attempt = "settle()"
+            raise WouldDeadlock(attempt)
         engine = self._engine
         if engine is None:
             return True
@@ -184,8 +185,8 @@ class ProjectionSystem:
         Raises WouldDeadlock in apply, a hook or a callback: the threads that it waits for include this one.
         """
         if on_own_thread():
-            what = "close()"
-            raise WouldDeadlock(what)
+            attempt = "close()"
+            raise WouldDeadlock(attempt)
         seconds = self.settings.close_timeout if timeout is None else timeout
         if _interrupts_keyfold():
             self.closed = True
@@ -339,9 +340,9 @@ class ProjectionSystem:
             "database": self.store.describe(),
             "started": engine is not None,
             "closed": self.closed,
-            "projections": {name: Engine.facts_of(self.projections[name]) for name in names},
+            "projections": {name: Engine.stats_of(self.projections[name]) for name in names},
             "in_flight": 0 if engine is None else len(engine.in_flight),
-            "writer": {} if engine is None else engine.writer_facts(),
+            "writer": {} if engine is None else engine.writer_stats(),
         }
         facts["loops"] = {loop.name: loop.trouble(self.settings.health_seconds) for loop in self.loops()}
         facts["sockets"] = {} if self.broadcaster is None else self.broadcaster.stats()
@@ -378,8 +379,7 @@ class ProjectionSystem:
         for forked in self._fork_hooks:
             forked()
         for runtime in self.projections.values():
-            runtime.supervisor = None
-            runtime.degraded = Degraded()
+            runtime.after_fork()
 
 
 def _interrupts_keyfold() -> bool:
@@ -395,6 +395,7 @@ def _interrupts_keyfold() -> bool:
 
 _PARTS = (
     "engine",
+    "key_actor.population",
     "pool.dispatcher",
     "pool.mailbox",
     "pool.threads",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pprint
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from msgspec import json
 
-from ..store import Codec, check_key
-from ..store.codec import ReadBackError
+from ..store.codec import Codec, ReadBackError
+from ..store.validation import check_key
 from .projection import EventT, Projection, StateT, check_projection, delta_type, event_types
 from .system import ProjectionSystem
 
@@ -21,9 +21,18 @@ _UNSAID: Any = object()
 
 
 @contextmanager
-def running(*projections: Projection[Any, Any], **settings: Any) -> Iterator[ProjectionSystem]:
-    """Run a system with these projections on a database in memory, and close it afterwards."""
-    with ProjectionSystem("sqlite://", **{"report_seconds": 0, **settings}) as system:
+def running(
+    *projections: Projection[Any, Any], tuning: Mapping[str, Any] | None = None, **settings: Any
+) -> Iterator[ProjectionSystem]:
+    """Run a system with these projections on a database in memory, and close it afterwards.
+
+    Args:
+        projections: The projections to register.
+        tuning: The tuning keys of the ProjectionSystem. Without ``report_seconds`` it writes no reports.
+        settings: Further keywords of the ProjectionSystem.
+    """
+    quiet = {} if "report_seconds" in settings else {"report_seconds": 0}
+    with ProjectionSystem("sqlite://", tuning={**quiet, **(tuning or {})}, **settings) as system:
         for projection in projections:
             system.register(projection)
         yield system

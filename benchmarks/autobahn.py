@@ -1,6 +1,7 @@
-"""The Autobahn|Testsuite (fuzzingclient, 517 cases) against an echo on the library's own handshake and frame handling.
+"""The Autobahn|Testsuite (fuzzingclient, 517 cases) against an echo server: ``make autobahn``.
 
-``make autobahn``. The suite needs Python 2.7. Groups 12 and 13 are about compression, which is not offered.
+The server uses the library's own handshake and frame handling. The suite needs Python 2.7. Groups 12 and 13
+are about compression, which is not offered.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 
 from flask import Flask
-from harness import environment, keep
+from harness import environment, record, slug
 from keyfold.web import Keyfold, routes
 from support.raw_client import Echo
 from support.serving import serve
@@ -33,8 +34,10 @@ def main() -> None:
     # The routes make their connections of this class: the HTTP side is the real one.
     routes.WebSocketConnection = Echo  # type: ignore[misc]
     app = Flask("echo")
-    most = 2**30  # the suite sends megabytes before it reads
-    app.config.update(KEYFOLD_DATABASE="sqlite://", KEYFOLD_OUTBOX_BYTES=most, KEYFOLD_OUTBOX_FRAMES=most)
+    max_unread = 2**30  # the suite sends megabytes before it reads
+    app.config.update(
+        KEYFOLD_DATABASE="sqlite://", KEYFOLD_TUNING={"outbox_bytes": max_unread, "outbox_frames": max_unread}
+    )
     Keyfold().init_app(app)
     with tempfile.TemporaryDirectory(prefix="keyfold-autobahn-") as directory, serve(app) as site:
         try:
@@ -56,14 +59,16 @@ def main() -> None:
     total = Counter(report.values())
     print(
         "\n  all   "
-        + ", ".join(f"{keep(verdict, count):.0f} {verdict}" for verdict, count in sorted(total.items()))
+        + ", ".join(
+            f"{record(slug(verdict), count):.0f} {verdict}" for verdict, count in sorted(total.items())
+        )
     )
     if failed or len(report) != CASES:
         sys.exit(f"{len(report)} of {CASES} cases ran, and these failed: {failed}")
 
 
 def run(directory: Path, url: str) -> dict[str, str]:
-    """Return the verdict of each case; of a case and of how it closed, the worse one."""
+    """Return the verdict of each case: the worse one of its behaviour and its close."""
     spec = {
         "outdir": str(directory / "reports"),
         "servers": [{"agent": "keyfold", "url": url}],
@@ -72,8 +77,11 @@ def run(directory: Path, url: str) -> dict[str, str]:
         "exclude-agent-cases": {},
     }
     (directory / "spec.json").write_text(json.dumps(spec))
-    # As a site directory: zope is a namespace that a .pth file makes.
-    start = f"import site, sys; site.addsitedir({str(SUITE)!r}); from autobahntestsuite import wstest; sys.exit(wstest.run())"
+    # As a site directory, because a .pth file makes the namespace zope.
+    start = (
+        f"import site, sys; site.addsitedir({str(SUITE)!r}); "
+        "from autobahntestsuite import wstest; sys.exit(wstest.run())"
+    )
     command = [os.environ.get("PYTHON2", "python2.7"), "-c", start, "-m", "fuzzingclient", "-s", "spec.json"]
     without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run(

@@ -1,8 +1,9 @@
-"""From dispatch in one process to a delta readable on a socket of another, through Redis: ``make bench-backplane``.
+"""From dispatch in one process to a socket of another process, through Redis: ``make bench-backplane``.
 
-One event after the other, each when the one before has been read; first on idle processes, then while four threads
-dispatch to other keys as fast as their commits allow. Beside it the least that it could be: commit, PUBLISH, and one thread in the
-other process that reads its subscription and sends. Both on one PostgreSQL with its default durability.
+One event after the other, each after the previous one has been read; first on idle processes, then while four
+threads dispatch to other keys as fast as their commits allow. The other side is the minimum: commit, PUBLISH,
+and one thread in the other process that reads its subscription and sends. Both on one PostgreSQL with its
+default durability.
 """
 
 from __future__ import annotations
@@ -32,17 +33,19 @@ Other = Callable[..., None]
 
 
 def make_app(url: str, redis_url: str) -> tuple[Keyfold, Flask]:
-    """Return an app of the site; each process has one."""
+    """Return the extension and the app of one process."""
     keyfold = Keyfold()
     keyfold.register(Totals())
     app = Flask("bench")
-    app.config.update(KEYFOLD_DATABASE=url, KEYFOLD_REDIS=redis_url, KEYFOLD_HEARTBEAT_SECONDS=3600)
+    app.config.update(
+        KEYFOLD_DATABASE=url, KEYFOLD_REDIS=redis_url, KEYFOLD_TUNING={"heartbeat_seconds": 3600}
+    )
     keyfold.init_app(app)
     return keyfold, app
 
 
 def serve_there(url: str, redis_url: str, port: Any, end: Any) -> None:
-    """Be the other process: it has the sockets."""
+    """Run the other process, which has the sockets."""
     keyfold, app = make_app(url, redis_url)
     with serve(app) as site:
         port.put(site.port)
@@ -52,7 +55,7 @@ def serve_there(url: str, redis_url: str, port: Any, end: Any) -> None:
 
 
 def relay_there(_url: str, redis_url: str, port: Any, _end: Any) -> None:
-    """Be the least of other processes: send what comes on one channel to one client."""
+    """Run the minimal other process: it sends the messages of one channel to one client."""
     subscription = redis.Redis.from_url(redis_url).pubsub()
     subscription.subscribe("bare")
     subscription.get_message(timeout=10)
@@ -67,7 +70,7 @@ def relay_there(_url: str, redis_url: str, port: Any, _end: Any) -> None:
 
 @contextmanager
 def another(target: Other, url: str, redis_url: str) -> Iterator[int]:
-    """Run another process, and say where it listens."""
+    """Run another process, and yield its port."""
     context = multiprocessing.get_context("spawn")
     port, end = context.Queue(), context.Event()
     process = context.Process(target=target, args=(url, redis_url, port, end))
@@ -80,7 +83,7 @@ def another(target: Other, url: str, redis_url: str) -> Iterator[int]:
 
 
 def through_keyfold(url: str, redis_url: str, count: int) -> tuple[list[float], list[float]]:
-    """Return how long each delta took, alone and beside the load."""
+    """Return the seconds that each delta took, on idle processes and under load."""
     keyfold, app = make_app(url, redis_url)
     with app.app_context(), another(serve_there, url, redis_url) as port:
         bus, ended = keyfold.bus, threading.Event()
@@ -115,7 +118,7 @@ def through_keyfold(url: str, redis_url: str, count: int) -> tuple[list[float], 
 
 
 def by_hand(url: str, redis_url: str, count: int) -> list[float]:
-    """Commit, publish, and read what the other process sends."""
+    """Commit, publish, and read from the other process."""
     database, publisher = psycopg2.connect(url), redis.Redis.from_url(redis_url)
     cursor = database.cursor()
     cursor.execute("CREATE TABLE IF NOT EXISTS bare (key text PRIMARY KEY, state jsonb, version bigint)")
@@ -162,7 +165,7 @@ def main() -> None:
     finally:
         server.remove()
     print(f"  keyfold: dispatch to readable, another process   {percentiles('keyfold', alone)}")
-    print(f"  the same, beside four threads that dispatch      {percentiles('beside load', beside)}")
+    print(f"  the same, beside four threads that dispatch      {percentiles('loaded', beside)}")
     print(f"  one thread each: commit, publish; receive, send  {percentiles('bare', bare)}")
 
 

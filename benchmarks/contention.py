@@ -1,18 +1,21 @@
-"""What it costs when several processes write the same keys: ``make bench-contention``.
+"""The cost of several processes that write the same keys: ``make bench-contention``.
 
-Each process has 16 threads, and each of those awaits the commit of its event before the next; all of them pick among
-the same keys at random. Beside it the pessimistic way, in as many processes and threads: SELECT FOR UPDATE, UPDATE,
-COMMIT, an event a transaction. Both on one PostgreSQL with its default durability, and both check their totals.
+Each process has 16 threads. Each thread awaits the commit of its event before it dispatches the next one, to
+one of the same keys at random. The other side is pessimistic locking in as many processes and threads: SELECT
+FOR UPDATE, UPDATE, COMMIT, one event per transaction. Both on one PostgreSQL with its default durability;
+both check their totals.
 
-A conflict is a turn that found the row changed by another process: it reads the row and folds again. A share of 1 is
-what each process should have: alike means that nobody starves.
+A conflict is a commit that found the row changed by another process: the actor reads the row and folds again.
+The share of a process should be 1: equal shares mean that no process starves.
 
-Over 1,000 keys a conflict says that another process wrote the key since, and not that two write at once: one reload.
+Over 1,000 keys a conflict usually means that another process wrote the key earlier, not at the same time. It
+costs one reload.
 
-Tried, and left: the loser of a conflict waits, longer each time: the winner, who has the newest state, then keeps the
-key (shares of 0.01 to 3.97). The writer reads the rows of conflicts at once, instead of when the actors ask: no gain
-on two cores. What is there now, a winner that steps back (actors/key_actor/contention_backoff.py), made one key's p99 38 ms instead of 84
-at four processes, the unluckiest turn's conflicts 17 instead of 53, and the throughput a fifth higher.
+Tried and rejected: the loser of a conflict waits, longer each time; the winner, which has the newest state,
+then keeps the key (shares of 0.01 to 3.97). The writer reads the rows of conflicts at once, before the actors
+ask: no gain on two cores. Chosen: the winner pauses (actors/key_actor/contention_backoff.py). At four
+processes, the p99 of one key fell from 84 to 38 ms, the most conflicts of one commit from 53 to 17, and the
+throughput rose by a fifth.
 """
 
 from __future__ import annotations
@@ -29,9 +32,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import psycopg2
-from harness import environment, keep, postgres, row, section
+from harness import environment, postgres, record, row, section
 from keyfold.actors import Projection, ProjectionSystem
-from keyfold.actors.key_actor.projection_actor import ProjectionActor
+from keyfold.actors.key_actor.actor import KeyActor
 from support.counting import Added, Total
 
 THREADS = 16
@@ -43,24 +46,27 @@ class Counts(Projection[Added, Total]):
     name = "bench"
 
     def key(self, event: Added) -> str:
-        """The event's own."""
         return event.key
 
     def apply(self, state: Total, event: Added) -> dict[str, int]:
-        """Add."""
         state.total += event.amount
         return {"total": state.total}
 
 
 class Done(NamedTuple):
-    """What one process says of itself: seconds from each event to its commit, and how many turns met so many conflicts."""
+    """The result of one process.
+
+    Attributes:
+        seconds: The time from each event to its commit.
+        attempts: The number of commits by the number of their conflicts.
+    """
 
     seconds: list[float]
     attempts: Counter[int]
 
 
 class Task(NamedTuple):
-    """What one process is to do."""
+    """The task of one process."""
 
     side: str
     number: int
@@ -73,27 +79,27 @@ Run = Callable[[Callable[[], Callable[[str], object]]], list[float]]
 
 
 def keyfold(task: Task, run: Run) -> Done:
-    """Through the library."""
-    attempts, under_way = Counter[int](), Counter[ProjectionActor]()
-    on_conflict, on_saved = ProjectionActor.on_conflict, ProjectionActor.on_saved
+    """Dispatch through the library."""
+    attempts, under_way = Counter[int](), Counter[KeyActor]()
+    on_conflict, on_saved = KeyActor._on_conflict, KeyActor._on_saved
 
-    def count_conflict(actor: ProjectionActor) -> None:
+    def count_conflict(actor: KeyActor) -> None:
         under_way[actor] += 1
         on_conflict(actor)
 
-    def count_turn(actor: ProjectionActor) -> None:
+    def count_turn(actor: KeyActor) -> None:
         attempts[under_way.pop(actor, 0)] += 1
         on_saved(actor)
 
     # In this process alone, which ends with the run: the library has no use for this distribution.
-    ProjectionActor.on_conflict, ProjectionActor.on_saved = count_conflict, count_turn  # type: ignore[method-assign]
+    KeyActor._on_conflict, KeyActor._on_saved = count_conflict, count_turn  # type: ignore[method-assign]
     with ProjectionSystem(task.url) as system:
         system.register(Counts())
         return Done(run(lambda: lambda key: system.bus.dispatch(Added(key)).result(60)), attempts)
 
 
 def for_update(task: Task, run: Run) -> Done:
-    """A transaction an event, the row locked before it is read."""
+    """Run one transaction per event, which locks the row before it reads it."""
 
     def connect() -> Callable[[str], object]:
         connection = psycopg2.connect(task.url)
@@ -115,14 +121,14 @@ SIDES = {"keyfold": keyfold, "for update": for_update}
 
 
 def member(task: Task, ready: Any, results: Any) -> None:
-    """Be one of the processes."""
+    """Run one of the processes."""
 
     def run(connect: Callable[[], Callable[[str], object]]) -> list[float]:
         taken: list[float] = []
 
         def work(lane: int) -> None:
             one, choice = connect(), random.Random(task.number * THREADS + lane)
-            one(f"key {lane % task.keys}")  # what is done once only
+            one(f"key {lane % task.keys}")  # connects and warms up, once per thread
             ready.wait(60)
             now = time.perf_counter()
             until = now + task.seconds
@@ -143,7 +149,7 @@ def member(task: Task, ready: Any, results: Any) -> None:
 
 
 def measure(side: str, url: str, processes: int, keys: int, seconds: float) -> list[Done]:
-    """Run so many processes at once."""
+    """Run the processes at the same time."""
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(processes * THREADS), context.Queue()
     members = [
@@ -159,7 +165,7 @@ def measure(side: str, url: str, processes: int, keys: int, seconds: float) -> l
 
 
 def prepare(url: str, keys: int) -> None:
-    """Make all rows of both sides, so that none is measured."""
+    """Make all rows of both sides, so that their creation is not measured."""
     with ProjectionSystem(url) as system:
         system.register(Counts())
         receipts = [system.bus.dispatch(Added(f"key {n}", 0)) for n in range(keys)]
@@ -176,7 +182,7 @@ def prepare(url: str, keys: int) -> None:
 
 
 def check(url: str, events: dict[str, int]) -> None:
-    """Each side's rows have what it was told that they have."""
+    """Check the rows of each side against its confirmed events."""
     with psycopg2.connect(url) as connection:
         cursor = connection.cursor()
         for side, table in (("keyfold", "projection_snapshots"), ("for update", "locked")):
@@ -186,12 +192,12 @@ def check(url: str, events: dict[str, int]) -> None:
     connection.close()
 
 
-def lines(name: str, runs: list[list[Done]], seconds: float) -> str:
-    """Return medians over the repetitions, and what the worst was."""
+def lines(figure: str, text: str, runs: list[list[Done]], seconds: float) -> str:
+    """Return medians over the repetitions, and the worst values."""
     rates = [sum(len(done.seconds) for done in run) / seconds for run in runs]
     waits = sorted(wait * 1e3 for run in runs for done in run for wait in done.seconds)
-    p99 = keep(f"{name} p99", waits[int(len(waits) * 0.99)])
-    text = row(name, rates)
+    p99 = record(f"{figure}.p99", waits[int(len(waits) * 0.99)])
+    text = row(f"{figure}.rate", text, rates)
     text += f"\n      p50 {statistics.median(waits):.1f} ms, p99 {p99:.1f}, longest {waits[-1]:.0f}"
     if len(runs[0]) > 1:
         shares = [
@@ -199,15 +205,16 @@ def lines(name: str, runs: list[list[Done]], seconds: float) -> str:
             for run in runs
             for done in run
         ]
-        text += f"; a process's share {min(shares):.2f} to {max(shares):.2f}"
+        text += f"; share per process {min(shares):.2f} to {max(shares):.2f}"
     attempts = sum((done.attempts for run in runs for done in run), Counter[int]())
     if not attempts or len(runs[0]) == 1:
         return text
     conflicts = sum(count * number for count, number in attempts.items())
     few = [attempts[count] / attempts.total() for count in range(3)]
     return text + (
-        f"\n      {conflicts / attempts.total():.2f} conflicts a turn: {few[0]:.0%} of the turns met none, {few[1]:.0%} one, "
-        f"{few[2]:.0%} two, {1 - sum(few):.1%} more; the unluckiest {max(attempts)}"
+        f"\n      {conflicts / attempts.total():.2f} conflicts per commit: "
+        f"{few[0]:.0%} of the commits met none, {few[1]:.0%} one, "
+        f"{few[2]:.0%} two, {1 - sum(few):.1%} more; at most {max(attempts)}"
     )
 
 
@@ -219,8 +226,8 @@ def main() -> None:
     options = parser.parse_args()
     print(environment("keyfold", "psycopg2-binary"))
     for keys in (1, 10, 1_000):
-        title = f"{keys:,} key{'s' * (keys > 1)}, {THREADS} threads a process; median of {options.repetitions} (range)"
-        section(title, of=f"{keys} keys")
+        title = f"{keys:,} key{'s' * (keys > 1)}, {THREADS} threads per process"
+        section(f"{title}; median of {options.repetitions} (range)", figures=f"keys_{keys}")
         with postgres() as url:
             prepare(url, keys)
             runs: dict[tuple[str, int], list[list[Done]]] = {}
@@ -233,7 +240,8 @@ def main() -> None:
                         events[side] += sum(len(done.seconds) + THREADS for done in run)
             check(url, events)
         for (side, processes), some in runs.items():
-            print(lines(f"{side}, {processes} process{'es' * (processes > 1)}", some, options.seconds))
+            text = f"{side}, {processes} process{'es' * (processes > 1)}"
+            print(lines(f"{side.replace(' ', '_')}.processes_{processes}", text, some, options.seconds))
 
 
 if __name__ == "__main__":

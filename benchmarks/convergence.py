@@ -1,7 +1,7 @@
-"""Clients whose connections are cut every 2 seconds, while events come: ``make bench-convergence``.
+"""Clients that lose their connections every 2 seconds: ``make bench-convergence``.
 
-Prints how many of them end equal to their row, and how they got there. (The others of the table have no
-snapshot and no resume: what they miss is gone.)
+Prints how many of them end equal to their row, and the numbers of snapshots, resumed connections and deltas.
+(The other libraries of the table have neither snapshots nor resuming: their clients lose the missed events.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from support.tcp_proxy import TcpProxy
 
 
 class Tally:
-    """A client on a thread, and what it was told."""
+    """A client on a thread. It counts snapshots and deltas."""
 
     def __init__(self, port: int, key: str) -> None:
         self.key = key

@@ -1,4 +1,4 @@
-"""Many WebSocket clients in one thread, and servers in processes of their own to compare."""
+"""Many WebSocket clients in one thread, and the servers to compare, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HANDSHAKE = (
 
 
 def raise_limits() -> None:
-    """Allow as many open sockets as the machine does."""
+    """Raise the limit of open files to the machine's hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Crowd:
-    """Open sockets that are drained together; what they get is counted in bytes."""
+    """Open sockets that are drained together, and count the received bytes."""
 
     def __init__(
         self, port: int, count: int, path: str, *, greeting: bool, receive_buffer: int = 400_000
@@ -36,7 +36,7 @@ class Crowd:
         self._selector = selectors.DefaultSelector()
         for _ in range(count):
             sock = socket.socket()
-            # Many small frames weigh a lot there.
+            # The kernel counts much more than the length of a small frame.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             sock.connect(("127.0.0.1", port))
             if path:
@@ -53,7 +53,7 @@ class Crowd:
             self._selector.register(sock, selectors.EVENT_READ)
 
     def drain(self, expected: int) -> None:
-        """Read until so many bytes have come, of all sockets together."""
+        """Read this number of bytes from all sockets together."""
         while expected > 0:
             ready = self._selector.select(10)
             assert ready, f"{expected} bytes are missing"
@@ -64,14 +64,13 @@ class Crowd:
         assert expected == 0, f"{-expected} bytes too many"
 
     def close(self) -> None:
-        """Hang up."""
         self._selector.close()
         for sock in self.sockets:
             sock.close()
 
 
 class Server:
-    """A program of ``senders/`` that prints its port, takes an order a line, and answers with JSON."""
+    """A program of ``senders/``: it prints its port, reads one order per line, and answers with JSON."""
 
     def __init__(self, program: str, *arguments: str) -> None:
         path = HERE / "senders" / program
@@ -83,7 +82,7 @@ class Server:
         self.port = int(self._answer())
 
     def order(self, *words: object) -> Any:
-        """Send an order and return the answer."""
+        """Send an order and return its answer."""
         assert self.process.stdin is not None
         self.process.stdin.write(" ".join(map(str, words)) + "\n")
         self.process.stdin.flush()

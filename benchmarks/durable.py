@@ -1,18 +1,20 @@
-"""Durable events a second, beside the seed's algorithm on the same database: ``make bench-durable``.
+"""Durable events per second, beside the seed's algorithm on the same database: ``make bench-durable``.
 
-In bulk: one thread dispatches, the Receipts are awaited at the end. Closed loop: each of many threads
-waits for its own commit. The seed's side is given its best of 1, 4 and 8 threads. Both sides check
-their totals. PostgreSQL has its default durability; SQLite has WAL and synchronous=NORMAL on both sides.
+In bulk: one thread dispatches, and awaits all Receipts at the end. Closed loop: each of many threads awaits
+its own commit. The seed's algorithm runs with its best of 1, 4 and 8 threads. Both sides check their totals.
+PostgreSQL has its default durability; SQLite has WAL and synchronous=NORMAL on both sides.
 
-Tried, and left: waking a waiter over a socket instead of a lock gives up the interpreter's lock while the kernel
-wakes it. The bare wake-ups are 1.4 to 2 times as fast so, but whoever wakes may then wait 5 ms for the lock,
-for each waiter, where a request computes. Half of the time in the closed loop is that wake-up (py-spy --gil).
+Tried and rejected: waking a waiting thread over a socket instead of a lock releases the interpreter's lock
+while the kernel wakes it. The bare wake-ups are 1.4 to 2 times as fast this way, but where a request
+computes, the waking thread may then wait 5 ms for the lock, per waiting thread. The wake-up is half of the
+time in the closed loop (py-spy --gil).
 
-What is out of reach here. In the closed loop each event wakes a thread that waits, and the bare wake-ups, in the
-table, bound that; the seed's algorithm at its best thread count wakes nobody. In bulk on SQLite the seed's
-transaction is no flush to the disk and takes 45 to 75 µs; thirty times that speed would be 2 µs an event, and what
-an event takes without any database (``dispatch``) is twice that: of it 0.9 to dispatch, 0.6 to fold and settle, 0.7
-to ask for the result on one thread, the rest threads taking turns and the garbage collector walking 100,000 Receipts.
+Out of reach here: in the closed loop each event wakes a waiting thread, so the bare wake-ups, in the table,
+are the bound; the seed's algorithm at its best thread count wakes no thread. In bulk on SQLite, the seed's
+transaction does not flush to the disk and takes 45 to 75 µs. Thirty times that speed would be 2 µs per event,
+and an event without any database (``dispatch``) takes twice as long: 0.9 µs to dispatch, 0.6 to fold and
+resolve, 0.7 to ask for the result on one thread, the rest for thread switches and for the garbage collector,
+which scans 100,000 Receipts.
 """
 
 from __future__ import annotations
@@ -51,17 +53,15 @@ class Counters(Projection[Added, Counter]):
     name = "bench"
 
     def key(self, event: Added) -> str:
-        """The event's own."""
         return event.key
 
     def apply(self, state: Counter, event: Added) -> dict[str, int]:
-        """Add."""
         state.total += event.amount
         return {"total": state.total}
 
 
 def in_bulk(system: ProjectionSystem, count: int, keys: int) -> Callable[[], int]:
-    """One thread dispatches count events over so many keys, then awaits all."""
+    """Return work of one thread: dispatch ``count`` events over the keys, then await all."""
     events = [Added(f"key {n % keys}", 1) for n in range(count)]
 
     def work() -> int:
@@ -74,7 +74,7 @@ def in_bulk(system: ProjectionSystem, count: int, keys: int) -> Callable[[], int
 
 
 def closed_loop(system: ProjectionSystem, count: int, keys: int, threads: int) -> Callable[[], int]:
-    """So many threads, each of which awaits the commit of its event before the next one."""
+    """Return work of several threads: each awaits the commit of its event before the next one."""
     shares = [[Added(f"key {n % keys}", 1) for n in range(start, count, threads)] for start in range(threads)]
 
     def one(events: list[Added]) -> None:
@@ -90,9 +90,9 @@ def closed_loop(system: ProjectionSystem, count: int, keys: int, threads: int) -
 
 
 def bare_wake_ups(count: int, threads: int) -> Callable[[], int]:
-    """As many threads, each woken once an event by one other thread, and no work in between.
+    """Return the wake-ups alone: as many threads, each woken once per event by one other thread.
 
-    What no closed loop of threads can be faster than: on some machines a wake-up costs more than a commit.
+    No closed loop of threads can be faster: on some machines a wake-up costs more than a commit.
     """
 
     def work() -> int:
@@ -131,20 +131,22 @@ def measure(url: str, options: argparse.Namespace) -> None:
             "bulk": in_bulk(system, options.events, options.keys),
             "loop": closed_loop(system, options.loop_events, options.keys, options.threads),
             "alone": closed_loop(system, options.loop_events // 10, options.keys, 1),
-            "wakes": bare_wake_ups(options.loop_events, options.threads),
+            "wakeups": bare_wake_ups(options.loop_events, options.threads),
         }
         for threads in (1, 4, 8):
             sides[f"seed {threads}"] = lambda threads=threads: seed.run(few, threads)
         rates = interleaved(sides, options.repetitions)
         best = max((1, 4, 8), key=lambda threads: statistics.median(rates[f"seed {threads}"]))
         theirs = rates[f"seed {best}"]
-        print(row(f"keyfold, one thread, {options.events:,} events in bulk", rates["bulk"]))
-        print(row("seed's algorithm, best of 1, 4, 8 threads", theirs), f"  with {best}")
+        print(row("bulk", f"keyfold, one thread, {options.events:,} events in bulk", rates["bulk"]))
+        print(row("seed", "seed's algorithm, best of 1, 4, 8 threads", theirs), f"  with {best}")
         print(compare(rates["bulk"], theirs))
-        print(row(f"keyfold, {options.threads} threads, each awaits its commit", rates["loop"]))
+        print(row("loop", f"keyfold, {options.threads} threads, each awaits its commit", rates["loop"]))
         print(compare(rates["loop"], theirs))
-        print(row(f"{options.threads} threads, each woken once an event, no work", rates["wakes"]))
-        print(row("keyfold, one thread, awaits each commit", rates["alone"]))
+        print(
+            row("wakeups", f"{options.threads} threads, each woken once per event, no work", rates["wakeups"])
+        )
+        print(row("alone", "keyfold, one thread, awaits each commit", rates["alone"]))
         done = options.repetitions * (options.events + options.loop_events + options.loop_events // 10)
         total = sum(counters.read_required(f"key {n}").total for n in range(options.keys))
         assert total == done, (total, done)
@@ -164,7 +166,7 @@ def main() -> None:
     print(environment("keyfold", "pykka", "peewee", "psycopg2-binary", "msgspec"))
     for name, database in (("SQLite", sqlite_file), ("PostgreSQL", postgres)):
         title = f"{name}, {options.keys} keys, durable events; median of {options.repetitions} (range)"
-        section(title, of=name)
+        section(title, figures=name.lower())
         with database() as url:
             measure(url, options)
 

@@ -1,15 +1,16 @@
-"""One delta to 1,000 sockets, and bursts of 50, beside what people would use: ``make bench-fan_out``.
+"""One delta to 1,000 sockets, and bursts of 50, beside the usual alternatives: ``make bench-fan_out``.
 
-Each server is a process of its own, and is measured until its kernel has taken every frame; all that is
-sent fits into the kernel's buffers, and is read and counted after each run, so no client slows a server.
-All send a frame of the same length, without compression.
+Each server is a process of its own. The time ends when its kernel has taken every frame. All frames fit into
+the kernel's buffers, and are read and counted after each run, so no client slows a server. All servers send
+frames of the same length, without compression.
 
-The reactor is a selectors loop of our own: asyncio's transport.write, the second bare loop, costs up to a tenth
-more than send, and 1.2 kB a socket before any state of ours, which is 1.1 kB in all (tracemalloc). Neither
-would forbid it; that one call sends, and one object is the socket, decided.
+The reactor has its own loop over selectors. asyncio's transport.write, the second bare loop, costs up to a
+tenth more than send, and 1.2 kB per socket, where Keyfold's own state is 1.1 kB in all (tracemalloc). Neither
+rules it out; simplicity decided: one call sends, and one object is the socket.
 
-What is out of reach here: eight times Flask-Sock. Its loop of ``ws.send`` is within a half of the bare loop of
-``send``, so nothing can be; what it costs are its two threads a socket (``held_sockets``), which sleep here.
+Out of reach here: eight times Flask-Sock. Its loop of ``ws.send`` reaches more than half of the bare loop of
+``send``, so no server can be eight times as fast. Its cost are two threads per socket (``held_sockets``),
+which sleep here.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PATHS = {
     "websockets_broadcast.py": "/",
     "flask_sock_idiom.py": "/",
 }
-NAMES = {
+TEXTS = {
     "bare.py": "bare loop of send",
     "bare_asyncio.py": "bare loop of asyncio's transport.write",
     "keyfold_hub.py": "keyfold: publish until every socket has it",
@@ -51,7 +52,6 @@ def main() -> None:
 
 
 def compare_all(stack: ExitStack, options: argparse.Namespace) -> None:
-    """Measure and print."""
     frame_bytes = 4 + payload_length()
     servers, crowds = {}, {}
     for program, path in PATHS.items():
@@ -63,8 +63,11 @@ def compare_all(stack: ExitStack, options: argparse.Namespace) -> None:
     first = servers["keyfold_hub.py"].order(0, 0)
     assert first >= 0
     drain_rest(crowds["keyfold_hub.py"])
-    for title, rounds, burst in (("one delta at a time", 20, 1), ("bursts of 50 deltas", 1, 50)):
-        section(f"{title}, to {options.sockets:,} sockets, deltas delivered a second:", of=title)
+    for figures, title, rounds, burst in (
+        ("single", "one delta at a time", 20, 1),
+        ("bursts", "bursts of 50 deltas", 1, 50),
+    ):
+        section(f"{title}, to {options.sockets:,} sockets, deltas delivered per second:", figures)
         rates: dict[str, list[float]] = {program: [] for program in PATHS}
         for _ in range(options.repetitions + 1):
             for program in PATHS:
@@ -74,15 +77,15 @@ def compare_all(stack: ExitStack, options: argparse.Namespace) -> None:
                 rates[program].append(frames / seconds)
         for program in PATHS:
             del rates[program][0]  # the first run warms up
-            print(row(NAMES[program], rates[program]))
+            print(row(program.partition(".")[0], TEXTS[program], rates[program]))
         ours = rates["keyfold_hub.py"]
         for program in PATHS:
             if program != "keyfold_hub.py":
-                print(f"  against {NAMES[program]}:{compare(ours, rates[program])}")
+                print(f"  against {TEXTS[program]}:{compare(ours, rates[program])}")
 
 
 def payload_length() -> int:
-    """Return the bytes of one delta of Keyfold's."""
+    """Return the length of one delta message of Keyfold."""
     from keyfold.web.live.protocol.messages import delta_messages
 
     [frame] = delta_messages(
@@ -92,7 +95,7 @@ def payload_length() -> int:
 
 
 def drain_rest(crowd: Crowd) -> None:
-    """Throw away what came for a beginning."""
+    """Discard the first messages."""
     for sock in crowd.sockets:
         sock.recv(1 << 16)
 

@@ -1,8 +1,8 @@
-"""A client that takes nothing among 1,000: what the others notice of it: ``make bench-frozen_client``.
+"""The effect of one frozen client on 1,000 others: ``make bench-frozen_client``.
 
-Deltas of 4 kB at a steady pace to 1,000 sockets, in turns with and without a frozen one; how long each
-takes from publish until it was read on the last of the others. The frozen one is thawed at the end, and
-its state compared.
+Deltas of 4 kB are sent at a steady pace to 1,000 sockets, alternately with and without a frozen client. The
+time is taken from publish until the last of the other clients has read the delta. The frozen client is thawed
+at the end, and its state is compared.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def big(state: Total) -> dict[str, object]:
 
 
 def rounds_of(keyfold: Keyfold, crowd: Crowd, count: int) -> list[float]:
-    """Return how long each delta took to the last of the crowd."""
+    """Return the seconds that each delta took to the last client of the crowd."""
     taken = []
     for _ in range(count):
         started = time.perf_counter()
@@ -49,7 +49,7 @@ def line(name: str, seconds: list[float]) -> str:
 
 
 def thawed(site: Site, frozen: socket.socket) -> bool:
-    """Read what the frozen one was sent, and say whether it ends at the row."""
+    """Read all messages of the frozen client, and return whether it ends at the row."""
     row = json.loads(site.request("/projection/test.totals/a")[2])
     frozen.settimeout(5)
     last = b""
@@ -75,8 +75,8 @@ def main() -> None:
     keyfold.register(Totals())
     app = Flask("bench")
     app.config.update(
-        KEYFOLD_DATABASE="sqlite://", KEYFOLD_MAX_SOCKETS_PER_ADDRESS=100_000, KEYFOLD_STALL_SECONDS=600,
-        KEYFOLD_HEARTBEAT_SECONDS=3600, KEYFOLD_PING_SECONDS=3600,
+        KEYFOLD_DATABASE="sqlite://", KEYFOLD_MAX_SOCKETS_PER_ADDRESS=100_000,
+        KEYFOLD_TUNING={"stall_seconds": 600, "heartbeat_seconds": 3600, "ping_seconds": 3600},
     )  # fmt: skip
     keyfold.init_app(app)
     hub = app.extensions["keyfold"].hub
@@ -94,7 +94,8 @@ def main() -> None:
             waiting = max(connection.waiting_bytes for connection in hub.connections)
             slow, same = hub.stats()["slow"], thawed(site, frozen.sockets[0])
             print(
-                f"  frozen: overflowed {slow} times so far, {waiting:,} bytes wait for it; thawed, it ends at the row: {same}"
+                f"  frozen: overflowed {slow} times so far, {waiting:,} bytes wait for it; "
+                f"thawed, it ends at the row: {same}"
             )
             frozen.close()
         print(line("without", without))

@@ -1,4 +1,4 @@
-"""What all benchmarks share: interleaved repetitions, medians with their range, versions."""
+"""The common parts of the benchmarks: interleaved repetitions, medians with their range, versions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import platform
+import re
 import sqlite3
 import statistics
 import sys
@@ -16,19 +17,22 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-KEPT = Path(__file__).parents[1] / "build" / "benchmarks"
+OUTPUT = Path(__file__).parents[1] / "build" / "benchmarks"
+"""For each program ``<name>.txt``, its printed text, and ``<name>.json``, its figures by their ids."""
+_FIGURE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*", re.ASCII)
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 
 def environment(*packages: str) -> str:
-    """Return a line that says what this runs on."""
+    """Return a line with the versions of Python, of SQLite and of these packages."""
     names = ", ".join(f"{name} {version(name)}" for name in packages)
-    return f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores, SQLite {sqlite3.sqlite_version}, {names}"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{python}, {os.cpu_count()} cores, SQLite {sqlite3.sqlite_version}, {names}"
 
 
 def rate(work: Callable[[], int]) -> float:
-    """Return how many a second, of what work says that it has done."""
+    """Return the rate per second of the work, which returns its count."""
     started = time.perf_counter()
     done = work()
     return done / (time.perf_counter() - started)
@@ -37,10 +41,10 @@ def rate(work: Callable[[], int]) -> float:
 def interleaved(
     sides: dict[str, Callable[[], int]], repetitions: int, *, prepare: Callable[[], None] = lambda: None
 ) -> dict[str, list[float]]:
-    """Measure all sides in turn (A B A B …), so that a drift of the machine hits all alike.
+    """Measure all sides alternately (A B A B …), so that a drift of the machine affects all of them equally.
 
-    What was prepared (events, mostly) is taken from the garbage collector first: else each side pays for
-    walking through what belongs to neither. ``prepare`` is called before each turn, and not timed.
+    Objects that exist already (mostly events) are hidden from the garbage collector first: else each side
+    would pay for scanning them. ``prepare`` is called before each repetition, and is not timed.
     """
     gc.collect()
     gc.freeze()
@@ -56,27 +60,38 @@ _measured: dict[str, float] = {}
 _section = ""
 
 
-def section(title: str, of: str) -> None:
-    """Print the title of what follows; its figures are kept as those ``of`` it."""
+def section(title: str, figures: str) -> None:
+    """Print a title. The ids of the following figures begin with ``figures`` and a dot."""
     global _section
-    _section = f"{of}: " if of else ""
+    _section = f"{figures}."
     print(title)
 
 
-def keep(name: str, value: float) -> float:
-    """Keep a figure for the README and the plots: in build/benchmarks, by the name of the program."""
-    _measured[_section + name] = value
-    KEPT.mkdir(parents=True, exist_ok=True)
-    (KEPT / f"{Path(sys.argv[0]).stem}.json").write_text(json.dumps(_measured, indent=1))
+def record(figure: str, value: float) -> float:
+    """Write a figure to OUTPUT, for the README's table and the plots.
+
+    Args:
+        figure: Its id, words of ``a-z0-9_`` with dots between them. The table and the plots find a figure by
+            its id, so that the printed text can change.
+        value: The figure.
+    """
+    id_ = _section + figure
+    assert _FIGURE.fullmatch(id_), id_
+    _measured[id_] = value
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    (OUTPUT / f"{Path(sys.argv[0]).stem}.json").write_text(json.dumps(_measured, indent=1))
     return value
 
 
-def row(name: str, values: list[float], unit: str = "/s") -> str:
-    """Return median and range as a line, and keep the median."""
-    keep(name, statistics.median(values))
-    return (
-        f"  {name:<58} {statistics.median(values):>10,.0f}{unit}   ({min(values):,.0f} to {max(values):,.0f})"
-    )
+def slug(text: str) -> str:
+    """Return a text as one word of a figure's id."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def row(figure: str, text: str, values: list[float], unit: str = "/s") -> str:
+    """Return median and range as a line that begins with ``text``, and record the median as ``figure``."""
+    median = record(figure, statistics.median(values))
+    return f"  {text:<58} {median:>10,.0f}{unit}   ({min(values):,.0f} to {max(values):,.0f})"
 
 
 def compare(ours: list[float], theirs: list[float]) -> str:
@@ -88,7 +103,7 @@ def compare(ours: list[float], theirs: list[float]) -> str:
 
 @contextmanager
 def sqlite_file() -> Iterator[str]:
-    """The URL of a SQLite file that goes with the benchmark."""
+    """The URL of a SQLite file, removed after the benchmark."""
     with TemporaryDirectory(prefix="keyfold-bench-") as directory:
         yield f"sqlite:///{directory}/bench.db"
 

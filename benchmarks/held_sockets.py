@@ -1,7 +1,7 @@
 """9,000 sockets held by one gunicorn worker, beside the Flask-Sock idiom: ``make bench-held_sockets``.
 
-Threads and resident memory of the serving process, before and with the sockets open, each watching a key
-of its own out of 100. The other side holds 1,000: each of its sockets costs two threads.
+Threads and resident memory of the serving process, before and while the sockets are open. Each socket watches
+one of 100 keys. The other side holds 1,000 sockets, because each of them needs two threads.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from crowd import Crowd, Server, raise_limits
-from harness import environment, keep, sqlite_file
+from harness import environment, record, sqlite_file
 from support.gunicorns import gunicorn
 
 
-def facts_of(pid: int) -> tuple[int, int]:
+def usage_of(pid: int) -> tuple[int, int]:
     """Return threads and resident kilobytes of a process."""
     lines = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
@@ -23,13 +23,13 @@ def facts_of(pid: int) -> tuple[int, int]:
     return int(lines["Threads"]), int(lines["VmRSS"].split()[0])
 
 
-def tell(name: str, pid: int, before: tuple[int, int], count: int) -> None:
-    """Print what the sockets cost."""
-    threads, kilobytes = facts_of(pid)
+def report(figure: str, text: str, pid: int, before: tuple[int, int], count: int) -> None:
+    """Print the threads and the memory of the sockets."""
+    threads, kilobytes = usage_of(pid)
     each = (kilobytes - before[1]) * 1024 / count
-    keep(f"{name}: threads", threads)
-    keep(f"{name}: bytes", each)
-    print(f"  {name:<34} {count:>6,} sockets   {threads:>5,} threads   {each:>8,.0f} bytes each")
+    record(f"{figure}.threads", threads)
+    record(f"{figure}.bytes", each)
+    print(f"  {text:<34} {count:>6,} sockets   {threads:>5,} threads   {each:>8,.0f} bytes each")
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
         with gunicorn(Path(directory), *options_of_gunicorn, DATABASE=database, CONFIG=settings) as server:
             pid = int(server.site.post("/add/0").split('"pid":')[1].split(",")[0])
             warm = Crowd(server.site.port, 50, "/ws/projection/test.totals/0", greeting=True)
-            before = facts_of(pid)
+            before = usage_of(pid)
             crowds = [
                 Crowd(
                     server.site.port,
@@ -55,13 +55,13 @@ def main() -> None:
                 )
                 for key in range(100)
             ]
-            tell("keyfold, gunicorn -k gthread", pid, before, options.sockets // 100 * 100)
+            report("keyfold", "keyfold, gunicorn -k gthread", pid, before, options.sockets // 100 * 100)
             for crowd in (warm, *crowds):
                 crowd.close()
     idiom = Server("flask_sock_idiom.py")
-    before = facts_of(idiom.process.pid)
+    before = usage_of(idiom.process.pid)
     crowd = Crowd(idiom.port, 1_000, "/", greeting=False)
-    tell("Flask-Sock, a thread a request", idiom.process.pid, before, 1_000)
+    report("flask_sock", "Flask-Sock, one thread per request", idiom.process.pid, before, 1_000)
     crowd.close()
     idiom.close()
 

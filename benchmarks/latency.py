@@ -1,7 +1,7 @@
-"""From dispatch to a delta readable on a socket, on an idle system: ``make bench-latency``.
+"""The time from dispatch to a readable delta on a socket, on an idle system: ``make bench-latency``.
 
-Beside the least that it could be: one thread that writes the row, commits, and sends the frame itself.
-Both on SQLite (WAL, synchronous=NORMAL) in a file; a client thread stamps what it reads.
+The other side is the minimum: one thread that writes the row, commits, and sends the frame itself. Both on
+SQLite (WAL, synchronous=NORMAL) in a file; a client thread takes the times.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from tempfile import TemporaryDirectory
 
 from crowd import Crowd
 from flask import Flask
-from harness import environment, keep
+from harness import environment, record
 from keyfold.web import Keyfold
 from support.counting import Added, Total, Totals
 from support.serving import serve
 
 
-def percentiles(name: str, seconds: list[float]) -> str:
-    """Return median and p99 in milliseconds, and keep them."""
+def percentiles(figure: str, seconds: list[float]) -> str:
+    """Return median and p99 in milliseconds, and record them."""
     ordered = sorted(seconds)
-    middle = keep(f"{name} p50", statistics.median(ordered) * 1e3)
-    most = keep(f"{name} p99", ordered[int(len(ordered) * 0.99)] * 1e3)
-    return f"p50 {middle:6.2f} ms   p99 {most:6.2f} ms"
+    p50 = record(f"{figure}.p50", statistics.median(ordered) * 1e3)
+    p99 = record(f"{figure}.p99", ordered[int(len(ordered) * 0.99)] * 1e3)
+    return f"p50 {p50:6.2f} ms   p99 {p99:6.2f} ms"
 
 
 def forget(state: Total) -> dict[str, int]:
-    """Keep the state small: it is the way that is measured."""
+    """Keep the state small: only the time of its way is measured."""
     state.amounts.clear()
     return {"total": state.total}
 
 
 def through_keyfold(directory: str, count: int) -> list[float]:
-    """Dispatch one event after the other, each when the one before has been read."""
+    """Dispatch one event after the other, each after the previous one has been read."""
     keyfold = Keyfold()
     keyfold.register(Totals())
     app = Flask("bench")

@@ -1,7 +1,8 @@
-"""Live key actors in one process: how many, on how many threads, in how much memory: ``make bench-live_actors``.
+"""Live key actors in one process: their number, threads and memory: ``make bench-live_actors``.
 
-The same keys and states in a plain dict are the baseline, in a process of its own; the difference is
-what an actor costs beyond its key and state. ``pykka.ThreadingActor``, a thread each, is the peer.
+The baseline is a plain dict with the same keys and states, in a process of its own. The difference is the
+memory of an actor beyond its key and state. The other side is ``pykka.ThreadingActor``, which has one thread
+per actor.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ import time
 
 import pykka
 from durable import Added, Counter, Counters
-from harness import environment, keep, sqlite_file
+from harness import environment, record, sqlite_file
 from keyfold.actors import ProjectionSystem
 
 
 def resident_bytes() -> int:
-    """Return what the process holds of memory now."""
+    """Return the resident memory of the process."""
     gc.collect()
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
 
 
 def baseline(count: int) -> None:
-    """Keys and states alone."""
+    """Measure keys and states alone."""
     before = resident_bytes()
     states = {f"key {n}": Counter(n) for n in range(count)}
     print(f"{(resident_bytes() - before) / len(states):.0f}")
 
 
 def pykka_threads(count: int) -> None:
-    """Pykka's own actors, a thread each."""
+    """Measure Pykka's own actors, with one thread each."""
     before, started = resident_bytes(), time.perf_counter()
     refs = [pykka.ThreadingActor.start() for _ in range(count)]
     seconds = time.perf_counter() - started
@@ -45,11 +46,15 @@ def pykka_threads(count: int) -> None:
 
 
 def keyfold(count: int) -> None:
-    """Key actors, each of which has folded and saved one event."""
+    """Measure key actors, each of which has folded and saved one event."""
     with (
         sqlite_file() as url,
         ProjectionSystem(
-            url, idle_seconds=3600, max_live_actors=2 * count, dispatch_timeout=60, report_seconds=0
+            url,
+            idle_seconds=3600,
+            max_live_actors=2 * count,
+            dispatch_timeout=60,
+            tuning={"report_seconds": 0},
         ) as system,
     ):
         system.register(Counters())
@@ -66,7 +71,7 @@ def keyfold(count: int) -> None:
 
 
 def spawn(count: int) -> None:
-    """Dispatches that spawn, while the only thread that folds is held: nothing else takes the interpreter."""
+    """Measure dispatches that spawn while the only dispatcher thread is blocked, to compute alone."""
     held, release = threading.Event(), threading.Event()
 
     class Held(Counters):
@@ -75,8 +80,9 @@ def spawn(count: int) -> None:
             release.wait()
             return super().apply(state, event)
 
-    limits = {"max_live_actors": 2 * count, "in_flight_limit": 2 * count, "dispatcher_threads": 1}
-    with sqlite_file() as url, ProjectionSystem(url, report_seconds=0, **limits) as system:
+    limits = {"max_live_actors": 2 * count, "in_flight_limit": 2 * count}
+    tuning = {"report_seconds": 0, "dispatcher_threads": 1}
+    with sqlite_file() as url, ProjectionSystem(url, tuning=tuning, **limits) as system:
         system.register(Held())
         first = system.bus.dispatch(Added("held", 1))
         assert held.wait(60)
@@ -93,9 +99,9 @@ def spawn(count: int) -> None:
     print(f"{1e6 * statistics.median(seconds):.1f} {1e6 * min(seconds):.1f} {1e6 * max(seconds):.1f}")
 
 
-def run(what: str, count: int) -> list[str]:
-    """Run one side in a process of its own and return what it printed."""
-    command = [sys.executable, __file__, "--only", what, "--actors", str(count)]
+def run(side: str, count: int) -> list[str]:
+    """Run one side in a process of its own and return the words that it printed."""
+    command = [sys.executable, __file__, "--only", side, "--actors", str(count)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
 
 
@@ -113,19 +119,22 @@ def main() -> None:
     for count in options.actors:
         [plain] = run("baseline", count)
         live, threads, used, rate = run("keyfold", count)
-        each = keep(f"bytes, {count} actors", int(used) - int(plain))
-        keep("threads", int(threads))
+        each = record(f"bytes.actors_{count}", int(used) - int(plain))
+        record("threads", int(threads))
         print(f"  keyfold: {int(live):,} live key actors on {threads} threads")
-        print(f"    {used} bytes a key in all, {plain} of them key and state: {each:.0f} bytes an actor")
+        print(f"    {used} bytes per key in all, {plain} of them key and state: {each:.0f} bytes per actor")
         print(f"    first event of each key loaded, folded and saved: {int(rate):,}/s")
-    median, least, most = run("spawn", 50_000)
-    keep("spawn", float(median))
-    print(f"  keyfold: {median} µs a dispatch that spawns, with nothing beside it   ({least} to {most})")
+    median, least, greatest = run("spawn", 50_000)
+    record("spawn", float(median))
+    print(
+        f"  keyfold: {median} µs per dispatch that spawns, with nothing beside it   ({least} to {greatest})"
+    )
     peers = 2_000
     peer_bytes, peer_spawn = run("pykka", peers)
-    keep("pykka bytes", int(peer_bytes))
+    record("pykka.bytes", int(peer_bytes))
     print(
-        f"  pykka.ThreadingActor: {peers:,} on {peers:,} threads, {int(peer_bytes):,} bytes and {peer_spawn} µs each"
+        f"  pykka.ThreadingActor: {peers:,} on {peers:,} threads, "
+        f"{int(peer_bytes):,} bytes and {peer_spawn} µs each"
     )
 
 

@@ -1,4 +1,4 @@
-"""What else folds events into rows of PostgreSQL, each in the way that it recommends itself."""
+"""Other libraries that fold events into rows of PostgreSQL, each used as its documentation recommends."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from psycopg2.extras import execute_values
 
 
 class Count(Aggregate):
-    """One key: its events are what eventsourcing stores."""
+    """One key; eventsourcing stores its events."""
 
     class Added(Aggregate.Event):
-        """So much more."""
+        """An amount was added."""
 
         by: int
 
@@ -33,16 +33,15 @@ class Count(Aggregate):
 
     @event(Added)
     def add(self, by: int) -> None:
-        """Count."""
         self.total += by
 
 
 class Counts(Application[uuid.UUID]):
-    """The application whose events are projected."""
+    """The application that stores the events."""
 
 
 class Totals(PostgresTrackingRecorder):
-    """The materialised view: a total a key, written with the position that it includes, in one transaction."""
+    """The materialised view: one total per key, written in one transaction with its position in the log."""
 
     def __init__(self, datastore: PostgresDatastore, **options: Any) -> None:
         super().__init__(datastore, **options)
@@ -51,11 +50,11 @@ class Totals(PostgresTrackingRecorder):
         )
 
     def add(self, key: uuid.UUID, by: int, tracking: Tracking) -> None:
-        """Add to a total."""
         with self.datastore.transaction(commit=True) as cursor:
             self._insert_tracking(cursor, tracking)
             cursor.execute(
-                "INSERT INTO peer_totals VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET total = peer_totals.total + excluded.total",
+                "INSERT INTO peer_totals VALUES (%s, %s) "
+                "ON CONFLICT (key) DO UPDATE SET total = peer_totals.total + excluded.total",
                 (key, by),
             )
 
@@ -66,12 +65,11 @@ class Adding(Projection[Totals]):
     topics = (get_topic(Count.Added),)
 
     def process_event(self, domain_event: Any, tracking: Tracking) -> None:
-        """Add."""
         self.view.add(domain_event.originator_id, domain_event.by, tracking)
 
 
 class EventSourced:
-    """eventsourcing's ProjectionRunner. Its events are stored before the clock starts, which is in its favour."""
+    """eventsourcing's ProjectionRunner. Its events are stored before the time starts, in its favour."""
 
     def __init__(self, url: str, keys: int) -> None:
         parts = psycopg2.extensions.parse_dsn(url)
@@ -116,10 +114,11 @@ class EventSourced:
 
 
 class RawStatement:
-    """The least that a version-checked write of many rows can be: one statement and one commit a batch."""
+    """The minimal version-checked write of many rows: one statement and one commit per batch."""
 
     _UPDATE = (
-        "UPDATE raw_rows SET state = new.state::jsonb, version = new.version::bigint, updated_at = new.at::timestamptz "
+        "UPDATE raw_rows SET state = new.state::jsonb, version = new.version::bigint, "
+        "updated_at = new.at::timestamptz "
         "FROM (VALUES %s) AS new (name, key, base, version, state, at) "
         "WHERE raw_rows.name = new.name AND raw_rows.key = new.key AND raw_rows.version = new.base::bigint"
     )
@@ -128,14 +127,16 @@ class RawStatement:
         self._connection = psycopg2.connect(url)
         self._cursor = self._connection.cursor()
         self._cursor.execute(
-            "CREATE TABLE raw_rows (name text, key text, state jsonb, version bigint, updated_at timestamptz, PRIMARY KEY (name, key))"
+            "CREATE TABLE raw_rows "
+            "(name text, key text, state jsonb, version bigint, updated_at timestamptz, "
+            "PRIMARY KEY (name, key))"
         )
         rows = [("bench", f"key {n}", '{"total":0}', 0, datetime.now(UTC)) for n in range(keys)]
         execute_values(self._cursor, "INSERT INTO raw_rows VALUES %s", rows, page_size=1_000)
         self._connection.commit()
 
     def write(self, keys: Sequence[str], base: int) -> int:
-        """Write each row once over version ``base``, all in one transaction; returns how many were written."""
+        """Write each row once over version ``base``, all in one transaction. Return the number of rows."""
         state, at = json.dumps({"total": base + 1}), datetime.now(UTC).isoformat()
         rows = [("bench", key, base, base + 1, state, at) for key in keys]
         execute_values(self._cursor, self._UPDATE, rows, page_size=len(rows))
@@ -144,5 +145,4 @@ class RawStatement:
         return len(rows)
 
     def close(self) -> None:
-        """Disconnect."""
         self._connection.close()

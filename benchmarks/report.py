@@ -1,6 +1,7 @@
 """Run all benchmarks: ``make bench``. Writes docs/benchmarks.md, its plots, and the table in the README.
 
-No figure there is typed: the page has what the programs printed, the table and the plots what they kept.
+No figure there is typed. The page has the printed text of the programs; the table and the plots take the
+figures that the programs have recorded, by their ids.
 """
 
 from __future__ import annotations
@@ -14,44 +15,64 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import KEPT
+from harness import OUTPUT
 from headline import write_headline
 from plots import PLOTS, draw
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 ALL = (
-    "durable", "write_path", "contention", "dispatch", "verify", "growth", "live_actors", "fan_out", "held_sockets", "latency", "frozen_client",
-    "backplane", "convergence",
-)  # fmt: skip
+    "durable",
+    "write_path",
+    "contention",
+    "dispatch",
+    "verify",
+    "growth",
+    "live_actors",
+    "fan_out",
+    "held_sockets",
+    "latency",
+    "frozen_client",
+    "backplane",
+    "convergence",
+)
 BY_ITSELF = ("autobahn",)
-"""Needs what not every machine has: run by its own name alone, and its part of the page is replaced alone."""
+"""Programs with rare requirements: each runs only by its name, and replaces only its part of the page."""
 HEAD = """# Benchmarks
 
-Written by `make bench` on {day}: what each command printed, both sides from the same run. Machines differ, and this
-one had {cores} slow cores and noisy neighbours: look at the ratios, and run them on yours.
+Written by `make bench` on {day}: the output of each command, both sides from the same run. Machines
+differ, and this one had {cores} slow cores and noisy neighbours: compare the ratios, and run the
+benchmarks on your own machine.
 """
 
 
 def main() -> None:
-    """Run each in a process of its own, keep what it printed, and write the page once all are there."""
+    """Run each program in a process of its own, save its output, and write the page once all have run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("only", nargs="*", help="run these alone; the others are as they were printed last")
-    parser.add_argument("--page", action="store_true", help="run nothing: write what was printed last")
+    parser.add_argument("only", nargs="*", help="run only these; the others keep their last output")
+    parser.add_argument(
+        "--page", action="store_true", help="run nothing: write the page from the last output"
+    )
+    parser.add_argument(
+        "--descriptions", action="store_true", help="run nothing: only update the descriptions on the page"
+    )
     options = parser.parse_args()
-    KEPT.mkdir(parents=True, exist_ok=True)
+    if options.descriptions:
+        PAGE.write_text(with_descriptions(PAGE.read_text()))
+        return
+    OUTPUT.mkdir(parents=True, exist_ok=True)
     for name in () if options.page else options.only or ALL:
         result = subprocess.run(
             [sys.executable, str(HERE / f"{name}.py")], stdout=subprocess.PIPE, text=True, check=True
         )
         print(result.stdout, flush=True)
-        (KEPT / f"{name}.txt").write_text(result.stdout)
+        (OUTPUT / f"{name}.txt").write_text(result.stdout)
     for name in BY_ITSELF:
         if name in options.only:
             PAGE.write_text(with_part(PAGE.read_text(), name, part_of(name)))
     if options.only and set(options.only) <= set(BY_ITSELF):
         return
-    missing = [name for name in ALL if not (KEPT / f"{name}.txt").exists()]
+    missing = [name for name in ALL if not (OUTPUT / f"{name}.txt").exists()]
     if missing:
         print(f"no page is written before these have run: {', '.join(missing)}")
         return
@@ -60,9 +81,7 @@ def main() -> None:
     for name in ALL:
         parts.append(part_of(name))
         parts += [
-            f"![{title}](images/{file}.svg)\n"
-            for file, (program, title, _) in PLOTS.items()
-            if program == name
+            f"![{plot.title}](images/{file}.svg)\n" for file, plot in PLOTS.items() if plot.program == name
         ]
     before = PAGE.read_text()
     parts += [part for name in BY_ITSELF if (part := find_part(before, name))]
@@ -72,19 +91,34 @@ def main() -> None:
 
 
 def part_of(name: str) -> str:
-    """Return what the page says of one program: its docstring, and what it printed last."""
-    about = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())) or ""
-    return f"## {name}\n\n{about}\n\n```text\n{(KEPT / f'{name}.txt').read_text().rstrip()}\n```\n"
+    """Return the part of the page for one program: its docstring and its last output."""
+    output = (OUTPUT / f"{name}.txt").read_text().rstrip()
+    return f"## {name}\n\n{description_of(name)}\n\n```text\n{output}\n```\n"
+
+
+def description_of(name: str) -> str:
+    """Return the docstring of a program."""
+    return ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())) or ""
+
+
+def with_descriptions(page: str) -> str:
+    """Return the page with the present docstrings of the programs, and the same output."""
+    for name in (*ALL, *BY_ITSELF):
+        part = find_part(page, name)
+        output = part[part.find("```text") :]
+        if part:
+            page = page.replace(part, f"## {name}\n\n{description_of(name)}\n\n{output}")
+    return page
 
 
 def find_part(page: str, name: str) -> str:
-    """Return what a page says of one program, or nothing."""
+    """Return the part of a page for one program, or an empty text."""
     found = re.search(rf"^## {name}$.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
     return found[0] if found else ""
 
 
 def with_part(page: str, name: str, part: str) -> str:
-    """Return the page with this part in the place of the old one, or at the end."""
+    """Return the page with this part in place of the old one, or at the end."""
     old = find_part(page, name)
     return page.replace(old, part) if old else f"{page.rstrip()}\n\n{part}"
 

@@ -1,4 +1,4 @@
-"""The algorithm of the seed (ferro-projection), in Python: a lock a key; select, upsert, commit an event."""
+"""The seed's algorithm (ferro-projection): one lock per key; select, upsert and commit per event."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from typing import Any
 
 import psycopg2
 
-_TABLE = "CREATE TABLE IF NOT EXISTS seed (name text, key text, state {json}, version bigint, updated_at {at}, PRIMARY KEY (name, key))"
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS seed "
+    "(name text, key text, state {json}, version bigint, updated_at {at}, PRIMARY KEY (name, key))"
+)
 
 
 class Seed:
@@ -31,7 +34,7 @@ class Seed:
         cursor.connection.commit()
 
     def run(self, events: Sequence[tuple[str, int]], threads: int) -> int:
-        """Apply all events on so many threads; returns their number."""
+        """Apply all events on this number of threads. Return the number of events."""
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(self._apply_all, [events[n::threads] for n in range(threads)]))
         return len(events)
@@ -62,8 +65,9 @@ class Seed:
                 state = json.loads(state)
             state["total"] += amount
             cursor.execute(
-                f"INSERT INTO seed VALUES ('bench', {mark}, {mark}, {mark}, CURRENT_TIMESTAMP) ON CONFLICT (name, key) "
-                "DO UPDATE SET state = excluded.state, version = excluded.version, updated_at = excluded.updated_at",
+                f"INSERT INTO seed VALUES ('bench', {mark}, {mark}, {mark}, CURRENT_TIMESTAMP) "
+                "ON CONFLICT (name, key) DO UPDATE "
+                "SET state = excluded.state, version = excluded.version, updated_at = excluded.updated_at",
                 (key, json.dumps(state), version + 1),
             )
             cursor.connection.commit()

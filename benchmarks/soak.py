@@ -1,11 +1,11 @@
-"""Ten minutes of trouble, seeded: ``make soak``, or ``make soak MINUTES=2 SEED=7``.
+"""Ten minutes of random faults, from a seed: ``make soak``, or ``make soak MINUTES=2 SEED=7``.
 
-Four gunicorn workers, a real PostgreSQL and a real Redis; 500 sockets on 20 keys, eight threads that post. Meanwhile workers
-are killed and frozen, Redis is killed, frozen and started empty, PostgreSQL is killed, and rows are set back to a copy of
-some seconds before, as by a restored backup. One worker, the elder, is spared, so that its memory can be followed. At
-the end every client has to equal the row, and each version that a post was told has to be one event of its own in
-it. Rows that are set back lose what was confirmed meanwhile, and are keys of their own: there the clients alone are
-compared. Deltas add up, so that a client which was led on from what is lost would be wrong for good.
+Four gunicorn workers, a real PostgreSQL and a real Redis; 500 sockets on 20 keys, eight threads that post.
+Meanwhile workers are killed and frozen, Redis is killed, frozen and started empty, PostgreSQL is killed, and
+rows are set back to a copy of some seconds before, as by a restored backup. One worker, the oldest, is
+spared, to measure its memory. At the end every client has to equal the row, and each confirmed version has to
+be one event in it. Rows that are set back lose confirmed events, so they have their own keys, and only the
+clients are compared with them. Deltas add up, so a client that missed such a loss would stay wrong.
 """
 
 from __future__ import annotations
@@ -66,30 +66,28 @@ def add(key):
 
 
 class Sums(Projection[Added, Total]):
-    """A state that does not grow, so that memory should not either."""
+    """A state of constant size, so the memory of the process should be constant too."""
 
     name = "soak"
     public = True
 
     def key(self, event: Added) -> str:
-        """The event's own."""
         return event.key
 
     def apply(self, state: Total, event: Added) -> dict[str, int]:
-        """Add."""
         state.total += event.amount
         return {"added": event.amount}
 
 
 @dataclass
 class Client:
-    """One socket, which comes back: what it was told, folded."""
+    """One client that reconnects and folds the messages it receives."""
 
     key: str
     epoch: str = ""
     version: int = -1
     total: int = -1
-    frames: int = 0
+    messages: int = 0
     connections: int = 0
 
     async def follow(self, port: int, chance: random.Random) -> None:
@@ -106,19 +104,19 @@ class Client:
                         await self._take(json.loads(text), socket)
             await asyncio.sleep(chance.uniform(0.1, 2.0))
 
-    async def _take(self, frame: dict[str, Any], socket: ClientConnection) -> None:
-        self.frames += 1
+    async def _take(self, message: dict[str, Any], socket: ClientConnection) -> None:
+        self.messages += 1
         here = (self.epoch, self.version)
-        if frame["type"] == "snapshot":
-            self.epoch, self.version = frame["epoch"], frame["version"]
-            self.total = (frame["state"] or {"total": 0})["total"]
-        elif frame["type"] == "delta":
-            if here != (frame["epoch"], frame["prev"]) and here != ("", 0):
+        if message["type"] == "snapshot":
+            self.epoch, self.version = message["epoch"], message["version"]
+            self.total = (message["state"] or {"total": 0})["total"]
+        elif message["type"] == "delta":
+            if here != (message["epoch"], message["prev"]) and here != ("", 0):
                 await socket.send('{"type":"resync"}')
                 return
-            self.epoch, self.version = frame["epoch"], frame["version"]
-            self.total += frame["data"]["added"]
-        elif frame["type"] == "heartbeat" and here != (frame["epoch"], frame["version"]):
+            self.epoch, self.version = message["epoch"], message["version"]
+            self.total += message["data"]["added"]
+        elif message["type"] == "heartbeat" and here != (message["epoch"], message["version"]):
             await socket.send('{"type":"resync"}')
 
 
@@ -145,7 +143,7 @@ class Clients:
 
 
 class Posters:
-    """Threads that post, as browsers would: each waits for its answer."""
+    """Threads that post as browsers would: each waits for its response."""
 
     def __init__(self, port: int, seed: int) -> None:
         self.confirmed: dict[str, list[int]] = {key: [] for key in KEYS}
@@ -167,22 +165,22 @@ class Posters:
                 with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=30) as answer:
                     self.confirmed[key].append(json.load(answer)["version"])
             except (OSError, urllib.error.URLError, ValueError):
-                self.unsure[key] += 1  # it may have been committed, and the answer lost
+                self.unsure[key] += 1  # the event may be committed, and only the response lost
 
     def close(self) -> None:
-        """Wait for the answers that are due."""
+        """Wait for the pending responses."""
         self.stopping.set()
         for thread in self._threads:
             thread.join(60)
 
 
 class Trouble:
-    """What goes wrong, one thing after the other, as the seed says."""
+    """The faults, one after the other, in an order that depends on the seed."""
 
     def __init__(self, server: Gunicorn, redis: RedisServer, postgres: PostgresServer, seed: int) -> None:
         self._chance = random.Random(seed)
         self._server, self._redis, self._postgres = server, redis, postgres
-        self.elder = self._workers()[0]
+        self.oldest = self._workers()[0]
         self.done: Counter[str] = Counter()
         self._copies: dict[str, Copy] = {}
 
@@ -192,10 +190,10 @@ class Trouble:
         )
 
     def _victim(self) -> psutil.Process:
-        return self._chance.choice([worker for worker in self._workers() if worker != self.elder])
+        return self._chance.choice([worker for worker in self._workers() if worker != self.oldest])
 
     def one(self, until: float) -> None:
-        """Wait a while, and let one thing go wrong, and be mended before the end."""
+        """Wait a while, then cause one fault and repair it before the end."""
         time.sleep(self._chance.uniform(1.0, 4.0))
         seconds = min(self._chance.uniform(0.5, 8.0), max(0.0, until - time.monotonic()))
         names = [
@@ -230,7 +228,7 @@ class Trouble:
             self.set_back()
 
     def set_back(self) -> None:
-        """Put older copies of some rows back, and keep new ones of others for the next time."""
+        """Restore older copies of some rows, and copy others for the next time."""
         store = SnapshotStore(self._postgres.url)
         for key in SET_BACK:
             old = self._copies.get(key)
@@ -244,12 +242,12 @@ class Trouble:
 
 
 def megabytes(process: psutil.Process) -> float:
-    """Return what a process has in memory that nobody shares."""
+    """Return the memory that a process does not share, in megabytes."""
     return float(process.memory_full_info().uss / 1e6)
 
 
 def converge(url: str, clients: Clients, posters: Posters) -> None:
-    """Wait until every client equals the row, and check the rows against what was confirmed. Raises AssertionError."""
+    """Wait until every client equals its row, and check the rows against the confirmed events."""
     with ProjectionSystem(url) as system:
         sums = system.register(Sums())
         until = time.monotonic() + CONVERGE_SECONDS
@@ -277,7 +275,7 @@ def converge(url: str, clients: Clients, posters: Posters) -> None:
 
 
 def main() -> None:
-    """Run, print a line a minute, and check."""
+    """Run, print one line per minute, and check."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
@@ -285,7 +283,8 @@ def main() -> None:
     raise_limits()
     print(environment("keyfold", "gunicorn", "redis", "psycopg2-binary"), flush=True)
     print(
-        f"seed {options.seed}: {options.minutes:g} minutes, {WORKERS} workers, {SOCKETS} sockets on {len(KEYS)} keys, {POSTERS} posters"
+        f"seed {options.seed}: {options.minutes:g} minutes, {WORKERS} workers, "
+        f"{SOCKETS} sockets on {len(KEYS)} keys, {POSTERS} posters"
     )
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="keyfold-soak-")))
@@ -295,8 +294,10 @@ def main() -> None:
         postgres.start()
         redis.start()
         config = {
-            "KEYFOLD_DATABASE": postgres.url, "KEYFOLD_REDIS": redis.url, "KEYFOLD_MAX_SOCKETS_PER_ADDRESS": SOCKETS * 2,
-        }  # fmt: skip
+            "KEYFOLD_DATABASE": postgres.url,
+            "KEYFOLD_REDIS": redis.url,
+            "KEYFOLD_MAX_SOCKETS_PER_ADDRESS": SOCKETS * 2,
+        }
         server = Gunicorn(
             directory, "-c", "python:keyfold.web.gunicorn", "--threads", "8", workers=WORKERS, source=APP,
             CONFIG=json.dumps(config), PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path]),
@@ -314,27 +315,30 @@ def main() -> None:
             trouble.one(until)
             minute = int((time.monotonic() - started) // 60)
             if minute >= len(memory):
-                memory.append(megabytes(trouble.elder))
+                memory.append(megabytes(trouble.oldest))
                 confirmed, unsure = sum(map(len, posters.confirmed.values())), posters.unsure.total()
-                frames = sum(client.frames for client in clients.all)
+                messages = sum(client.messages for client in clients.all)
                 print(
-                    f"  minute {minute:>2}: {confirmed:>7,} events confirmed, {unsure:>4,} unsure; {frames:>9,} frames read; "
-                    f"the elder's memory {memory[-1]:.1f} MB",
+                    f"  minute {minute:>2}: {confirmed:>7,} events confirmed, {unsure:>4,} unsure; "
+                    f"{messages:>9,} messages read; "
+                    f"memory of the oldest worker {memory[-1]:.1f} MB",
                     flush=True,
                 )
         posters.close()
-        trouble.set_back()  # and no event follows that would tell
+        trouble.set_back()  # and no later event would show it
         converge(postgres.url, clients, posters)
-        memory.append(megabytes(trouble.elder))
-        print(f"  at the end the elder's memory {memory[-1]:.1f} MB")
+        memory.append(megabytes(trouble.oldest))
+        print(f"  memory of the oldest worker at the end {memory[-1]:.1f} MB")
         print(f"  {', '.join(f'{name}: {count} times' for name, count in sorted(trouble.done.items()))}")
         again = statistics.median(client.connections for client in clients.all)
         print(
-            f"  connections of a client: median {again:.0f}, most {max(client.connections for client in clients.all)}"
+            f"  connections per client: median {again:.0f}, "
+            f"maximum {max(client.connections for client in clients.all)}"
         )
         confirmed, unsure = sum(map(len, posters.confirmed.values())), posters.unsure.total()
         print(
-            f"  {confirmed:,} events were confirmed, {unsure:,} had no answer: in the rows that were not set back the former are "
+            f"  {confirmed:,} events were confirmed, {unsure:,} had no response: "
+            "in the rows that were not set back, the former are "
             "once each, the latter once or not at all"
         )
         print(f"  all {SOCKETS} clients equal their rows")

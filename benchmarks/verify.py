@@ -1,19 +1,20 @@
-"""What it costs that only what reads back is accepted and committed: ``make bench-verify``.
+"""The cost of the check that events, deltas and states can be read back: ``make bench-verify``.
 
-An event is checked at each dispatch. Of a flat class (three fields of text, numbers, times) the types of the fields
-are looked at, by a function compiled for the class; any other is encoded and decoded. A delta is encoded, and
-those of a turn are decoded together. A state is decoded and compared once a turn. Each is shown beside the bare
-encoding by msgspec of the same object, from the same rounds.
+An event is checked at each dispatch. For a flat class (three fields of text, numbers, times), a function
+compiled for the class checks the types of the fields; any other event is encoded and decoded. A delta is
+encoded, and all deltas of a commit are decoded together. A state is decoded and compared once per commit.
+Each is shown beside the bare encoding of the same object by msgspec, from the same rounds.
 
-Tried, and left. For events: one bound for the lengths of all texts together, or one look at all of them joined, is
-no faster than one for each; of what remains a third is the call itself. ``value.__class__`` is a tenth faster than
-``type(value)``, and wrong for proxies, which say the class of what they stand for. For deltas: ``b"null" in encoded``
-takes twice as long as a regular expression, as ``in`` first tries to make a number of what it looks for. For states:
-to compare the re-encoded bytes takes half as long as to compare dataclasses, whose ``==`` is Python (that of
-Structs is not), but it takes a UUID in a text field for the text. A decoder whose type ends after eight levels
-bounds the nesting of untyped data at no cost, where to measure it takes a tenth of a turn; it would need a second
-decoder and a way back for what is deeper. Python's own JSON with ``allow_nan=False`` takes ten times as long to
-find what is not finite as MessagePack, whose bytes show it.
+Tried and rejected. For events: one bound for the lengths of all texts together, or one check of all texts
+joined, is not faster than one per text; a third of the rest is the call itself. ``value.__class__`` is a
+tenth faster than ``type(value)``, but wrong for proxies, which return the class of the object behind them.
+For deltas: ``b"null" in encoded`` takes twice as long as a regular expression, because ``in`` first tries to
+convert its operand to a number. For states: comparing the re-encoded bytes takes half as long as comparing
+dataclasses, which is done in Python (unlike for Structs), but a UUID in a text field would equal its text. A
+decoder with a type of eight levels bounds the nesting of untyped data at no cost, where measuring it takes a
+tenth of a commit; it would need a second decoder, and another way for deeper data. Python's own JSON with
+``allow_nan=False`` takes ten times as long to find infinite numbers and NaN as MessagePack, which shows them
+in its bytes.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import msgspec
-from harness import environment, keep
+from harness import environment, record, slug
 from keyfold.actors.event_check import make_event_check
-from keyfold.store import Codec
+from keyfold.store.codec import Codec
 
 
 class Colour(enum.Enum):
@@ -110,13 +112,13 @@ DELTAS: dict[str, tuple[Any, Any]] = {
     "dict": (dict, {"apple": 3}),
     "no annotation": (Any, {"apple": 3}),
 }
-# Lines in a state of about 100 B, 10 kB and 1 MB.
+# The numbers of lines in states of about 100 B, 10 kB and 1 MB.
 SIZES = (1, 200, 20_000)
-TURN = 32
+COMMIT = 32
 
 
 def states(lines: int) -> dict[str, tuple[Any, Any]]:
-    """The same state, as dataclasses, as Structs and untyped."""
+    """Return the same state as dataclasses, as Structs and untyped."""
     parts = [(f"key {n}", f"article {n}", n, n * 0.5) for n in range(lines)]
     return {
         "dataclasses": (Board, Board("board", {key: Line(*rest) for key, *rest in parts})),
@@ -132,9 +134,9 @@ def states(lines: int) -> dict[str, tuple[Any, Any]]:
 
 
 def measure(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return for each the seconds a call takes, in the best of some rounds in which each has its turn.
+    """Return the seconds per call of each side: the best of several rounds, in which the sides alternate.
 
-    The best, as timeit has it: what is above is what other programs took of the machine.
+    The best, as in timeit: anything above it is the time of other programs on the machine.
     """
     repeats: dict[str, int] = {}
     for name, work in works.items():
@@ -169,17 +171,17 @@ def main() -> None:
     def nanoseconds(seconds: float, calls: int = 1) -> float:
         return max(0.0, seconds - empty) * 1e9 / calls
 
-    print(f"events: ns for each dispatch, best of {options.rounds} rounds{'check':>28}{'bare encoding':>16}")
+    print(f"events: ns per dispatch, best of {options.rounds} rounds{'check':>28}{'bare encoding':>16}")
     for name, event in EVENTS.items():
         check = make_event_check(type(event), Codec(type(event)), 1 << 20, required=False)
         assert check(event) is None
         taken = measure({"check": bound(check, event), "bare": bound(bare, event)}, options.rounds)
-        checked = keep(f"event, {name}", nanoseconds(taken["check"]))
+        checked = record(f"event.{slug(name)}", nanoseconds(taken["check"]))
         print(f"  {name:<66}{checked:>16,.0f}{nanoseconds(taken['bare']):>16,.0f}")
-    print(f"deltas: ns for each, in turns of {TURN}{'encode':>34}{'decodes':>16}{'bare encoding':>16}")
+    print(f"deltas: ns per delta, in commits of {COMMIT}{'encode':>34}{'decodes':>16}{'bare encoding':>16}")
     for name, (type_, delta) in DELTAS.items():
         codec = Codec(type_)
-        encoded = [codec.encode_part(delta)] * TURN
+        encoded = [codec.encode_part(delta)] * COMMIT
         taken = measure(
             {
                 "encode": bound(codec.encode_part, delta),
@@ -188,10 +190,10 @@ def main() -> None:
             },
             options.rounds,
         )
-        looked = keep(f"delta, {name}", nanoseconds(taken["decodes"], TURN))
+        looked = record(f"delta.{slug(name)}", nanoseconds(taken["decodes"], COMMIT))
         encodes = nanoseconds(taken["encode"])
         print(f"  {name:<50}{encodes:>16,.0f}{looked:>16,.0f}{nanoseconds(taken['bare']):>16,.0f}")
-    print(f"states: µs for each turn{'encode':>44}{'verify':>16}{'bare encoding':>16}")
+    print(f"states: µs per commit{'encode':>44}{'verify':>16}{'bare encoding':>16}")
     for lines in SIZES:
         for name, (type_, state) in states(lines).items():
             codec = Codec(type_)
@@ -199,13 +201,13 @@ def main() -> None:
             taken = measure(
                 {
                     "encode": bound(codec.encode, state),
-                    "verify": lambda codec=codec, state=state, data=data: codec.verify(state, data),  # type: ignore[misc]
+                    "verify": partial(codec.verify, state, data),
                     "bare": bound(bare, state),
                 },
                 options.rounds if lines < SIZES[-1] else max(3, options.rounds // 3),
             )
             label = f"{name}, {len(data):,} B"
-            verified = keep(f"state, {label}", taken["verify"] * 1e6)
+            verified = record(f"state.{slug(name)}.lines_{lines}", taken["verify"] * 1e6)
             print(
                 f"  {label:<50}{taken['encode'] * 1e6:>16,.1f}{verified:>16,.1f}{taken['bare'] * 1e6:>16,.1f}"
             )

@@ -1,17 +1,17 @@
 """The write path on PostgreSQL beside eventsourcing and beside the raw statement: ``make bench-write_path``.
 
-``eventsourcing`` runs a ProjectionRunner with a PostgreSQL view, as its documentation shows it; its events
-are stored before the clock starts, so only projecting them is timed. It reads events from a log and can
-replay them, which Keyfold does not; it tells no browser. Both keep a total for each of 100 keys.
+``eventsourcing`` runs a ProjectionRunner with a PostgreSQL view, as its documentation shows; its events are
+stored before the time starts, so only the projection is timed. It reads events from a log and can replay
+them, which Keyfold does not; it sends nothing to browsers. Both keep a total for each of 100 keys.
 
-The raw statement is one UPDATE of 500 rows from VALUES, with a version check, and a commit: what the
-database itself allows. Against it Keyfold writes 1,000 keys in rounds, an event each, so that every event is
-a row written; all events of a round are awaited before the next. And once with the events that one key
-gathers during a commit, as they come in bulk, for which a raw loop has no counterpart.
+The raw statement is one UPDATE of 500 rows from VALUES, with a version check, and a commit: the limit of the
+database itself. Against it Keyfold writes 1,000 keys in rounds of one event each, so that every event writes
+a row; all events of a round are awaited before the next. And once in bulk, where the events of a key during a
+commit share the next commit; a raw loop has no counterpart for that.
 
-One thread that awaits each commit is the worst case: nothing shares its commit, and each event passes from the
-caller to the actor, to the writer, back to the actor and to the caller. The raw statement for one row, on the
-caller's own thread, is what of it is the database.
+One thread that awaits each commit is the worst case: no other event shares its commit, and each event passes
+from the caller to the actor, to the writer, back to the actor and to the caller. The raw statement for one
+row, on the caller's own thread, is the share of the database in it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from collections.abc import Callable
 from durable import Added, Counters, in_bulk
 from harness import compare, environment, interleaved, postgres, row
 from keyfold.actors import ProjectionSystem
-from keyfold.store import Position, Save, SnapshotStore, new_epoch
+from keyfold.store import Position, SnapshotStore
+from keyfold.store.rows import Save, new_epoch
 from keyfold.store.writing.ledger import Ledger
 from peers import EventSourced, RawStatement
 
@@ -31,7 +32,7 @@ BATCH = 500
 
 
 def in_rounds(system: ProjectionSystem, keys: list[str], rounds: int) -> Callable[[], int]:
-    """Dispatch an event for each key, and await all of them, so many times."""
+    """Return work that repeats: dispatch one event per key, and await all of them."""
 
     def work() -> int:
         for _ in range(rounds):
@@ -44,7 +45,7 @@ def in_rounds(system: ProjectionSystem, keys: list[str], rounds: int) -> Callabl
 
 
 def by_the_store(store: SnapshotStore, keys: list[str], rounds: int) -> Callable[[], int]:
-    """Have the store write each key over its last version, BATCH rows a commit: what a turn's end costs alone."""
+    """Return work of the store alone: write each key over its last version, BATCH rows per commit."""
     ledger, epoch, versions = Ledger(), new_epoch(), itertools.count()
 
     def work() -> int:
@@ -76,7 +77,7 @@ def main() -> None:
         for key in keys:
             system.bus.dispatch(Added(key, 0))
         assert system.settle(60)
-        # The last row of the raw table is written alone.
+        # The last row of the raw table is the one that is written alone.
         raw, sourced = RawStatement(url, len(keys) + 1), EventSourced(url, 100)
         version = itertools.count()
 
@@ -112,18 +113,20 @@ def main() -> None:
         raw.close()
         store.disconnect()
         sourced.check()
-    print(row("keyfold, 100 keys in bulk, durable events", rates["bulk"]))
-    print(row("eventsourcing's ProjectionRunner, 100 keys, projecting alone", rates["sourced"]))
+    print(row("bulk_100", "keyfold, 100 keys in bulk, durable events", rates["bulk"]))
+    print(
+        row("eventsourcing", "eventsourcing's ProjectionRunner, 100 keys, projecting alone", rates["sourced"])
+    )
     print(compare(rates["bulk"], rates["sourced"]))
-    print(row("raw statement, 1,000 keys, 500 rows a commit", rates["raw"]))
-    print(row("keyfold's store, 1,000 keys, 500 rows a commit", rates["store"]))
+    print(row("raw", "raw statement, 1,000 keys, 500 rows per commit", rates["raw"]))
+    print(row("store", "keyfold's store, 1,000 keys, 500 rows per commit", rates["store"]))
     print(compare(rates["store"], rates["raw"]))
-    print(row("keyfold, 1,000 keys in rounds, a row an event", rates["rounds"]))
+    print(row("rounds", "keyfold, 1,000 keys in rounds, one row per event", rates["rounds"]))
     print(compare(rates["rounds"], rates["raw"]))
-    print(row("keyfold, 1,000 keys in bulk, events", rates["bulk of 1,000 keys"]))
+    print(row("bulk_1000", "keyfold, 1,000 keys in bulk, events", rates["bulk of 1,000 keys"]))
     print(compare(rates["bulk of 1,000 keys"], rates["raw"]))
-    print(row("raw statement, one row a commit", rates["raw alone"]))
-    print(row("keyfold, one thread awaits each commit", rates["alone"]))
+    print(row("raw_alone", "raw statement, one row per commit", rates["raw alone"]))
+    print(row("alone", "keyfold, one thread awaits each commit", rates["alone"]))
     print(compare(rates["alone"], rates["raw alone"]))
 
 

@@ -1,6 +1,7 @@
-"""A whole app in one file: a counter that every open page shows, live.
+"""A whole app in one file: a counter that every open page shows live.
 
-Run it: ``python examples/one_file.py``, then open the URL in two windows. Or ``gunicorn --chdir examples one_file:app``.
+Run it with ``python examples/one_file.py``, then open the URL in two windows; or with
+``gunicorn --chdir examples one_file:app``.
 """
 
 from __future__ import annotations
@@ -29,28 +30,26 @@ PAGE = """<!doctype html>
 
 @dataclass
 class Pressed:
-    """Somebody pressed the button."""
+    """The button was pressed."""
 
 
 @dataclass
 class Counter:
-    """How often that happened."""
+    """The number of presses."""
 
     presses: int = 0
 
 
 class PressCounter(Projection[Pressed, Counter]):
-    """One key for everybody."""
+    """One key, the same for all pages."""
 
     name = "demo.counter"
     public = True
 
     def key(self, event: Pressed) -> str:  # noqa: ARG002
-        """Always the same."""
         return "all"
 
     def apply(self, state: Counter, event: Pressed) -> dict[str, int]:  # noqa: ARG002
-        """Count."""
         state.presses += 1
         return {"presses": state.presses}
 
@@ -72,7 +71,7 @@ def page() -> str:
 
 @app.post("/press")
 def press() -> dict[str, int]:
-    """Count, and answer once that is committed."""
+    """Dispatch a press, and answer once it is committed."""
     [applied] = keyfold.bus.dispatch(Pressed()).result(timeout=5)
     return {"version": applied.version}
 

@@ -1,7 +1,7 @@
-"""Without Flask: a WSGI function of one's own beside Keyfold's routes.
+"""An app without Flask: a plain WSGI function beside Keyfold's routes.
 
-Run it: ``gunicorn --threads 8 -c python:keyfold.web.gunicorn --chdir examples plain_wsgi:app``. POST /sold/pen counts; then
-``/ws/projection/shop.sales/pen`` and ``/projection/shop.sales/pen`` show it.
+Run it with ``gunicorn --threads 8 -c python:keyfold.web.gunicorn --chdir examples plain_wsgi:app``. After a
+POST to /sold/pen, ``/ws/projection/shop.sales/pen`` and ``/projection/shop.sales/pen`` show one more piece.
 """
 
 from __future__ import annotations
@@ -19,30 +19,28 @@ StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 @dataclass
 class Sold:
-    """One piece of an article left the shop."""
+    """One piece of an article was sold."""
 
     article: str
 
 
 @dataclass
 class Sales:
-    """How many did."""
+    """The number of pieces sold."""
 
     pieces: int = 0
 
 
 class SalesOfArticle(Projection[Sold, Sales]):
-    """A key an article."""
+    """One key per article."""
 
     name = "shop.sales"
     public = True
 
     def key(self, event: Sold) -> str:
-        """The article."""
         return event.article
 
     def apply(self, state: Sales, event: Sold) -> dict[str, int]:  # noqa: ARG002
-        """Count."""
         state.pieces += 1
         return {"pieces": state.pieces}
 
@@ -55,7 +53,7 @@ live = create_app(system)
 
 
 def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """Take what is ours; all the rest is Keyfold's."""
+    """Serve /sold/…, and leave all other paths to Keyfold."""
     path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
     if not path.startswith("/sold/"):
         return live(environ, start_response)  # type: ignore[arg-type]
@@ -73,5 +71,5 @@ def sell(article: str) -> tuple[str, str]:
     except InvalidKey as error:
         return "400 Bad Request", f"{error}\n"
     except MailboxFull:
-        return "503 Service Unavailable", "too much at once; try again\n"
+        return "503 Service Unavailable", "too many sales at once; try again\n"
     return "200 OK", f"{applied.delta['pieces']}\n"

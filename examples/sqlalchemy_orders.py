@@ -1,7 +1,8 @@
-"""An app with SQLAlchemy models of its own: its rows first, then the read model.
+"""An app with its own SQLAlchemy models: it commits its rows first, and then dispatches to the read model.
 
-The event of a change is kept with the session, and dispatched once the session has committed. A transaction that is rolled back
-dispatches nothing; and no event waits inside of one. Run it: ``gunicorn --threads 8 --chdir examples sqlalchemy_orders:app``.
+Events are collected in the session, and dispatched once the session has committed. A transaction that is
+rolled back dispatches nothing, and no transaction waits for an event. Run it with ``gunicorn --threads 8
+--chdir examples sqlalchemy_orders:app``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Base(DeclarativeBase):
 
 
 class Order(Base):
-    """What somebody ordered."""
+    """An order and its lines."""
 
     __tablename__ = "orders"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -37,7 +38,7 @@ class Order(Base):
 
 
 class Line(Base):
-    """One article of it."""
+    """One article of an order."""
 
     __tablename__ = "lines"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -56,7 +57,7 @@ Sessions = sessionmaker(engine)
 
 @dataclass
 class LineAdded:
-    """An order has one line more."""
+    """A line was added to an order."""
 
     order: int
     article: str
@@ -65,24 +66,24 @@ class LineAdded:
 
 @dataclass
 class OrderBoard:
-    """What the page of an order shows."""
+    """The state that the page of an order shows."""
 
     pieces: int = 0
     articles: dict[str, int] = field(default_factory=dict)
 
 
 class OrderBoards(Projection[LineAdded, OrderBoard]):
-    """A key an order."""
+    """One key per order."""
 
     name = "orders.board"
     public = True
 
     def key(self, event: LineAdded) -> str:
-        """The order's number."""
+        """Return the number of the order."""
         return str(event.order)
 
     def apply(self, state: OrderBoard, event: LineAdded) -> dict[str, Any]:
-        """Add the line up."""
+        """Add the line to the totals."""
         state.pieces += event.pieces
         state.articles[event.article] = state.articles.get(event.article, 0) + event.pieces
         return {"article": event.article, "total": state.articles[event.article], "pieces": state.pieces}
@@ -95,8 +96,8 @@ keyfold.register(OrderBoards())
 # -- events that wait for the commit
 
 
-def tell(session: Session, happened: object) -> None:
-    """Dispatch this once the session has committed."""
+def dispatch_later(session: Session, happened: object) -> None:
+    """Dispatch an event once the session has committed."""
     session.info.setdefault("happened", []).append(happened)
 
 
@@ -121,7 +122,7 @@ Base.metadata.create_all(engine)
 
 @app.post("/orders")
 def order() -> dict[str, int]:
-    """Begin an order."""
+    """Create an order."""
     with Sessions.begin() as session:
         made = Order()
         session.add(made)
@@ -131,13 +132,13 @@ def order() -> dict[str, int]:
 
 @app.post("/orders/<int:number>/lines")
 def add_line(number: int) -> dict[str, int]:
-    """Add a line; what is wrong with it rolls the transaction back, and no page sees anything."""
-    asked = request.get_json()
+    """Add a line. A wrong line rolls the transaction back, and no page sees it."""
+    body = request.get_json()
     with Sessions.begin() as session:
         found = session.get(Order, number) or abort(404)
-        session.add(Line(order=found, article=asked["article"], pieces=asked["pieces"]))
-        tell(session, LineAdded(number, asked["article"], asked["pieces"]))
+        session.add(Line(order=found, article=body["article"], pieces=body["pieces"]))
+        dispatch_later(session, LineAdded(number, body["article"], body["pieces"]))
         session.flush()
-        if asked["pieces"] < 1:
+        if body["pieces"] < 1:
             abort(400, "pieces is at least 1")
         return {"lines": len(found.lines)}

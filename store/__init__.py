@@ -1,6 +1,10 @@
-"""State becomes rows: models, migrations, the snapshot store, its writer, the codec."""
+"""State becomes rows: the snapshot store, its tables and migrations, and the errors of a database.
 
-from .codec import Codec, DecodeError, EncodeError
+The names here are for apps. The runtime imports the internal ones (the writer and its messages, the records,
+the codec) from their modules.
+"""
+
+from .codec import DecodeError, EncodeError
 from .connect.database import open_database
 from .errors import (
     CommitInDoubt,
@@ -11,92 +15,33 @@ from .errors import (
     StoreUnavailable,
     VersionConflict,
 )
-from .operator_queries import KeyFacts, Queries
-from .processes import Processes
-from .rows import (
-    Amendment,
-    DeadLetter,
-    Head,
-    Position,
-    Row,
-    RowKey,
-    Save,
-    Snapshot,
-    StoredLetter,
-    differ,
-    new_commit_id,
-    new_epoch,
-)
+from .rows import Position, Snapshot, StoredLetter
 from .schema.migrations import CreateProjectionSnapshotsTable, migrate, pending, rollback
 from .schema.models import ProjectionDeadLetter, ProjectionSnapshot, ProjectionWriter
 from .snapshot_store import SnapshotStore
-from .validation import ProjectionKey, check_key, check_name
-from .writing.ledger import Ledger
-from .writing.writer import SnapshotWriter
-from .writing.writer_facts import WriterFacts, quantile
-from .writing.writer_messages import (
-    CONFLICT,
-    SAVED,
-    Amend,
-    Answer,
-    Conflict,
-    Load,
-    Loaded,
-    Rejected,
-    Saved,
-    Write,
-)
+from .validation import ProjectionKey
 
 __all__ = [
-    "CONFLICT",
-    "SAVED",
-    "Amend",
-    "Amendment",
-    "Answer",
-    "Codec",
     "CommitInDoubt",
-    "Conflict",
     "CreateProjectionSnapshotsTable",
-    "DeadLetter",
     "DecodeError",
     "EncodeError",
-    "Head",
     "InvalidKey",
-    "KeyFacts",
-    "Ledger",
-    "Load",
-    "Loaded",
     "Position",
-    "Processes",
     "ProjectionDeadLetter",
     "ProjectionError",
     "ProjectionKey",
     "ProjectionSnapshot",
     "ProjectionWriter",
-    "Queries",
-    "Rejected",
-    "Row",
-    "RowKey",
-    "Save",
-    "Saved",
     "Snapshot",
     "SnapshotStore",
-    "SnapshotWriter",
     "StoreError",
     "StoreRejected",
     "StoreUnavailable",
     "StoredLetter",
     "VersionConflict",
-    "Write",
-    "WriterFacts",
-    "check_key",
-    "check_name",
-    "differ",
     "migrate",
-    "new_commit_id",
-    "new_epoch",
     "open_database",
     "pending",
-    "quantile",
     "rollback",
 ]

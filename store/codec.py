@@ -1,4 +1,4 @@
-"""States, events and deltas as JSON, by msgspec."""
+"""States, events and deltas as JSON, by msgspec, and the checks that they come back as they were."""
 
 from __future__ import annotations
 
@@ -13,45 +13,57 @@ from typing import Any
 
 import msgspec
 
-from .describe import describe
+from .errors import describe
 
 EncodeHook = Callable[[Any], Any]
 DecodeHook = Callable[[type[Any], Any], Any]
 
-_DEPTH = 50
-_LONGEST_SHOWN = 100
+_MAX_SEARCH_DEPTH = 50
+_MAX_SHOWN = 100
 _Difference = tuple[str, str]
 
 MAX_NESTING = 200
-"""How deep lists, dicts and objects may stand in each other. The decoder of msgspec calls itself for each level,
-and what is written by a nearly empty stack has to be read by a request handler that stands deep in middleware:
-of the 1,000 levels that Python allows by default, this many are the data's."""
+"""The maximal nesting of lists, dicts and objects.
 
-# Each level takes an opening and a closing bracket.
-_SHALLOW = 2 * MAX_NESTING
+The decoder of msgspec recurses per level. A state that a thread with a nearly empty stack has written must be
+readable for a request handler deep inside of middleware: of the 1,000 levels that Python allows by default,
+the data may take this many.
+"""
 
-_SAY_WHAT_IT_IS = "annotate it as what it is, or keep what JSON has: dicts with str keys, lists, str, int, float, bool, None"
+# Each level takes an opening and a closing bracket: shorter JSON can't be nested deeper than MAX_NESTING.
+_SHALLOW_LENGTH = 2 * MAX_NESTING
+
+_ANNOTATE_IT = (
+    "annotate its type, or use only the types of JSON: "
+    "dicts with str keys, lists, str, int, float, bool, None"
+)
 
 
 class EncodeError(ValueError):
-    """An object has a part that JSON has no form for; the message names the field."""
+    """A part of an object can't be encoded as JSON; the message names the field."""
 
 
 class ReadBackError(EncodeError):
-    """An object has a form in JSON that does not read back as the object; the message names the field."""
+    """An object can be encoded as JSON, but would not read back equal; the message names the field."""
 
 
 class DecodeError(ValueError):
-    """JSON does not fit the type; the message names the field."""
+    """JSON does not fit the type to decode it as; the message names the field."""
 
 
 class Codec:
-    """Encodes objects as JSON, decodes them as one type, and tells whether they come back as they were.
+    """Encodes objects as JSON, decodes them as one type, and checks whether they come back as they were.
 
-    Knows what msgspec knows: dataclasses, Structs, dicts, lists, sets, datetime, UUID, Decimal, enums.
-    ``encode_hook(object) -> plain`` and ``decode_hook(type, plain) -> object`` add others. A hook may raise
-    whatever it likes: it is an EncodeError or a DecodeError, with the hook's exception as its cause. Only
-    KeyboardInterrupt, which comes from outside, passes.
+    It supports the types of msgspec: dataclasses, Structs, dicts, lists, sets, datetime, UUID, Decimal,
+    enums. The hooks add others. Any exception of a hook becomes an EncodeError or a DecodeError with the
+    hook's exception as its cause; only KeyboardInterrupt passes, as it does not come from the hook.
+
+    Args:
+        type_: The type to decode JSON as.
+        encode_hook: Is called with an object of a type that msgspec does not know, on the thread that
+            encodes, and returns an object of types that it does know.
+        decode_hook: Is called with a type that msgspec does not know and with decoded JSON, on the thread
+            that decodes, and returns an object of that type.
     """
 
     def __init__(
@@ -67,26 +79,30 @@ class Codec:
         self._decode = msgspec.json.Decoder(type_, dec_hook=decode_hook).decode
         self._many = msgspec.json.Decoder(list[type_], dec_hook=decode_hook)
         info = _type_info(type_)
-        # The length from which the nesting has to be looked at.
-        self._shallow = _SHALLOW if _can_nest(info, ()) else sys.maxsize
+        # Longer JSON has to be checked for its nesting.
+        self._shallow = _SHALLOW_LENGTH if _can_nest(info, ()) else sys.maxsize
         self._opening = _opening(info)
         self._shapes = _Shapes(digits_are_free=_digits_are_free(info))
         self.decode_fast: Callable[[bytes], Any] = self._decode
-        """As ``decode``, for what is known to decode: errors are the decoder's own."""
+        """As ``decode``, for data that is known to decode: its errors are the decoder's own."""
         hides = self._shallow < sys.maxsize or _may_hide_null(info)
         self.encode_part: Callable[[Any], bytes] = self.encode if hides else self._encode
-        """As ``encode``, for what ``decodes`` is asked about afterwards: the encoder alone, where the decoder
-        finds all that ``encode`` looks for. Its errors are the encoder's own: see ``explain``."""
+        """As ``encode``, for JSON that is passed to ``decodes`` afterwards.
+
+        It is the encoder alone if the decoder detects everything that ``encode`` checks. Its errors are the
+        encoder's own: see ``explain``.
+        """
 
     def encode(self, value: Any) -> bytes:
-        """Return value as JSON.
+        """Return an object as JSON.
 
         Args:
-            value: An object of the type. Whether it is one is for ``verify`` to say.
+            value: An object of the type. ``encode`` does not check that; ``verify`` does.
 
         Raises:
-            EncodeError: It has no form in JSON; as a ReadBackError: it holds a float that is not finite, which
-                would be written as null, or is nested deeper than MAX_NESTING. The message names the field.
+            EncodeError: The object can't be encoded. The message names the field.
+            ReadBackError: It holds a float that is not finite, which would be written as null, or it is
+                nested deeper than MAX_NESTING. The message names the field.
         """
         try:
             encoded = self._encode(value)
@@ -99,7 +115,7 @@ class Codec:
         return encoded
 
     def decode(self, data: bytes | str) -> Any:
-        """Return data as an object of the type.
+        """Return JSON as an object of the type.
 
         Raises:
             DecodeError: The data does not fit the type; the message names the field.
@@ -112,18 +128,18 @@ class Codec:
             raise DecodeError(_text(error)) from error
 
     def verify(self, value: Any, encoded: bytes) -> None:
-        """Make sure that what was encoded reads back as what it was.
+        """Check that the JSON of an object reads back as an equal object.
 
-        Costs a decoding and a comparison, both in C, unless they differ. Objects whose class says nothing about
-        equality (``dataclass(eq=False)``) are compared field by field, in Python.
+        This takes one decoding and one comparison, both in C, unless the two differ. Objects whose class does
+        not define equality (``dataclass(eq=False)``) are compared field by field, in Python.
 
         Args:
             value: The object.
-            encoded: What ``encode`` has returned for it.
+            encoded: The result of ``encode(value)``.
 
         Raises:
-            EncodeError: A ReadBackError, if ``encoded`` does not decode as the type, or as an object that does
-                not equal ``value``. The message names the field.
+            ReadBackError: ``encoded`` does not decode as the type, or decodes as an object that does not
+                equal ``value``. The message names the field.
         """
         try:
             decoded = self._decode(encoded)
@@ -136,13 +152,13 @@ class Codec:
             self._compare(value, decoded)
 
     def decodes(self, encoded: Sequence[bytes]) -> tuple[int, DecodeError] | None:
-        """Tell whether all of these decode as the type.
+        """Check whether the JSON of several objects decodes as the type.
 
         Args:
-            encoded: What ``encode`` has returned, once for each of some objects.
+            encoded: The results of ``encode`` or ``encode_part``, one per object.
 
         Returns:
-            None if all decode; else the index of the first one that does not, and why.
+            None if all of them decode; else the index of the first one that does not, and its error.
         """
         opening = self._opening
         if opening is not None:
@@ -156,7 +172,7 @@ class Codec:
                 self._many.decode(b"[" + joined + b"]")
             except KeyboardInterrupt:
                 raise
-            except BaseException:  # noqa: S110  # said below, with its index
+            except BaseException:  # noqa: S110  # the loop below finds its index
                 pass
             else:
                 self._shapes.learn(encoded)
@@ -168,32 +184,39 @@ class Codec:
                 return index, error
         return None
 
-    # -- what encodes and would not come back
+    # -- values that encode and would not come back
 
     def _check(self, value: Any, encoded: bytes) -> None:
         if len(encoded) > self._shallow and _nested_too_deep(encoded):
             path = self._too_deep(value)
-            msg = f"{_where(path)}nested deeper than {MAX_NESTING} levels, which a reader may not be able to decode"
+            msg = (
+                f"{_where(path)}nested deeper than {MAX_NESTING} levels, "
+                "which a reader may not be able to decode"
+            )
             raise ReadBackError(msg)
         if _NULL(encoded) is not None and self._may_hold_non_finite(value):
             found = self._non_finite(value)
             if found is not None:
                 path, number = found
-                msg = f"{_where(path)}{number!r} is no number in JSON, and would come back as null: use None, or leave it out"
+                msg = (
+                    f"{_where(path)}{number!r} is no number in JSON, and would come back as null: "
+                    "use None, or leave it out"
+                )
                 raise ReadBackError(msg)
 
     def _may_hold_non_finite(self, value: Any) -> bool:
-        """Look for a NaN or an infinity by means of C: as MessagePack a float is 0xCB and its eight bytes.
+        """Return whether a value may hold a NaN or an infinity, found at the speed of C.
 
-        All that are not finite begin with 0x7F or 0xFF, and then a byte from 0xF0 on. Text has no such bytes
-        in a row; bytes, times and integers may, so that this errs on one side.
+        In MessagePack a float is 0xCB and its eight bytes. Of exactly the floats that are not finite, the first
+        byte is 0x7F or 0xFF and the second at least 0xF0. Text never has three such bytes in a row. Bytes,
+        times and integers may have them, so the result may be wrongly True.
         """
         try:
             return _NON_FINITE.search(self._packer.encode(value)) is not None
         except KeyboardInterrupt:
             raise
         except BaseException:
-            return True  # an integer of more than 64 bits, for one
+            return True  # MessagePack can't encode it, for instance an integer of more than 64 bits
 
     def _non_finite(self, value: Any) -> tuple[str, float] | None:
         for path, part, _ in self._walk(value):
@@ -204,11 +227,11 @@ class Codec:
     def _too_deep(self, value: Any) -> str:
         for path, part, depth in self._walk(value):
             if depth >= MAX_NESTING and not isinstance(part, _LEAVES):
-                return path if len(path) <= _LONGEST_SHOWN else f"{path[:_LONGEST_SHOWN]}…"
+                return path if len(path) <= _MAX_SHOWN else f"{path[:_MAX_SHOWN]}…"
         return ""
 
     def _walk(self, value: Any) -> Iterator[tuple[str, Any, int]]:
-        """Yield the parts of value, in no special order, each with its path and how deep it stands."""
+        """Yield the parts of a value in any order, each with its path and its depth."""
         waiting = [("", value, 0)]
         while waiting:
             path, part, depth = waiting.pop()
@@ -225,10 +248,10 @@ class Codec:
         elif self._hook is not None and _is_foreign(value):
             yield "", self._hook(value)
 
-    # -- what comes back as something else
+    # -- values that come back as something else
 
     def _compare(self, value: Any, decoded: Any) -> None:
-        """Raise ReadBackError unless the two differ only where equality can't tell."""
+        """Raise ReadBackError, unless the two differ only because their class does not define equality."""
         try:
             difference = self._difference("", value, decoded)
         except KeyboardInterrupt:
@@ -242,13 +265,13 @@ class Codec:
             raise ReadBackError(msg)
 
     def _difference(self, path: str, value: Any, decoded: Any) -> _Difference | None:
-        """Return where the two differ, and how; None if it is only that equality can't tell."""
+        """Return the path and the kind of the first difference; None if only equality is undefined."""
         if _equal(value, decoded):
             return None
         if isinstance(value, dict) and isinstance(decoded, dict):
             return self._dicts_differ(path, value, decoded)
         if type(value) is not type(decoded):
-            return path, f"a {_kind(value)} comes back as a {_kind(decoded)}: {_SAY_WHAT_IT_IS}"
+            return path, f"a {_kind(value)} comes back as a {_kind(decoded)}: {_ANNOTATE_IT}"
         if isinstance(value, (list, tuple)):
             return self._lists_differ(path, value, decoded)
         names = _field_names(value)
@@ -291,10 +314,11 @@ class Codec:
         )
 
     def _leaves_differ(self, path: str, value: Any, decoded: Any) -> _Difference | None:
-        """Compare what has no parts.
+        """Compare two values without parts.
 
-        A class of the app says itself what is equal, if it says anything. All else is the same if its encoding
-        is: a Decimal that is no number, a time that is there twice when the clocks go back.
+        A class of the app defines what is equal, if it defines equality. All other values are the same if
+        their encodings are: a Decimal that is not a number, or a time in the hour that comes twice when
+        clocks go back.
         """
         if not _is_foreign(value) or _without_equality(value, decoded):
             try:
@@ -302,7 +326,7 @@ class Codec:
                     return None
             except KeyboardInterrupt:
                 raise
-            except BaseException:  # noqa: S110  # then they differ
+            except BaseException:  # noqa: S110  # without an encoding they differ
                 pass
         return path, f"{_shown(value)} comes back as {_shown(decoded)}"
 
@@ -310,10 +334,15 @@ class Codec:
         parts = value if isinstance(value, (set, frozenset)) else (value,)
         return sorted(type(part).__qualname__.encode() + self._encode(part) for part in parts)
 
-    # -- words
+    # -- messages of errors
 
     def explain(self, value: Any, error: BaseException) -> BaseException:
-        """Return an EncodeError that names the field because of which ``encode_part`` raised this error."""
+        """Return an EncodeError that names the field for which ``encode_part`` raised an error.
+
+        Args:
+            value: The object that was encoded.
+            error: The error that was raised.
+        """
         if isinstance(error, EncodeError):
             return error
         explained = self._explain(value, error)
@@ -321,16 +350,16 @@ class Codec:
         return explained
 
     def _refusal(self, encoded: bytes, error: BaseException) -> str:
-        """Return the decoder's message with the field in front, and with the keys where msgspec says ``[...]``."""
+        """Return the decoder's message behind the field's path, with keys instead of msgspec's ``[...]``."""
         message = _text(error)
         match = _PATH.fullmatch(message)
         if match is None:
             return message
-        what, path = match.groups()
-        return f"{_where(self._exact_path(encoded, message, path))}{what}"
+        complaint, path = match.groups()
+        return f"{_where(self._exact_path(encoded, message, path))}{complaint}"
 
     def _exact_path(self, encoded: bytes, message: str, path: str) -> str:
-        """Return the path with the keys of the parts that don't decode, or as it is if they are not found."""
+        """Return the path with the keys of the parts that don't decode, or unchanged if none are found."""
         exact = ""
         try:
             node = plain = msgspec.json.decode(encoded)
@@ -348,7 +377,7 @@ class Codec:
         return exact
 
     def _bisect(self, plain: Any, node: dict[str, Any], message: str) -> tuple[str, Any]:
-        """Leave but one item in a dict that is a part of plain: the first that the decoder complains of."""
+        """Reduce a dict within ``plain`` to the first item that the decoder refuses, and return that item."""
         items = list(node.items())
         while len(items) > 1:
             middle = len(items) // 2
@@ -371,13 +400,13 @@ class Codec:
         return None
 
     def _explain(self, value: Any, error: BaseException) -> EncodeError:
-        path, guilty = self._find("", value, _DEPTH)
+        path, part = self._find("", value, _MAX_SEARCH_DEPTH)
         return EncodeError(
-            f"{_where(path)}a {_kind(guilty)} can't be encoded as JSON: {_text(error, plain=TypeError)}"
+            f"{_where(path)}a {_kind(part)} can't be encoded as JSON: {_text(error, plain=TypeError)}"
         )
 
     def _find(self, path: str, value: Any, depth: int) -> tuple[str, Any]:
-        """Descend to the deepest part of value that can't be encoded by itself."""
+        """Return the path and the value of the deepest part that can't be encoded on its own."""
         if depth:
             for step, part in _parts(value) or ():
                 try:
@@ -389,7 +418,7 @@ class Codec:
         return path, value
 
 
-# Searching is twice as fast as ``b"null" in``, which first tries the right side as a number.
+# Twice as fast as ``b"null" in encoded``, which first tries to take the right side as a number.
 _NULL = re.compile(rb"null").search
 _NO_EQUALITY: Any = object.__eq__
 _NON_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
@@ -399,7 +428,11 @@ _PATH = re.compile(r"(?s)(.*) - at `(?:key in )?\$(.*)`")
 
 
 def name_field(message: str) -> str:
-    """Return msgspec's message about data that does not fit with the field in front of it."""
+    """Return msgspec's message about data that does not fit, with the field at its beginning.
+
+    Args:
+        message: The text of a ``msgspec.ValidationError``.
+    """
     match = _PATH.fullmatch(message)
     return f"{_where(match[2])}{match[1]}" if match else message
 
@@ -410,7 +443,7 @@ def _where(path: str) -> str:
 
 def _shown(value: Any) -> str:
     shown = repr(value)
-    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}…"
+    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}…"
 
 
 def _kind(value: Any) -> str:
@@ -418,13 +451,13 @@ def _kind(value: Any) -> str:
 
 
 def _text(error: BaseException, *, plain: type[Exception] = msgspec.MsgspecError) -> str:
-    """Return what the error says; of msgspec's own ones without the class, which tells nothing."""
+    """Return the text of an error, with its class unless it is one of msgspec's own."""
     words = describe(error)
     return words.partition(": ")[2] or words if isinstance(error, (plain, msgspec.MsgspecError)) else words
 
 
 def _is_foreign(value: Any) -> bool:
-    """Tell whether msgspec asks the hook for a form of value."""
+    """Return whether msgspec calls the hook for a value."""
     try:
         msgspec.json.encode(value)
     except TypeError:
@@ -438,11 +471,11 @@ def _equal(value: Any, decoded: Any) -> bool:
     except KeyboardInterrupt:
         raise
     except BaseException:
-        return False  # a signalling Decimal, an array: it can't tell
+        return False  # a signalling Decimal or an array, for instance
 
 
 def _without_equality(value: Any, decoded: Any) -> bool:
-    """Tell whether the class of the two leaves open what is equal, or can't answer."""
+    """Return whether the class of the two values does not define equality, or its ``__eq__`` raises."""
     if type(value).__eq__ is _NO_EQUALITY:
         return True
     try:
@@ -453,7 +486,7 @@ def _without_equality(value: Any, decoded: Any) -> bool:
 
 
 def _field_names(value: Any) -> Sequence[str] | None:
-    """Return the names of the fields of an object, or None if it has none that are known."""
+    """Return the names of an object's fields, or None if they are not known."""
     if isinstance(value, msgspec.Struct):
         return value.__struct_fields__
     if dataclasses.is_dataclass(value):
@@ -463,7 +496,7 @@ def _field_names(value: Any) -> Sequence[str] | None:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
-    """Return the parts of value, each with the step that leads to it; None if it has none that are known."""
+    """Return the parts of a value, each with its step of a path; None if they are not known."""
     if isinstance(value, dict):
         return ((f"[{key!r}]", part) for key, part in value.items())
     if isinstance(value, (list, tuple)):
@@ -477,17 +510,17 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
 
 
 def _nested_too_deep(encoded: bytes) -> bool:
-    """Tell whether brackets stand in each other deeper than MAX_NESTING: by a few passes in C.
+    """Return whether JSON is nested deeper than MAX_NESTING, by a few passes in C.
 
-    Brackets within text don't count. What remains are the brackets; each pass takes out the innermost pairs,
-    so that the number of passes is the depth.
+    It removes everything but the brackets, also the brackets within text. Then each pass removes the
+    innermost pairs, so that the number of passes is the depth.
     """
     if encoded.count(b"[") + encoded.count(b"{") <= MAX_NESTING:
         return False
     if b"\\" in encoded:
         encoded = encoded.replace(b"\\\\", b"").replace(b'\\"', b"")
     brackets = encoded.translate(_AS_BRACKETS, _NO_BRACKETS)
-    if 2 * brackets.count(b'""') == brackets.count(b'"'):  # no text holds a bracket
+    if 2 * brackets.count(b'""') == brackets.count(b'"'):  # there are no brackets within text
         brackets = brackets.translate(None, b'"')
     else:
         brackets = _TEXT.sub(b"", brackets)
@@ -514,7 +547,7 @@ def _type_info(type_: Any) -> Any:
 
 
 def _can_nest(info: Any, outer: tuple[Any, ...]) -> bool:
-    """Tell whether objects of the type may be nested without a bound: untyped parts, hooks, recursion."""
+    """Return whether objects of the type may be nested without a bound: by Any, hooks or recursion."""
     if info is None or isinstance(info, _UNBOUNDED) or any(info is other for other in outer):
         return True
     inner = partial(_can_nest, outer=(*outer, info))
@@ -522,10 +555,10 @@ def _can_nest(info: Any, outer: tuple[Any, ...]) -> bool:
 
 
 class _Shapes:
-    """What JSON that decodes looks like without its digits.
+    """The shapes of JSON that has decoded: its bytes without their digits.
 
-    Where a type leaves it open which number stands in a place, whatever differs in its digits alone decodes as well.
-    So most batches of deltas are known by one pass over their bytes, which makes no objects.
+    If a type allows any number in the place of a number, JSON that differs in its digits only decodes as
+    well. So most batches of deltas are recognised by one pass over their bytes, which makes no objects.
     """
 
     def __init__(self, *, digits_are_free: bool) -> None:
@@ -534,7 +567,7 @@ class _Shapes:
         self._misses = 0
 
     def know(self, encoded: Sequence[bytes], joined: bytes) -> bool:
-        """Return whether all of these look alike, and like something that has decoded."""
+        """Return whether all of these have the same shape, and JSON of that shape has decoded before."""
         if not self._free or not encoded:
             return False
         shape = encoded[0].translate(None, _DIGITS)
@@ -542,11 +575,11 @@ class _Shapes:
             self._misses = 0
             return True
         self._misses += 1
-        self._free = self._misses < _MAX_MISSES  # they hold names and texts: it would only cost
+        self._free = self._misses < _MAX_MISSES  # they hold names and texts, which have no common shape
         return False
 
     def learn(self, encoded: Sequence[bytes]) -> None:
-        """Take note of the first of some that have all decoded."""
+        """Remember the shape of the first of several that have all decoded."""
         if self._free and encoded and len(self._known) < _MAX_SHAPES:
             self._known.add(encoded[0].translate(None, _DIGITS))
 
@@ -556,9 +589,10 @@ _MAX_MISSES, _MAX_SHAPES = 100, 100
 
 
 def _digits_are_free(info: Any) -> bool:
-    """Tell whether digits decide nothing: in dicts by text of plain numbers, texts and truth values.
+    """Return whether digits have no influence on decoding.
 
-    Not so in lists: without its digits ``[5]`` looks as the empty one does.
+    They have none in dicts from str to int, str or bool, also nested ones. In lists they do: without its
+    digits ``[5]`` has the shape of an empty list.
     """
     return (
         isinstance(info, msgspec.inspect.DictType)
@@ -573,9 +607,9 @@ _FREE = (msgspec.inspect.IntType(), msgspec.inspect.StrType(), msgspec.inspect.B
 
 
 def _may_hide_null(info: Any) -> bool:
-    """Tell whether the null that a float is written as that is not finite may decode all the same.
+    """Return whether null may decode as the type. A float that is not finite is written as null.
 
-    Whatever else is annotated beside None: the float may stand where an int or a text should.
+    Any type beside None matters, as the float may be in the place of an int or a str.
     """
     optional = isinstance(info, msgspec.inspect.UnionType) and info.includes_none
     return optional or any(map(_may_hide_null, _inner_types(info)))
@@ -595,9 +629,12 @@ def _inner_types(info: Any) -> Iterator[Any]:
 
 
 def _opening(info: Any) -> frozenset[int] | None:
-    """Return the first bytes of JSON that decodes as the type for certain; empty: all; None: it can't be told.
+    """Return the first bytes of JSON that always decodes as the type.
 
-    So it is with untyped dicts and lists, whose parts may be anything.
+    They are known for untyped values, dicts and lists, whose parts may be anything.
+
+    Returns:
+        The possible first bytes; an empty set if all JSON decodes; None if they are not known.
     """
     any_type = msgspec.inspect.AnyType()
     if info == any_type:

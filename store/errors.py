@@ -4,10 +4,14 @@ from __future__ import annotations
 
 
 class ProjectionError(Exception):
-    """Something went wrong in a projection.
+    """The root of all errors that Keyfold raises.
 
-    The message starts with ``projection: ``; the facts are attributes, so that a handler never
-    has to parse it. A fact that an error knows nothing about is None.
+    The message starts with ``projection: ``. The details are attributes, so that a handler never has to parse
+    it.
+
+    Attributes:
+        projection: The name of the projection, or None if the error belongs to none.
+        key: The key, or None if the error belongs to none.
     """
 
     def __init__(self, message: str, *, projection: str | None = None, key: str | None = None) -> None:
@@ -17,7 +21,7 @@ class ProjectionError(Exception):
 
     @property
     def facts(self) -> dict[str, object]:
-        """What the error knows, for a log record's ``extra``: strings, numbers and None."""
+        """The attributes that are strings, numbers or None, for the ``extra`` of a log record."""
         return {
             name: value
             for name, value in vars(self).items()
@@ -26,7 +30,7 @@ class ProjectionError(Exception):
 
 
 class StoreError(ProjectionError):
-    """The database refused, is broken, or holds a row that does not decode."""
+    """The database failed or refused, or a row does not decode."""
 
 
 class StoreUnavailable(StoreError):
@@ -34,10 +38,12 @@ class StoreUnavailable(StoreError):
 
 
 class StatementRefused(StoreUnavailable):
-    """The connection is fine, but this statement can't be done now: some row in it is in the way.
+    """The connection works, but this statement can't be done now, because of some row in it.
 
-    A row is locked, a policy or a missing privilege forbids it, or the statement took too long. ``locked`` says
-    that it waited for a lock in vain.
+    The row is locked, a policy or a missing privilege forbids it, or the statement took too long.
+
+    Attributes:
+        locked: The statement waited for a lock in vain.
     """
 
     def __init__(self, message: str, *, locked: bool = False) -> None:
@@ -46,11 +52,15 @@ class StatementRefused(StoreUnavailable):
 
 
 class StoreRejected(StoreError):
-    """The database takes no offence at the connection but at the data. Trying again is useless."""
+    """The database refuses this data for good. Trying again is useless."""
 
 
 class VersionConflict(StoreError):
-    """Somebody else wrote the row between the read and the write. Nothing was written."""
+    """Another process wrote the row between the read and the write. Nothing was written.
+
+    Attributes:
+        expected: The position that the row was expected to have, as text.
+    """
 
     def __init__(self, *, projection: str, key: str, expected: str) -> None:
         super().__init__(
@@ -62,7 +72,12 @@ class VersionConflict(StoreError):
 
 
 class InvalidKey(ProjectionError):
-    """A key that is no ProjectionKey: empty, over 512 characters, not a str, or unprintable."""
+    """A key is not valid: it is empty, has over 512 characters, is not a str, or is unprintable.
+
+    Attributes:
+        key: The key, or None if it is not a str.
+        reason: The rule that it breaks.
+    """
 
     def __init__(self, key: object, reason: str, *, projection: str | None = None) -> None:
         shown = repr(key)
@@ -78,9 +93,31 @@ class InvalidKey(ProjectionError):
 
 
 class CommitInDoubt(StoreUnavailable):
-    """The connection broke between COMMIT and its reply. ``turn`` and ``written`` say what may be committed."""
+    """The connection broke between a COMMIT and its answer, so that nobody knows whether it happened.
 
-    def __init__(self, message: str, *, turn: int, written: list[bool]) -> None:
+    Attributes:
+        transaction_number: The number that the commit stamps on the writer's ledger; 0 without a ledger.
+        written: The result of the commit, if it happened: for each row, whether its base was still there.
+    """
+
+    def __init__(self, message: str, *, transaction_number: int, written: list[bool]) -> None:
         super().__init__(message)
-        self.turn = turn
+        self.transaction_number = transaction_number
         self.written = written
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception as text, such as ``ValueError: text``. Never raises itself.
+
+    Args:
+        error: An exception of an app, a driver or a hook.
+
+    Returns:
+        The class and the text; the class alone if there is no text; or ``<Class whose str() raises>``.
+    """
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException:
+        return f"<{name} whose str() raises>"
+    return f"{name}: {text}" if text else name

@@ -1,4 +1,4 @@
-"""What operators ask of the tables: keys, sizes, dead letters."""
+"""The questions of operators to the tables: keys, sizes, dead letters."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .connect.database import is_postgres
-from .rows import RowKey, StoredLetter
+from .rows import RowKey, StoredLetter, as_utc
 from .schema.migrations import pending
-from .schema.models import as_utc
 from .validation import plain
 
 if TYPE_CHECKING:
     from .snapshot_store import SnapshotStore
 
 _MAX_BIGINT = 2**63 - 1
-_LETTER = "id, projection_name, key, event_type, event, error, traceback, parked, at"
-_KEY = "projection_name, key, epoch, version, schema_version, halted, {size}, updated_at"
 
 
-class KeyFacts(NamedTuple):
-    """One row of projection_snapshots but for its state. ``bytes`` is the length of that as text."""
+class KeySummary(NamedTuple):
+    """One row of projection_snapshots without its state. ``bytes`` is the size of the state as text."""
 
     name: str
     key: str
@@ -38,10 +34,7 @@ class Queries:
 
     def __init__(self, store: SnapshotStore) -> None:
         self._store = store
-        self._param = store.database.param
-        self._size = (
-            "octet_length(state::text)" if is_postgres(store.database) else "length(CAST(state AS BLOB))"
-        )
+        self._statements = store.dialect.statements
 
     # -- dead letters
 
@@ -54,37 +47,37 @@ class Queries:
         after: int = 0,
         limit: int = 100,
     ) -> list[StoredLetter]:
-        """Return the oldest dead letters with an id above ``after``; with ``parked`` only those that wait."""
-        where, parameters = _where(projection_name=name, key=key)
-        if parked:
-            where.append("parked")
-        sql = f"SELECT {_LETTER} FROM projection_dead_letters WHERE {_all(where)} AND id > ? ORDER BY id LIMIT ?"
-        return self._rows(sql, *parameters, after, limit, make=_letter)
+        """Return the oldest dead letters with an id above ``after``, oldest first.
+
+        Args:
+            name: Only letters of this projection.
+            key: Only letters of this key.
+            parked: Only letters that wait for their key to be resumed.
+            after: The id that all ids are above.
+            limit: The maximal number of letters.
+        """
+        sql = self._statements.letters(name=name is not None, key=key is not None, parked=parked)
+        return self._rows(sql, *_given(name, key), after, limit, make=_letter)
 
     def newest_letters(self, name: str, limit: int = 20) -> list[StoredLetter]:
         """Return the newest events of a projection that could not be folded, newest first.
 
-        What is parked behind such an event is left out: nothing is wrong with it.
+        Of the events parked for a key only the first is among them: nothing is wrong with the events behind
+        it.
         """
-        sql = (
-            f"SELECT {_LETTER} FROM projection_dead_letters WHERE projection_name = ? AND (NOT parked OR id IN ("
-            "SELECT min(id) FROM projection_dead_letters WHERE projection_name = ? AND parked GROUP BY key"
-            ")) ORDER BY id DESC LIMIT ?"
-        )
-        return self._rows(sql, name, name, limit, make=_letter)
+        return self._rows(self._statements.newest_letters, name, name, limit, make=_letter)
 
     def letter(self, number: int) -> StoredLetter | None:
         """Return a dead letter by its id, or None."""
-        sql = f"SELECT {_LETTER} FROM projection_dead_letters WHERE id = ?"
-        return next(iter(self._rows(sql, number, make=_letter)), None)
+        return next(iter(self._rows(self._statements.letter, number, make=_letter)), None)
 
     def count_parked(self, name: str, key: str) -> int:
         """Return how many events are parked for a key."""
-        sql = "SELECT count(*) FROM projection_dead_letters WHERE projection_name = ? AND key = ? AND parked"
-        return int(self._rows(sql, name, key, make=lambda row: row[0])[0])
+        [count] = self._rows(self._statements.count_parked, name, key, make=lambda row: row[0])
+        return int(count)
 
     def first_parked(self, name: str, key: str) -> StoredLetter | None:
-        """Return the head of the events parked for a key, or None."""
+        """Return the oldest of the events parked for a key, or None."""
         return next(iter(self.letters(name, key, parked=True, limit=1)), None)
 
     # -- keys
@@ -98,54 +91,47 @@ class Queries:
         halted: bool = False,
         largest: bool = False,
         limit: int = 100,
-    ) -> list[KeyFacts]:
-        """Return keys in their order, those above ``after`` and with this prefix; or the largest first.
+    ) -> list[KeySummary]:
+        """Return keys of a projection. Tombstones are left out, unless they are halted.
 
-        Tombstones are left out, unless they are halted. The largest take a scan of the projection's rows.
+        Args:
+            name: The name of the projection.
+            prefix: Only keys that begin with it.
+            after: Only keys above it in the database's order.
+            halted: Only halted keys.
+            largest: Order by the size of the state, the largest first, instead of by key. It takes a scan of
+                the projection's rows.
+            limit: The maximal number of keys.
         """
-        where = [
-            "projection_name = ?",
-            "key > ?",
-            "substr(key, 1, ?) = ?",
-            "halted" if halted else "(version > 0 OR halted)",
-        ]
-        order = f"{self._size} DESC, key" if largest else "key"
-        sql = (
-            f"SELECT {_KEY.format(size=self._size)} FROM projection_snapshots "
-            f"WHERE {_all(where)} ORDER BY {order} LIMIT ?"
-        )
-        return self._rows(sql, name, after, len(prefix), prefix, limit, make=_key_facts)
+        sql = self._statements.keys(halted=halted, largest=largest)
+        return self._rows(sql, name, after, len(prefix), prefix, limit, make=_key_summary)
 
     def epochs(
         self, name: str | None = None, key: str | None = None, *, after: RowKey = ("", ""), limit: int = 500
     ) -> list[tuple[str, str, str]]:
-        """Return name, key and epoch of rows in their order, those above ``after``, tombstones included."""
-        where, parameters = _where(projection_name=name, key=key)
-        sql = (
-            f"SELECT projection_name, key, epoch FROM projection_snapshots WHERE {_all(where)} "
-            "AND (projection_name, key) > (?, ?) ORDER BY projection_name, key LIMIT ?"
-        )
-        return self._rows(sql, *parameters, *after, limit, make=tuple)
+        """Return name, key and epoch of rows in the order of their row keys, those above ``after``.
+
+        Tombstones are among them.
+        """
+        sql = self._statements.epochs(name=name is not None, key=key is not None)
+        return self._rows(sql, *_given(name, key), *after, limit, make=tuple)
 
     # -- totals
 
     def totals(self) -> dict[str, dict[str, int]]:
-        """Return, for each projection that has any, the dead letters, those of them parked, and halted keys."""
-        facts: dict[str, dict[str, int]] = {}
+        """Return the numbers of dead letters, parked letters and halted keys, per projection that has any."""
+        totals: dict[str, dict[str, int]] = {}
         for word, sql in (
-            ("dead_letters", "SELECT projection_name, count(*) FROM projection_dead_letters GROUP BY 1"),
-            (
-                "parked",
-                "SELECT projection_name, count(*) FROM projection_dead_letters WHERE parked GROUP BY 1",
-            ),
-            ("halted", "SELECT projection_name, count(*) FROM projection_snapshots WHERE halted GROUP BY 1"),
+            ("dead_letters", self._statements.total_letters),
+            ("parked", self._statements.total_parked),
+            ("halted", self._statements.total_halted),
         ):
             for name, count in self._rows(sql, make=lambda row: row):
-                facts.setdefault(name, {"dead_letters": 0, "parked": 0, "halted": 0})[word] = count
-        return facts
+                totals.setdefault(name, {"dead_letters": 0, "parked": 0, "halted": 0})[word] = count
+        return totals
 
     def pending_migrations(self) -> list[str]:
-        """Return the names of the migrations that the database has not had. It is reached for that.
+        """Return the names of the migrations that the database has not had.
 
         With ``auto_migrate`` they are run first, as at any first use.
         """
@@ -156,22 +142,16 @@ class Queries:
         self._store.ensure_tables()
         run: Callable[..., Any] = self._store.database.execute_sql
         given = [_as_bigint(value) if isinstance(value, int) else value for value in parameters]
-        rows = self._store.run(lambda: run(sql.replace("?", self._param), given).fetchall())
-        return [make(row) for row in rows]
+        return [make(row) for row in self._store.run(lambda: run(sql, given).fetchall())]
 
 
 def _as_bigint(number: int) -> int:
-    """Return the nearest number that a database knows: no row has a number beyond those, so it is as far off."""
+    """Return the nearest number that a database knows. It finds the same rows: none has a larger number."""
     return max(-_MAX_BIGINT, min(number, _MAX_BIGINT))
 
 
-def _where(**wanted: str | None) -> tuple[list[str], list[str]]:
-    given = {column: plain(value) for column, value in wanted.items() if value is not None}
-    return [f"{column} = ?" for column in given], list(given.values())
-
-
-def _all(conditions: list[str]) -> str:
-    return " AND ".join(conditions) or "TRUE"
+def _given(name: str | None, key: str | None) -> list[str]:
+    return [plain(text) for text in (name, key) if text is not None]
 
 
 def _letter(row: tuple[Any, ...]) -> StoredLetter:
@@ -179,6 +159,6 @@ def _letter(row: tuple[Any, ...]) -> StoredLetter:
     return StoredLetter(number, name, key, event_type, event, error, traceback, bool(parked), as_utc(at))
 
 
-def _key_facts(row: tuple[Any, ...]) -> KeyFacts:
+def _key_summary(row: tuple[Any, ...]) -> KeySummary:
     name, key, epoch, version, schema_version, halted, size, at = row
-    return KeyFacts(name, key, epoch, version, schema_version, bool(halted), size, as_utc(at))
+    return KeySummary(name, key, epoch, version, schema_version, bool(halted), size, as_utc(at))

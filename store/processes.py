@@ -10,55 +10,55 @@ import msgspec
 if TYPE_CHECKING:
     from .snapshot_store import SnapshotStore
 
-_REPORT = """
-    INSERT INTO projection_processes (process, facts, at) VALUES (?, ?, ?)
-    ON CONFLICT (process) DO UPDATE SET facts = excluded.facts, at = excluded.at
-"""
-_READ = "SELECT facts, at FROM projection_processes WHERE at > ? ORDER BY process"
-_FORGET = "DELETE FROM projection_processes WHERE at < ?"
-_LEAVE = "DELETE FROM projection_processes WHERE process = ?"
-_FORGOTTEN_SECONDS = 3600.0
+_MAX_SILENT_SECONDS = 3600.0
 
 
 class Processes:
-    """One row per process: a report replaces the one before. Clocks of several machines are taken to agree roughly."""
+    """One row per process; each report replaces the one before.
+
+    The clocks of several machines are taken to agree roughly. All methods raise StoreError if the database
+    can't be used.
+    """
 
     def __init__(self, store: SnapshotStore) -> None:
         self._store = store
-        self._forgot_at = 0.0
+        self._statements = store.dialect.statements
+        self._cleaned_up_at = 0.0
 
-    def report(self, process: str, facts: dict[str, Any]) -> None:
-        """Write what a process says of itself; now and then, remove those that have said nothing for an hour.
+    def report(self, process: str, details: dict[str, Any]) -> None:
+        """Write the report of a process.
 
-        A process that is killed, or that ends at exit, removes nothing, so those that go on do it.
+        Once per hour it also removes the processes that have been silent for an hour: a process
+        that is killed, or that ends at the interpreter's exit, does not remove itself.
 
-        Raises:
-            StoreError: The database can't be used.
+        Args:
+            process: The id of the process, up to 64 characters.
+            details: JSON-able values.
         """
         now = time()
-        self._run(_REPORT, process, msgspec.json.encode(facts).decode(), now)
-        if abs(now - self._forgot_at) > _FORGOTTEN_SECONDS:
-            self._run(_FORGET, now - _FORGOTTEN_SECONDS)
-            self._forgot_at = now
+        self._run(self._statements.report_process, process, msgspec.json.encode(details).decode(), now)
+        if abs(now - self._cleaned_up_at) > _MAX_SILENT_SECONDS:
+            self._run(self._statements.delete_old_processes, now - _MAX_SILENT_SECONDS)
+            self._cleaned_up_at = now
 
     def leave(self, process: str) -> None:
         """Remove a process that ends."""
-        self._run(_LEAVE, process)
+        self._run(self._statements.delete_process, process)
 
     def recent(self, seconds: float) -> list[dict[str, Any]]:
-        """Return what each process said within so many seconds, with the report's age in ``reported_ago``."""
+        """Return the reports of the last ``seconds``, each with its age in seconds as ``reported_ago``."""
         now = time()
+        rows = self._run(self._statements.recent_processes, now - seconds, fetch=True)
         return [
-            {**msgspec.json.decode(facts), "reported_ago": round(max(0.0, now - at), 1)}
-            for facts, at in self._run(_READ, now - seconds, rows=True)
+            {**msgspec.json.decode(details), "reported_ago": round(max(0.0, now - at), 1)}
+            for details, at in rows
         ]
 
-    def _run(self, sql: str, *parameters: Any, rows: bool = False) -> Any:
+    def _run(self, sql: str, *parameters: Any, fetch: bool = False) -> Any:
         self._store.ensure_tables()
-        database = self._store.database
 
         def run() -> Any:
-            cursor = database.execute_sql(sql.replace("?", database.param), parameters)
-            return cursor.fetchall() if rows else None
+            cursor = self._store.database.execute_sql(sql, parameters)
+            return cursor.fetchall() if fetch else None
 
         return self._store.run(run)

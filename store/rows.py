@@ -1,4 +1,4 @@
-"""What passes between the store and the rest: positions, rows, and the writes that are asked for."""
+"""The records of the store: positions, rows, dead letters, and the writes that are asked for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import itertools
 import os
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
-
-if TYPE_CHECKING:
-    from datetime import datetime
+from datetime import UTC, datetime
+from typing import Generic, NamedTuple, Self, TypeVar
 
 StateT = TypeVar("StateT")
 
@@ -18,7 +16,14 @@ RowKey = tuple[str, str]
 
 
 class Position(NamedTuple):
-    """Where a key stands. Compared by equality only: versions of two epochs have no order."""
+    """The position of a key: how many commits it has had in its current epoch.
+
+    Positions are compared by equality only: versions of two epochs have no order.
+
+    Attributes:
+        epoch: A random word. A key gets a new one when it is wiped, and when its row has lost a commit.
+        version: The number of commits in this epoch; 0 for a wiped key.
+    """
 
     epoch: str
     version: int
@@ -33,10 +38,11 @@ def new_epoch() -> str:
 
 
 class _CommitIds:
-    """Ids that no other process, and no other commit of this one, has.
+    """Ids that are unique across commits and processes.
 
-    Counted behind a random word for the process: to ask the operating system for each of them would give up the
-    interpreter's lock once per commit, and waiting for it again costs more than the commit's own work.
+    Each is a random word of the process and a number. To ask the operating system for a random id per commit
+    would release the interpreter's lock each time, and waiting for it again costs more than the commit's own
+    work.
     """
 
     def __init__(self) -> None:
@@ -44,7 +50,7 @@ class _CommitIds:
         os.register_at_fork(after_in_child=self.renew)
 
     def renew(self) -> None:
-        """Be another process."""
+        """Start anew, as a forked child is another process."""
         self._process, self._numbers = secrets.token_urlsafe(6), itertools.count()
 
     def __call__(self) -> str:
@@ -54,34 +60,35 @@ class _CommitIds:
 new_commit_id = _CommitIds()
 """Return a fresh id for one commit of one row: up to 24 characters.
 
-A text: PostgreSQL takes a number in JSON apart digit by digit, for each row of a commit.
+It is a text, as PostgreSQL parses a number in JSON digit by digit, for each row of a commit.
 """
 
 
 class Head(NamedTuple):
     """The commit that a row holds.
 
-    Within one life of a database a position says which commit it is. A restored backup, or a replica that was
-    promoted too early, comes to the same position once more with other events: ``commit_id`` tells the two apart.
+    As long as a database loses nothing, a position identifies a commit. A restored backup, or a replica that
+    was promoted too early, reaches the same position again with other events: ``commit_id`` tells the two
+    apart.
     """
 
     epoch: str
     version: int
     commit_id: str | None = None
-    """None: it is not known, as the row was written by an older release or in SQL."""
+    """None if it is not known, as the row was written by an older release or in SQL."""
 
     @classmethod
     def end_of(cls, epoch: str) -> Self:
-        """Return what no row of an epoch has come to: wherever it stands in that, it is behind."""
+        """Return a commit that is ahead of all rows of an epoch."""
         return cls(epoch, 2**63 - 1)
 
     @property
     def position(self) -> Position:
-        """Where the key stands."""
+        """The position of the key."""
         return Position(self.epoch, self.version)
 
     def is_gone_from(self, row: Head) -> bool:
-        """Return whether a row that was read after this was committed has lost it: the row went back since.
+        """Return whether a row that was read after this commit has lost it, so that the row has gone back.
 
         In one epoch versions only grow, and each of them is committed once.
         """
@@ -91,12 +98,12 @@ class Head(NamedTuple):
 
 
 def differ(one: str | None, other: str | None) -> bool:
-    """Return whether two ids are known to be of different commits."""
+    """Return whether two commit ids are known to be different; None fits any."""
     return one is not None and other is not None and one != other
 
 
 class Row(NamedTuple):
-    """One row of projection_snapshots, its state still encoded."""
+    """One row of projection_snapshots, with its state as JSON."""
 
     epoch: str
     version: int
@@ -104,12 +111,12 @@ class Row(NamedTuple):
     state: bytes
     updated_at: datetime
     halted: bool = False
-    """Events for the key are parked, as dead letters, until an operator resumes it."""
+    """Events for the key are parked as dead letters until an operator resumes it."""
     commit_id: str | None = None
 
     @property
     def position(self) -> Position:
-        """Where the key stands."""
+        """The position of the key."""
         return Position(self.epoch, self.version)
 
     @property
@@ -119,13 +126,20 @@ class Row(NamedTuple):
 
     @property
     def is_tombstone(self) -> bool:
-        """True for a wiped key: the row only keeps the epoch from coming back."""
+        """True for a wiped key, whose row stays so that its old epoch does not come back."""
         return self.version == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot(Generic[StateT]):
-    """The committed state of a key. ``updated_at`` is in UTC, with its zone."""
+    """The committed state of a key.
+
+    Attributes:
+        state: The state, decoded as the projection's type.
+        epoch: The epoch of its position.
+        version: The version of its position.
+        updated_at: When it was committed, as an aware datetime in UTC.
+    """
 
     state: StateT
     epoch: str
@@ -134,10 +148,10 @@ class Snapshot(Generic[StateT]):
 
 
 class Save(NamedTuple):
-    """Ask for one row to be written over the position it was folded from, and over no other.
+    """A request to write one row over the position that its state was folded from, and over no other.
 
-    ``base`` is None where the load found no row: the row is then inserted, if it still is absent.
-    ``base_commit_id`` is that of the row at ``base``; None fits any.
+    ``base`` is None if the load found no row: the row is then inserted, if it still is absent.
+    ``base_commit_id`` is the commit id of the row at ``base``; None fits any.
     """
 
     name: str
@@ -152,9 +166,9 @@ class Save(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """Ask for another epoch for a row that a commit is gone from. Its state and its version stay.
+    """A request for another epoch of a row that has lost a commit. Its state and its version stay.
 
-    ``epoch``, ``version`` and ``commit_id`` are of the commit that was lost.
+    ``epoch``, ``version`` and ``commit_id`` are those of the lost commit; ``new`` is the new epoch.
     """
 
     name: str
@@ -166,9 +180,9 @@ class Renewal(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """An event that could not be folded, as it is kept for the operator.
+    """An event that could not be folded, to be inserted for the operator.
 
-    ``event`` is its JSON, or its repr where it has none.
+    ``event`` is its JSON, or its repr if it can't be encoded.
     """
 
     name: str
@@ -178,11 +192,23 @@ class DeadLetter(NamedTuple):
     error: str
     traceback: str
     parked: bool = False
-    """It waits, with what follows it, for its key to be resumed."""
+    """The key is halted, and the event waits, with all later ones, until it is resumed."""
 
 
 class StoredLetter(NamedTuple):
-    """A dead letter as it stands in the database."""
+    """A dead letter as it is in the database.
+
+    Attributes:
+        id: Its number. Later letters have larger ones.
+        name: The name of the projection.
+        key: The key that the event was routed to.
+        event_type: The name of the event's class.
+        event: The event as JSON, or its repr if it could not be encoded.
+        error: The class and the text of the error.
+        traceback: The traceback of the error as text.
+        parked: The event waits for its key to be resumed.
+        at: When it was inserted, as an aware datetime in UTC.
+    """
 
     id: int
     name: str
@@ -196,11 +222,11 @@ class StoredLetter(NamedTuple):
 
 
 class Amendment(NamedTuple):
-    """Ask for what a Save can't do: to change, over one position, a row and the letters of its key together.
+    """A request to change, over one position, a row and the dead letters of its key together.
 
-    ``base`` is None where there is no row: one is inserted. The ids of commits are as in a Save. ``state`` None
-    leaves the state, the version and the commit as they are; the epoch becomes that of ``position``.
-    All of ``removed`` must still be there, else nothing is done. With ``halt`` the key is halted from
+    ``base`` is None if there is no row: one is inserted. The commit ids are as in a Save. With ``state`` None
+    the state, the version and the commit stay as they are, and the epoch becomes that of ``position``.
+    All letters of ``removed`` must still exist, or nothing is done. With ``halt`` the key is halted from
     then on; without, it stays halted as long as letters of it are parked.
     """
 
@@ -216,3 +242,9 @@ class Amendment(NamedTuple):
     removed: tuple[int, ...] = ()
     base_commit_id: str | None = None
     commit_id: str | None = None
+
+
+def as_utc(value: datetime | str) -> datetime:
+    """Return a moment as either database gives it as a datetime in UTC."""
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -1,4 +1,4 @@
-"""The store: snapshots by key, read in batches, written over the position they were folded from."""
+"""The store: snapshots by key, read in batches, and written over the position that they were folded from."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .codec import Codec
 from .connect.connections import Connections
-from .connect.database import MemoryDatabase, describe, is_postgres, open_database
-from .dialects.postgres import PostgresDialect
-from .dialects.sqlite import SqliteDialect
+from .connect.database import MemoryDatabase, describe_database, open_database
+from .dialects import new_dialect
 from .errors import CommitInDoubt, StoreError, StoreRejected, StoreUnavailable, VersionConflict
 from .rows import (
     Amendment,
@@ -30,49 +29,57 @@ from .writing.ledger import Ledger
 if TYPE_CHECKING:
     import peewee
 
-    from .dialects.base import Dialect
-
 T = TypeVar("T")
 RecordT = TypeVar("RecordT", Save, DeadLetter, Amendment)
 
 
 class SnapshotStore:
-    """Snapshots in one database. Safe from any thread; each thread has its own connection.
+    """Snapshots in one database. Every thread may use it, and has its own connection.
 
-    Every failure is a StoreError: StoreUnavailable if trying again later is right, StoreRejected if
-    this data is refused for good. After one the next call works as soon as the database does.
+    Apps use ``write`` and ``read`` for values without a projection. Every failure of the database is a
+    StoreError: StoreUnavailable if trying again later is right, StoreRejected if this data is refused for
+        good. After
+    a failure the next call works as soon as the database does.
+
+    Args:
+        database: A URL or a Peewee database, as ``open_database`` takes them.
+        auto_migrate: Make and update the tables at the first use. If False, the app runs the migrations.
+
+    Raises:
+        ProjectionError: The database is not supported.
     """
 
     def __init__(self, database: str | peewee.Database, *, auto_migrate: bool = True) -> None:
         self.database = open_database(database)
         self.schema_versions: dict[str, int] = {}
-        """The schema of the states under each name that is a projection's, as this release writes them."""
-        self._dialect: Dialect = PostgresDialect() if is_postgres(self.database) else SqliteDialect()
-        self._connections = Connections(self.database, self._dialect)
-        self._tables = Tables(self.database, self._connections, made=not auto_migrate)
+        """The schema version in which this release writes a projection's states, by the projection's name."""
+        self.dialect = new_dialect(self.database)
+        self._connections = Connections(self.database, self.dialect, file_required=not auto_migrate)
+        self._tables = Tables(self.database, self.dialect, self._connections, exist=not auto_migrate)
 
     def describe(self) -> str:
-        """Return the database's name for people, without a password."""
-        return describe(self.database)
+        """Return the name of the database for people, without a password."""
+        return describe_database(self.database)
 
     def ensure_tables(self) -> None:
         """Bring the tables up to date, once in the life of this store, unless ``auto_migrate`` is False.
 
         Raises:
-            StoreError: The tables can't be made. On SQLite at once, if the calling thread has written in a
-                transaction of the app's: it locks the migration out, and would wait for itself.
+            StoreError: The tables can't be made. On SQLite this is raised at once if the calling thread has
+                written in an open transaction of the app's: the migration would wait for that transaction for
+                ever.
         """
         self._tables.ensure()
 
     # -- rows, for the runtime
 
     def rows(self, row_keys: Sequence[RowKey]) -> dict[RowKey, Row]:
-        """Return the committed rows that exist among addresses, tombstones included, by one SELECT."""
-        return self._ask(self._dialect.select, row_keys)
+        """Return the committed rows that exist among row keys, tombstones included, by one SELECT."""
+        return self._ask(self.dialect.select, row_keys)
 
     def heads(self, row_keys: Sequence[RowKey]) -> dict[RowKey, Head]:
-        """Return the commits of the rows that exist among addresses, by one SELECT that reads no state."""
-        return self._ask(self._dialect.heads, row_keys)
+        """Return the commits of the rows that exist among row keys, by one SELECT that reads no state."""
+        return self._ask(self.dialect.heads, row_keys)
 
     def _ask(
         self,
@@ -86,7 +93,8 @@ class SnapshotStore:
         try:
             return self.run(lambda: select(self.database, row_keys))
         except StoreUnavailable:
-            # A kept connection may have died since it was used: a fresh one tells whether the database has.
+            # A connection that was kept may be dead although the database is not: a new one shows which is
+            # the case.
             return self.run(lambda: select(self.database, row_keys))
 
     def row(self, name: str, key: str) -> Row | None:
@@ -106,8 +114,8 @@ class SnapshotStore:
 
         Args:
             saves: Rows to write.
-            letters: Dead letters to keep.
-            ledger: Is stamped by the commit, so that ``settle`` can find out what became of it.
+            letters: Dead letters to insert.
+            ledger: Is stamped by the commit, so that ``resolve`` can find out whether it happened.
             amendments: Rows to amend together with their letters, after the saves.
             lock_seconds: How long to wait for a row that is locked; None for what the connection has set.
                 SQLite has no locks of single rows.
@@ -116,7 +124,7 @@ class SnapshotStore:
             For each save, then for each amendment, whether it was written; if not, its base was gone.
 
         Raises:
-            CommitInDoubt: It is not known whether anything was written: ``settle`` finds out.
+            CommitInDoubt: It is not known whether anything was written: ``resolve`` finds out.
             StoreUnavailable: Nothing was written, and trying again later is right.
             StoreRejected: Nothing was written: the database refuses this data for good.
             StoreError: This thread has a transaction of the app's open, or the database is not usable.
@@ -136,54 +144,65 @@ class SnapshotStore:
             raise StoreError(msg)
         self.ensure_tables()
         return self.run(
-            lambda: self._dialect.commit(
+            lambda: self.dialect.commit(
                 self.database, saves, letters, amendments, ledger, lock_seconds=lock_seconds
             )
         )
 
     def renew(self, rows: Sequence[tuple[str, str, Head]]) -> list[RowKey]:
-        """Give rows new epochs, in one transaction: whoever stands in an old one is not resumed any more.
+        """Give rows that have lost a commit new epochs, so that no browser is resumed in an old epoch.
 
-        State and version stay. The row decides, not what was read of it before: one whose epoch is another by now is
-        left alone, so several processes may ask for the same at once, and so is one that has the commit, which a read
-        that lags did not show. An actor that has the row finds that it has changed, and reads it.
+        All rows are renewed in one transaction. State and version stay. The row in the database
+        decides, and not an earlier read of it. A row whose epoch has changed meanwhile is left alone, so that
+        several processes may ask for the same at once. So is a row that does have the commit, which a lagging
+        read did not show. An actor that has the row finds that it has changed, and reads it again.
 
         Args:
-            rows: Name and key of each row, and the commit that it has lost; ``Head.end_of`` an epoch that it shall
-                leave wherever it stands.
+            rows: Name and key of each row, and the commit that it has lost; or ``Head.end_of(epoch)``, to
+                renew the epoch wherever the row stands in it.
 
         Returns:
             Name and key of each row that got a new epoch.
 
         Raises:
-            StoreError: As ``commit``.
+            StoreError: The database can't be used.
         """
         renewals = [Renewal(plain(name), plain(key), *lost, new_epoch()) for name, key, lost in rows]
         if not renewals:
             return []
         self.ensure_tables()
-        return self.run(lambda: self._dialect.renew(self.database, renewals))
+        return self.run(lambda: self.dialect.renew(self.database, renewals))
 
     def locked(self, row_keys: Sequence[RowKey]) -> set[RowKey]:
-        """Return the addresses whose rows another transaction has locked at the moment; none on SQLite.
+        """Return the row keys whose rows another transaction has locked at the moment; none on SQLite.
 
-        A row that another transaction has inserted and not committed yet is not seen.
+        A row that another transaction has inserted and not committed yet is not among them.
         """
-        return self.run(lambda: self._dialect.locked(self.database, row_keys)) if row_keys else set()
+        return self.run(lambda: self.dialect.locked(self.database, row_keys)) if row_keys else set()
 
     def delete_letter(self, number: int) -> bool:
-        """Remove a dead letter whose key has no row. False: there is none."""
-        sql = f"DELETE FROM projection_dead_letters WHERE id = {self.database.param}"
+        """Remove a dead letter whose key has no row, and return whether there was one of this id."""
+        sql = self.dialect.statements.delete_letter
         return bool(self.run(lambda: self.database.execute_sql(sql, (number,)).rowcount))
 
-    def settle(self, doubt: CommitInDoubt, ledger: Ledger) -> list[bool] | None:
-        """Return what the commit in doubt would have returned, or None if it did not happen."""
-        committed = self.run(lambda: ledger.has_committed(self.database, doubt.turn))
+    def resolve(self, doubt: CommitInDoubt, ledger: Ledger) -> list[bool] | None:
+        """Find out whether a commit in doubt happened.
+
+        Args:
+            doubt: The error of the commit.
+            ledger: The ledger that the commit was given.
+
+        Returns:
+            The result that the commit would have returned, or None if it did not happen.
+        """
+        number = doubt.transaction_number
+        committed = self.run(lambda: self.dialect.has_committed(self.database, ledger, number))
         return doubt.written if committed else None
 
-    def sign_off(self, ledger: Ledger) -> None:
-        """Remove what a writer's ledger left in the database, at the end of its life."""
-        self.run(lambda: ledger.sign_off(self.database))
+    def remove_writer(self, ledger: Ledger) -> None:
+        """Remove the row of a ledger, at the end of its writer's life."""
+        if ledger.is_used:
+            self.run(lambda: self.dialect.remove_writer(self.database, ledger))
 
     # -- one-off values, for apps
 
@@ -191,18 +210,21 @@ class SnapshotStore:
         """Store a value under a name and key, without dispatching an event. The last writer wins.
 
         Args:
-            name: A name of one's own, or a projection's: then the value has to be a state in today's shape.
-            key: As of a projection.
-            state: Anything that has a JSON form.
-            expected: Replace only a value that still stands there.
+            name: A name of your own; or the name of a projection, and then the value has to be a state in its
+                current shape.
+            key: A key, as for a projection: 1 to 512 printable characters.
+            state: Anything that msgspec can encode as JSON.
+            expected: Replace the value only if it still has this position.
 
         Returns:
-            Where the value stands now.
+            The new position of the value.
 
         Raises:
-            InvalidKey: The key is no ProjectionKey.
-            EncodeError: The state has no JSON form (a ValueError).
-            VersionConflict: The value does not stand at ``expected``; nothing is written.
+            ProjectionError: The name is not valid.
+            InvalidKey: The key is not valid.
+            EncodeError: The state can't be encoded as JSON (a ValueError).
+            VersionConflict: The value does not have the position ``expected``. Nothing is written.
+            CommitInDoubt: With ``expected`` only: it is not known whether the value was written.
             StoreError: The key is halted, the row is of a newer release, or the database failed.
         """
         name, key = check_name(name), check_key(key)
@@ -215,7 +237,7 @@ class SnapshotStore:
             if row is not None and row.halted:
                 msg = f"{name}: key {key!r} is halted; it is written again once it is resumed"
                 raise StoreError(msg, projection=name, key=key)
-            # A row says in which shape its state is; a value that is written over it is in the same.
+            # The row has the schema version of its state; a value that replaces it has the same shape.
             schema_version = 1 if row is None else row.schema_version
             known = self.schema_versions.get(name, schema_version)
             if schema_version > known:
@@ -237,9 +259,22 @@ class SnapshotStore:
                     raise
 
     def read(self, name: str, key: str, type_: Any = Any) -> Any:
-        """Return the committed value of a name and key, decoded as ``type_``, or None.
+        """Return the committed value of a name and key.
 
-        Raises InvalidKey, DecodeError (a ValueError) if it is of another shape, and StoreError.
+        Args:
+            name: The name that was given to ``write``, or the name of a projection.
+            key: The key.
+            type_: The type to decode the value as: a dataclass, a Struct, ``list[int]`` or any other that
+                msgspec knows.
+
+        Returns:
+            The value, or None if there is none.
+
+        Raises:
+            ProjectionError: The name is not valid.
+            InvalidKey: The key is not valid.
+            DecodeError: The value does not fit the type (a ValueError).
+            StoreError: The database can't be used.
         """
         row = self.row(check_name(name), check_key(key))
         return None if row is None or row.is_tombstone else Codec(type_).decode(row.state)
@@ -247,7 +282,7 @@ class SnapshotStore:
     # -- connections
 
     def keep_connection(self) -> None:
-        """Let the calling thread keep its connection between calls, until ``disconnect``."""
+        """Keep the calling thread's connection open between calls, until ``disconnect``."""
         self._connections.keep()
 
     def disconnect(self) -> None:
@@ -255,13 +290,13 @@ class SnapshotStore:
         self._connections.disconnect()
 
     def interrupt(self, threads: Collection[int] | None = None) -> None:
-        """Make calls that are under way fail now, on connections that threads keep.
+        """Make the calls fail that are running on connections that threads keep.
 
-        A server that is frozen, and not dead, would hold them for ever: no time-out of PostgreSQL's
-        own covers it, as its kernel goes on acknowledging.
+        A server that is frozen, and not dead, would block them for ever: none of PostgreSQL's time-outs
+        applies, as the server's kernel goes on acknowledging.
 
         Args:
-            threads: The idents of the threads whose calls shall fail; None for all of them.
+            threads: The idents of the threads whose calls shall fail; None for all threads.
         """
         self._connections.interrupt(threads)
 
@@ -270,18 +305,32 @@ class SnapshotStore:
         self._connections.forget()
 
     def run(self, operation: Callable[[], T]) -> T:
-        """Run one operation on the thread's connection, and turn every failure into a StoreError."""
+        """Run one operation on the thread's connection, and turn every failure into a StoreError.
+
+        Args:
+            operation: Is called once, on the calling thread, with a connection open.
+
+        Returns:
+            The result of the operation.
+
+        Raises:
+            StoreError: The operation failed.
+        """
         return self._connections.run(operation)
 
     def close(self) -> None:
-        """Close. A database in memory is gone with it. Connections that threads keep are closed by these threads."""
+        """Close the calling thread's connection and those of threads that have ended.
+
+        It discards a database in memory. Other threads close the connections that they keep by
+        ``disconnect``.
+        """
         self._connections.close_left()
         if isinstance(self.database, MemoryDatabase):
             self.database.release()
 
 
 def _plain(record: RecordT) -> RecordT:
-    """Return a record whose name and key are plain: the driver is given nothing whose methods an app has changed."""
+    """Return a record with plain strings, so that the driver calls no method of an app's subclass of str."""
     name, key = record.name, record.key
     if type(name) is str and (type(key) is str or not isinstance(key, str)):
         return record

@@ -1,4 +1,4 @@
-"""What a key and a projection name may look like."""
+"""The rules for keys and projection names."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ MAX_NAME_LENGTH = 128
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
-# Control characters, lone surrogates (no UTF-8 for them) and the two line breaks of Unicode: they
-# would break a log line, a header or the database. Format characters stay legal: several scripts,
-# and most emoji, are not writable without them.
+# Control characters, lone surrogates (which UTF-8 can't encode) and the two line breaks of Unicode would
+# break a log line, a header or the database. Format characters are legal: several scripts, and most emoji,
+# need them.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 class ProjectionKey(str):
     """The key of one read model: an opaque string of 1 to 512 printable characters.
 
-    Dots, slashes, spaces and any script are allowed; control characters are not. Raises InvalidKey.
-    It compares and hashes as the plain string does, so either may be passed wherever a key is asked for.
+    Dots, slashes, spaces and any script are allowed; control characters are not. It compares and hashes as
+    the plain string does, so that every function that takes a key takes either.
+
+    Args:
+        key: The text.
+
+    Raises:
+        InvalidKey: The text is no valid key.
     """
 
     __slots__ = ()
@@ -33,9 +39,9 @@ class ProjectionKey(str):
 
 
 def plain(text: str) -> str:
-    """Return text as a plain str, by the characters that it holds.
+    """Return text as a plain str with the same characters.
 
-    The ``__str__`` of a subclass may say something else (an Enum's does), so it is not asked.
+    It does not call the ``__str__`` of a subclass, which may return something else, as an Enum's does.
     """
     return text if type(text) is str else str.__str__(text)
 
@@ -48,7 +54,7 @@ def check_key(key: object, *, projection: str | None = None) -> str:
         projection: The projection that the error names.
 
     Returns:
-        The key as a plain str: no method that a subclass has changed goes any further.
+        The key as a plain str, without the methods that a subclass may have changed.
 
     Raises:
         InvalidKey: It is empty, too long, unprintable, or not a str.
@@ -62,7 +68,7 @@ def check_key(key: object, *, projection: str | None = None) -> str:
     if len(key) > MAX_KEY_LENGTH:
         reason = f"it has {len(key)} characters, the limit is {MAX_KEY_LENGTH}"
         raise InvalidKey(key, reason, projection=projection)
-    if not key.isprintable():  # also False for some that are fine, so look closer
+    if not key.isprintable():  # False for some legal characters, too
         for position, character in enumerate(key):
             if unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
                 reason = f"character {position} is the unprintable U+{ord(character):04X}"
@@ -77,7 +83,7 @@ def check_name(name: object) -> str:
         The name as a plain str.
 
     Raises:
-        ProjectionError: The message says what is wrong with the name.
+        ProjectionError: The name is not valid; the message says why.
     """
     if isinstance(name, str):
         name = plain(name)

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any, assert_type
 
 from flask import Flask, Request
-from keyfold.actors import Committed, EventBus, ProjectionError, ProjectionSystem
+from keyfold.actors import EventBus, ProjectionError, ProjectionSystem
+from keyfold.actors.broadcaster import Committed
 from keyfold.store import Position
 from keyfold.web import Keyfold, create_app
 from keyfold.web.client import Change, Watch
@@ -50,7 +51,7 @@ def make() -> Flask:
 
 def mount(system: ProjectionSystem) -> Flask:
     """Without an app of one's own."""
-    return create_app(system, authorize=authorize, heartbeat_seconds=10)
+    return create_app(system, authorize=authorize, tuning={"heartbeat_seconds": 10})
 
 
 def follow() -> None:

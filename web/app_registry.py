@@ -1,4 +1,4 @@
-"""What Keyfold keeps for one app."""
+"""The objects of Keyfold that belong to one app."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class KeyfoldState:
     overview: Overview
     health: Health
     metrics: Callable[[], Metrics]
-    """Makes them at the first call. Raises ImportError without the extra."""
+    """Makes the metrics at the first call. Raises ImportError without the extra ``metrics``."""
 
 
 def current_state() -> KeyfoldState:
-    """Return what Keyfold keeps for the app of this request."""
-    kept: KeyfoldState = current_app.extensions[EXTENSION]
-    return kept
+    """Return Keyfold's objects for the current app."""
+    state: KeyfoldState = current_app.extensions[EXTENSION]
+    return state

@@ -6,11 +6,13 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from flask import Flask, current_app, has_app_context
+from flask_sock import Sock
 
 from ..actors import EventBus, NotStarted, Observer, Projection, ProjectionSystem
 from .access.admin import AuthorizeAdmin
@@ -21,8 +23,10 @@ from .live.hub import Hub
 from .operator.health import Health
 from .operator.overview import OVERVIEW, Overview
 from .routes import make_blueprint
-from .settings import ConfigError, WebSettings, read_config
+from .settings import ConfigError, WebSettings, make_web_settings, read_config
 from .signals import SignalObserver
+from .sock_reader import OPTIONS, install_reader
+from .sockets import release_unused, serve_socket
 
 if TYPE_CHECKING:
     from werkzeug.routing import Rule
@@ -33,12 +37,20 @@ if TYPE_CHECKING:
 class Keyfold:
     """Live read models for Flask apps.
 
-    Make one, register the projections, and call ``init_app`` on each app: it reads the ``KEYFOLD_…``
-    config, gives the app a ProjectionSystem of its own and adds the routes. Nothing is readable
-    unless its projection is ``public`` or ``authorize(request, name, key)`` returns True; the admin
-    endpoints need ``authorize_admin(request)`` or the token of ``KEYFOLD_ADMIN_TOKEN``.
-    ``identify(request)`` names the user behind a connection (None: nobody), for the limit on each
-    user's connections and for ``disconnect``. ``observers`` are told what is committed and what fails.
+    Make one, register the projections, and call ``init_app`` for each app. It reads the ``KEYFOLD_…`` config,
+    gives the app a ProjectionSystem of its own, and adds the routes. A key is readable if its projection is
+    ``public``, or if ``authorize`` returns True. Otherwise it is not.
+
+    Args:
+        authorize: Called as ``authorize(request, name, key)``; returns True if the request may read the key.
+            Any other result, and any exception, refuses.
+        authorize_admin: Called with a request for an admin endpoint; returns True to allow it. Without it, the
+            token of ``KEYFOLD_ADMIN_TOKEN`` is needed.
+        identify: Called with a request for a connection; returns the name of its user, or None. The name counts for
+            the limit on each user's connections and for ``disconnect``.
+        observers: Notified of commits and of failures.
+        sock: The app's Flask-Sock extension. The library's own WebSocket routes are registered with it. By
+            default, they get one of their own.
     """
 
     def __init__(
@@ -48,6 +60,7 @@ class Keyfold:
         authorize_admin: AuthorizeAdmin | None = None,
         identify: Identify | None = None,
         observers: Iterable[Observer] = (),
+        sock: Sock | None = None,
     ) -> None:
         self._observers = tuple(observers)
         self._checks: dict[str, Any] = {
@@ -55,28 +68,40 @@ class Keyfold:
             "authorize_admin": authorize_admin,
             "identify": identify,
         }
+        self._sock = Sock() if sock is None else sock
         self._projections: list[Projection[Any, Any]] = []
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
 
     def register(self, projection: Projection[Any, Any]) -> None:
-        """Run this projection in every app, those initialised already and those to come.
+        """Run a projection in every app: those that have been initialised, and those that will be.
 
-        Raises AlreadyRegistered for a name that is taken, InvalidProjection for a class that can't run.
+        Args:
+            projection: The projection. One instance serves all apps.
+
+        Raises:
+            AlreadyRegistered: Another projection has this name.
+            InvalidProjection: The class cannot work.
         """
         for app in self._apps:
             _state(app).system.register(projection)
         self._projections.append(projection)
 
     def init_app(self, app: Flask) -> None:
-        """Set app up. Starts no thread and connects to nothing: the first dispatch or read does.
+        """Set an app up. This starts no thread and opens no connection; the first dispatch or read does.
 
-        Raises ConfigError that names the config key, RuntimeError for a second call or a route of the
-        app's own that would be shadowed.
+        Args:
+            app: The app, whose config is complete.
+
+        Raises:
+            ConfigError: A config key is missing, unknown or malformed, or one of the app's routes has the same
+                URL as one of Keyfold's.
+            RuntimeError: The app has been initialised before.
         """
         if EXTENSION in app.extensions:
             msg = "this app has Keyfold already: call init_app once for each app"
             raise RuntimeError(msg)
-        database, keywords, settings = read_config(app.config)
+        database, keywords, settings = read_config(app.config, stacklevel=2)
+        settings = _with_ping_interval(settings, app)
         system = ProjectionSystem(database, **keywords)
         hub = Hub(settings, system)
         system.broadcast_to(hub)
@@ -85,14 +110,15 @@ class Keyfold:
         access = Access(hub.sources, settings, **self._checks)
         for observer in self._observers:
             system.observe(observer)
-        attach(app, make_state(system, hub, access, settings))
+        attach(app, make_state(system, hub, access, settings), self._sock)
         self._apps.add(app)
 
     @property
     def system(self) -> ProjectionSystem:
-        """The ProjectionSystem of the current app; without an app context, of the only app there is.
+        """The ProjectionSystem of the current app. Without an app context, that of the only app there is.
 
-        Raises NotStarted if that is no app, or several.
+        Raises:
+            NotStarted: There is no app, or there are several.
         """
         if has_app_context() and EXTENSION in current_app.extensions:
             return _state(current_app).system
@@ -108,21 +134,80 @@ class Keyfold:
 
     @property
     def bus(self) -> EventBus:
-        """The EventBus of the current app, as ``system``."""
+        """The EventBus of the current app, found as ``system`` is."""
         return self.system.bus
 
-    def ticket(self, name: str, key: str, user: str | None = None) -> str:
-        """Return a word that opens one key's socket or stream once, as ``?ticket=``, within 30 seconds.
+    @overload
+    def serve(self, ws: Any, name: str, key: str, /) -> None: ...
 
-        For clients that can't send the session's cookie. Needs an app context, and ``app.secret_key``.
-        It is used up within this process; several worker processes don't know of each other's.
+    @overload
+    def serve(self, ws: Any, /, *row_keys: tuple[str, str]) -> None: ...
+
+    def serve(self, ws: Any, /, *channels: Any) -> None:
+        """Give the socket of the app's own Flask-Sock handler to the hub, as the last step of the handler.
+
+        ``serve(ws, name, key)`` makes it a socket of one key: its client gets the messages of
+        ``/ws/projection/<name>/<key>``, and ``?since=`` and ``?ticket=`` in the request's URL count. With pairs,
+        ``serve(ws, (name, key), (name, key))``, it is a socket of many keys that is subscribed to these, and
+        ``serve(ws)`` is one that is subscribed to none: its client may subscribe to more, as on
+        ``/ws/projection``. Access rules, limits and the check of the Origin are those of the library's own routes.
+
+        This returns at once. The hub takes the socket over when the handler has returned, with every byte that the
+        client has sent and the handler has not received. For the handler, ``ws`` is closed from now on: ``send``,
+        ``receive`` and ``close`` raise ConnectionClosed, and Flask-Sock leaves the connection open.
+
+        Args:
+            ws: The socket, as Flask-Sock gave it to the handler of the current request.
+            *channels: The name of a projection and a key of it, or any number of (name, key) pairs.
+
+        Raises:
+            ConnectionClosed: The request was refused, or the client has gone. The handshake was answered before, so a
+                refusal is a close code: 4401 (ticket or sign-in), 4403 (not allowed), 4404 (no such projection, no
+                valid key or position), 4429 (limit), 1013 (no descriptor), 1001 (shutdown). Flask-Sock handles this
+                exception; the handler does not have to.
+            RuntimeError: The socket does not come from a Flask-Sock route of an app that has Keyfold.
+            TypeError: The channels are neither a name and a key nor pairs.
+        """
+        if len(channels) == 2 and all(isinstance(part, str) for part in channels):  # noqa: PLR2004
+            return serve_socket(ws, [channels], many=False)
+        for pair in channels:
+            if not isinstance(pair, tuple) or [type(part) for part in pair] != [str, str]:
+                msg = f"serve takes a name and a key, or any number of (name, key) pairs, not {pair!r}"
+                raise TypeError(msg)
+        return serve_socket(ws, list(dict.fromkeys(channels)), many=True)
+
+    def ticket(self, name: str, key: str, user: str | None = None) -> str:
+        """Return a signed ticket that opens one socket or stream of one key, once, within ``KEYFOLD_TICKET_SECONDS``.
+
+        It is for clients that cannot send the session's cookie; they pass it as ``?ticket=`` or in a
+        ``subscribe`` message. Each process remembers the tickets that it has redeemed, and does not know of those that
+        another process has. Needs an app context.
+
+        Args:
+            name: The projection's name.
+            key: The key.
+            user: The name of the user whose connection it will be. None: nobody's.
+
+        Returns:
+            The ticket, as URL-safe text.
+
+        Raises:
+            RuntimeError: The app has no ``secret_key``.
+            NotFound: No projection has this name.
+            BadRequest: The text cannot be a key.
         """
         return _state(current_app).access.ticket(current_app._get_current_object(), name, key, user)  # type: ignore[attr-defined]  # noqa: SLF001
 
     def disconnect(self, *, user: str) -> int:
-        """Close the user's connections to this process with 4401, and return how many there were.
+        """Close the user's connections to this process with 4401. Needs an app context.
 
-        Who comes back is asked for authorisation again: end the session first. Needs an app context.
+        A client that comes back is authorised anew: end the user's session first.
+
+        Args:
+            user: The name, as ``identify`` or a ticket gives it.
+
+        Returns:
+            The number of connections that were open.
         """
         return _state(current_app).hub.disconnect(user)
 
@@ -133,27 +218,52 @@ def create_app(
     authorize: Authorize | None = None,
     authorize_admin: AuthorizeAdmin | None = None,
     identify: Identify | None = None,
+    tuning: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Flask:
     """Return a WSGI app with the routes of one system, to mount under a path of any WSGI host.
 
-    Keywords are those of WebSettings. Call it before the first dispatch: it becomes the system's
-    broadcaster. Raises RuntimeError if the system has another one, or has started.
+    Call it before the first dispatch: its hub becomes the system's broadcaster.
+
+    Args:
+        system: The system. It must have no other broadcaster.
+        authorize: Says whether a request may read a key, as that of ``Keyfold``.
+        authorize_admin: Says whether a request may use the admin endpoints, as that of ``Keyfold``.
+        identify: Returns the user behind a connection, as that of ``Keyfold``.
+        tuning: The tuning keys of WebSettings.
+        **settings: Further keywords are the other settings of WebSettings.
+
+    Returns:
+        A Flask app, which is a WSGI app.
+
+    Raises:
+        ProjectionError: A setting is wrong; the message names it.
+        RuntimeError: The system has another broadcaster, or has started.
     """
-    web_settings = WebSettings(**settings)
+    web_settings = make_web_settings(settings, tuning, stacklevel=2)
     hub = Hub(web_settings, system)
     system.broadcast_to(hub)
-    here = str(Path(__file__).parent)  # said, as Flask can't find the folder of a namespace package by itself
+    here = str(
+        Path(__file__).parent
+    )  # given, as Flask cannot find the folder of a namespace package by itself
     app = Flask("keyfold.web", root_path=here, instance_path=here, static_folder=None)
     access = Access(
         hub.sources, web_settings, authorize=authorize, authorize_admin=authorize_admin, identify=identify
     )
-    attach(app, make_state(system, hub, access, web_settings))
+    attach(app, make_state(system, hub, access, web_settings), Sock())
     return app
 
 
+def _with_ping_interval(settings: WebSettings, app: Flask) -> WebSettings:
+    """Return the settings with Flask-Sock's ping interval, if the app has set one and it is the shorter one."""
+    seconds = (app.config.get(OPTIONS) or {}).get("ping_interval")
+    if not seconds or seconds >= settings.ping_seconds:
+        return settings
+    return replace(settings, ping_seconds=float(seconds))
+
+
 def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: WebSettings) -> KeyfoldState:
-    """Put together what is kept for one app."""
+    """Make the objects of one app, and connect them."""
     made: list[Metrics] = []
     making = threading.Lock()
 
@@ -166,14 +276,14 @@ def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: Web
         return made[0]
 
     def mirror(stats: dict[str, Any]) -> None:
-        # A scrape may reach any worker: each keeps its own file of metrics up to date.
+        # A scrape may reach any worker: each one updates its own file of metrics.
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             metrics().mirror(stats)
 
     overview, health = Overview(system, hub), Health(system)
 
     def after_fork() -> None:
-        # Its locks, and those of the metrics within it, may be held by threads of the parent; the stats begin anew.
+        # Threads of the parent may hold this lock and those within the metrics. The stats begin anew.
         nonlocal making
         making = threading.Lock()
         made.clear()
@@ -186,21 +296,24 @@ def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: Web
     return KeyfoldState(system, hub, access, settings, overview, health, metrics)
 
 
-def attach(app: Flask, state: KeyfoldState) -> None:
-    """Give app the routes and what they work on. Raises ConfigError if they collide with the app's own."""
+def attach(app: Flask, state: KeyfoldState, sock: Sock) -> None:
+    """Give an app the routes, and the objects that they work on. Raises ConfigError if a URL is the app's own."""
     app.extensions[EXTENSION] = state
     signals = SignalObserver(app, state.hub)
     state.system.observe(signals)
     state.hub.on_connected(signals.connected)
     app.cli.add_command(make_cli())
-    app.register_blueprint(make_blueprint(state.settings))
+    install_reader(app.config)
+    app.register_blueprint(make_blueprint(state.settings, sock))
+    app.teardown_request(release_unused)
     _check_collisions(app)
     checked = False
 
     def check_once() -> None:
-        # Routes that the app adds after init_app: Flask takes none after the first request.
+        # The routes and the config that the app has added after init_app. Flask takes none after the first request.
         nonlocal checked
         if not checked:
+            install_reader(app.config)
             _check_collisions(app)
             checked = True
 
@@ -222,5 +335,5 @@ def _check_collisions(app: Flask) -> None:
 
 
 def _state(app: Flask) -> KeyfoldState:
-    kept: KeyfoldState = app.extensions[EXTENSION]
-    return kept
+    state: KeyfoldState = app.extensions[EXTENSION]
+    return state

@@ -13,7 +13,7 @@ import os
 import signal
 from typing import Any
 
-from ..actors import all_systems
+from ..actors.system import all_systems
 from .live.connections.connection_limits import CARRIED, Room, reserve_of
 from .live.hub import Hub
 from .socket_takeover import is_plain

@@ -16,7 +16,8 @@ from ..actors import Observer
 if TYPE_CHECKING:
     from flask import Flask
 
-    from ..actors import Committed, ProjectionError
+    from ..actors import ProjectionError
+    from ..actors.broadcaster import Committed
     from .live.hub import Hub
 
 _signals = Namespace()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from ..actors import all_systems
+from ..actors.system import all_systems
 from .app_registry import EXTENSION, KeyfoldState
 
 _SECONDS = 10.0
@@ -25,7 +25,7 @@ def keyfold_config() -> Iterator[dict[str, Any]]:
     made are closed after it.
     """
     before = set(map(id, all_systems()))
-    yield {"KEYFOLD_DATABASE": "sqlite://", "KEYFOLD_REPORT_SECONDS": 0}
+    yield {"KEYFOLD_DATABASE": "sqlite://", "KEYFOLD_TUNING": {"report_seconds": 0}}
     for system in all_systems():
         if id(system) not in before:
             system.close()

@@ -1,4 +1,4 @@
-"""What an actor is told to do besides folding events, each in a turn of its own."""
+"""The commands that an actor carries out besides folding events, each as a commit of its own."""
 
 from __future__ import annotations
 
@@ -10,84 +10,78 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...store import (
-    Amend,
-    Amendment,
-    Head,
-    Position,
-    Save,
-    StoreError,
-    VersionConflict,
-    Write,
-    new_commit_id,
-    new_epoch,
-)
-from ...store.rows import differ
+from ...store import Position, StoreError, VersionConflict
+from ...store.rows import Amendment, Head, Save, differ, new_commit_id, new_epoch
+from ...store.writing.writer_messages import Amend, Write
 from ..broadcaster import Committed
-from ..errors import LetterNotFound, key_halted
-from ..observer import tell
+from ..errors import LetterNotFound, apply_error, key_halted
 from ..receipt import applied_of
-from .dead_lettering import apply_error, fail_all, letter_of, settle_burials
+from .dead_lettering import make_letter, resolve_letters
 from .fold import fold
-from .publishing import invalidate, publish, publish_replacement
 
 if TYPE_CHECKING:
     from ..receipt import Applied
     from ..upkeep.counters import InFlight
-    from .dead_lettering import Burial
-    from .projection_actor import ProjectionActor
+    from .actor import KeyActor
+    from .dead_lettering import PendingLetter
 
 
 class Command(ABC):
-    """A message that is no event. The actor has saved everything before it when ``begin`` is called."""
+    """A message that is no event. Every event before it is committed when ``begin`` is called.
+
+    All methods are called in a turn of the actor, on a dispatcher thread; ``fail`` also by a close.
+    """
 
     done: Future[Any]
-    """Its outcome."""
+    """Its outcome. Another thread waits for it."""
 
     @abstractmethod
-    def begin(self, actor: ProjectionActor) -> Write | Amend | None:
-        """Return what the writer shall do; None, after ``fail`` or ``put_back``, if it can't be done as it is."""
+    def begin(self, actor: KeyActor) -> Write | Amend | None:
+        """Return the order for the writer; None, after ``fail`` or ``put_back``, if it can't be done as it is."""
 
     def is_over(self) -> bool:
         """Return whether it has its outcome."""
         return self.done.done()
 
     @abstractmethod
-    def saved(self, actor: ProjectionActor) -> None:
-        """Take notice that it is committed."""
+    def saved(self, actor: KeyActor) -> None:
+        """Take note that it is committed, and set its outcome."""
 
     @abstractmethod
     def fail(self, error: Exception) -> None:
-        """Take notice that nothing came of it."""
+        """Set an error as its outcome: nothing of it is committed."""
 
-    def conflicted(self, actor: ProjectionActor) -> Sequence[Any]:  # noqa: ARG002  # most try again as they are
-        """Return what is to be put back in front of the mailbox, as the base was gone."""
+    def conflicted(self, actor: KeyActor) -> Sequence[Any]:  # noqa: ARG002  # most try again as they are
+        """Return the messages to put back in front of the mailbox, as the base was gone."""
         return (self,)
 
     def rejected(self, error: StoreError) -> Sequence[Any]:
-        """Return what is to be put back, as the database refuses what was to be written."""
+        """Return the messages to put back in front of the mailbox, as the database refuses the order."""
         self.fail(error)
         return ()
 
     def _write(
         self,
-        actor: ProjectionActor,
+        actor: KeyActor,
         position: Position,
         state: bytes,
         commit_id: str,
         *,
         removed: tuple[int, ...] = (),
     ) -> Amend:
-        """Ask for a new state over the row as the actor knows it, and leave a halt to the letters that remain."""
+        """Return the order for a new state over the row as the actor knows it.
+
+        A halted key stays halted for as long as letters of it are parked.
+        """
         context = actor.context
         amendment = Amendment(
-            context.projection,
+            context.name,
             actor.key,
             actor.base,
             actor.halted,
             position,
             state,
-            context.schema_version,
+            context.codec.schema_version,
             removed=removed,
             base_commit_id=actor.commit_id,
             commit_id=commit_id,
@@ -96,10 +90,10 @@ class Command(ABC):
 
 
 class LeaveEpoch(Command):
-    """Give the row another epoch if it still stands in the one of this commit, which it has lost; state and version stay.
+    """Give the row a new epoch, if it is still in the epoch of a commit that it has lost. State and version stay.
 
-    The row went back: versions that were given in this epoch are given to other events now. Nobody who stands in
-    the lost history is to be taken for somebody who stands in the new one.
+    The row went back: other events now get the versions that were given in this epoch before. A client with a
+    position in the lost history must not be taken for a client with a position in the new one.
     """
 
     def __init__(self, lost: Head) -> None:
@@ -107,18 +101,18 @@ class LeaveEpoch(Command):
         self.done: Future[Position] = Future()
         self._position = Position(new_epoch(), 0)
 
-    def begin(self, actor: ProjectionActor) -> Amend | None:
-        """Write over the row as it was loaded: whoever changes it meanwhile has it loaded once more."""
+    def begin(self, actor: KeyActor) -> Amend | None:
+        """Write over the row as it was loaded. If it changes meanwhile, it is loaded once more."""
         base, lost = actor.base, self.lost
-        # Another process was first; or the row has the commit, and was read where reads lag. One that others have
-        # brought past it by now leaves the epoch: how it came there can't be told.
+        # Nothing to do: another process was first; or the row has the commit, and was read where reads lag. A row
+        # that others have brought past the commit leaves the epoch: how it came there can't be told.
         is_there = base == lost.position and not differ(actor.commit_id, lost.commit_id)
         if base is None or base.epoch != lost.epoch or is_there:
             self.done.set_result(base or self._position)
             return None
         self._position = self._position._replace(version=base.version)
         amendment = Amendment(
-            actor.context.projection,
+            actor.context.name,
             actor.key,
             base,
             actor.halted,
@@ -127,10 +121,10 @@ class LeaveEpoch(Command):
         )
         return Amend(amendment, actor.actor_inbox.put_signal)
 
-    def saved(self, actor: ProjectionActor) -> None:
+    def saved(self, actor: KeyActor) -> None:
         actor.forget()
         self.done.set_result(self._position)
-        invalidate(actor.context, actor.key)
+        actor.context.publisher.invalidate(actor.key)
 
     def fail(self, error: Exception) -> None:
         fail_future(self.done, error)
@@ -141,41 +135,47 @@ TOMBSTONE = b"null"
 
 
 class Replacement(Command):
-    """Put this state in place of whatever the key holds, under a new epoch: a rebuild or a wipe."""
+    """Put a state in place of the present one, under a new epoch: a rebuild or a wipe."""
 
     over_newer = False
-    """Whether it may go over the row of a newer release."""
+    """Whether it may be written over the row of a newer release."""
 
     def __init__(self, position: Position, state: bytes) -> None:
         self.position = position
         self.state = state
         self.done: Future[Position] = Future()
 
-    def begin(self, actor: ProjectionActor) -> Write | Amend | None:
-        """Write over the row, and over no newer one: neither of a later version nor of a newer release."""
+    def begin(self, actor: KeyActor) -> Write | Amend | None:
+        """Write over the row, unless it has changed since it was loaded or a newer release has written it."""
         newer = None if self.over_newer or self.state == TOMBSTONE else actor.newer_schema()
         if newer is not None:
             self.fail(newer)
             return None
-        if actor.halted:  # it stays so for as long as events are parked: nobody has decided about them
+        if (
+            actor.halted
+        ):  # it stays halted for as long as events are parked: no operator has decided about them
             return self._write(actor, self.position, self.state, new_commit_id())
         context = actor.context
         save = Save(
-            context.projection,
+            context.name,
             actor.key,
             actor.base,
             *self.position,
             self.state,
-            context.schema_version,
+            context.codec.schema_version,
             actor.commit_id,
             new_commit_id(),
         )
         return Write(save, actor.actor_inbox.put_signal)
 
-    def saved(self, actor: ProjectionActor) -> None:
+    def saved(self, actor: KeyActor) -> None:
         actor.forget()
         actor.context.degraded.clear(actor.key)
-        publish_replacement(actor.context, actor.key, self)
+        failure = actor.context.publisher.publish_replacement(actor.key, self.position, self.state)
+        if failure is None:
+            self.done.set_result(self.position)
+        else:
+            self.done.set_exception(failure)
 
     def fail(self, error: Exception) -> None:
         fail_future(self.done, error)
@@ -184,8 +184,8 @@ class Replacement(Command):
 class Repair(Replacement):
     """Put a state given by an operator in place of the present one, under a new epoch.
 
-    The version stays, as it counts the events that the row stands for. The row is not decoded. That of a newer
-    release is no exception: it is the way back where that release was taken back.
+    The version stays, as it counts the events that the row stands for. The row is not decoded, and may be one of
+    a newer release: so a key can be used again after that release was taken back.
     """
 
     over_newer = True
@@ -193,8 +193,8 @@ class Repair(Replacement):
     def __init__(self, state: bytes) -> None:
         super().__init__(Position(new_epoch(), 1), state)
 
-    def begin(self, actor: ProjectionActor) -> Write | Amend | None:
-        """Write over the row at its version; 1 stands where there is no row, or a tombstone."""
+    def begin(self, actor: KeyActor) -> Write | Amend | None:
+        """Write over the row at its version; at 1 if there is no row, or a tombstone."""
         version = actor.base.version if actor.base is not None else 0
         self.position = self.position._replace(version=max(1, version))
         return super().begin(actor)
@@ -210,20 +210,24 @@ class Recalled(NamedTuple):
 class Retried(NamedTuple):
     """The outcome of a Retry: the committed changes, and the error of the event after them."""
 
-    turn: Committed
+    commit: Committed
     error: Exception | None = None
 
     @property
     def applied(self) -> tuple[Applied, ...]:
-        """The changes; their deltas are decoded here, on the thread that asks."""
-        return tuple(applied_of(self.turn, index) for index in range(len(self.turn.deltas)))
+        """The changes. Their deltas are decoded here, on the thread that asks."""
+        return tuple(applied_of(self.commit, index) for index in range(len(self.commit.deltas)))
 
 
 class Retry(Command):
-    """Fold these dead letters, and remove them in the same commit, so that none is ever folded twice.
+    """Fold dead letters, and remove them in the same commit, so that none is ever folded twice.
 
-    ``parked`` ones are the head of what waits for a halted key. The first that raises ends it: what is
-    before it is committed, it and the others stay letters.
+    The first letter that raises ends it: the letters before it are committed, it and the others stay.
+
+    Args:
+        letters: The letters to fold, in this order.
+        parked: Whether they are the oldest of the events that are parked for a halted key.
+        error: The error of the letter after them, if that did not decode.
     """
 
     def __init__(
@@ -233,25 +237,25 @@ class Retry(Command):
         self.parked = parked
         self.done: Future[Retried] = Future()
         self._error = error
-        self._turn: Committed | None = None
+        self._commit: Committed | None = None
 
-    def begin(self, actor: ProjectionActor) -> Amend | None:
+    def begin(self, actor: KeyActor) -> Amend | None:
         """Fold the letters on the state."""
         context = actor.context
         if self.parked != actor.halted:
-            msg = f"{context.projection}: key {actor.key!r} is {'' if actor.halted else 'not '}halted by now"
-            self.fail(LetterNotFound(msg, projection=context.projection, key=actor.key))
+            msg = f"{context.name}: key {actor.key!r} is {'' if actor.halted else 'not '}halted by now"
+            self.fail(LetterNotFound(msg, projection=context.name, key=actor.key))
             return None
         try:
             state = actor.load_state()
         except Exception as error:
             self.fail(error)
             return None
-        deltas, cause = fold(context, state, self.letters, inf)
+        deltas, cause = fold(context.codec, state, self.letters, inf)
         encoded = b""
         if cause is None:
             try:
-                encoded = context.encode_state(state)
+                encoded = context.codec.encode_state(state)
             except Exception as error:
                 if self._halve():
                     actor.actor_inbox.put_back((self,))
@@ -260,36 +264,36 @@ class Retry(Command):
         epoch, version = actor.base or (new_epoch(), 0)
         if cause is not None:
             bad = self.letters[len(deltas)].event
-            self._error = apply_error(context.projection, actor.key, version + len(deltas) + 1, bad, cause)
+            self._error = apply_error(context.name, actor.key, version + len(deltas) + 1, bad, cause)
             self.letters = self.letters[: len(deltas)]
             if self.letters:
-                actor.actor_inbox.put_back((self,))  # what is good, once more on a clean state
+                actor.actor_inbox.put_back((self,))  # the good ones, once more on a clean state
             else:
                 self.fail(self._error)
             return None
         commit_id = new_commit_id()
-        self._turn = Committed(
-            context.projection,
+        self._commit = Committed(
+            context.name,
             actor.key,
             epoch,
             version,
             deltas,
-            context.event_name,
-            context.decode_delta,
+            context.codec.projection.broadcast_event_name,
+            context.codec.delta.decode_fast,
             actor.commit_id,
             commit_id,
         )
         removed = tuple(letter.id for letter in self.letters)
-        return self._write(actor, Position(epoch, self._turn.version), encoded, commit_id, removed=removed)
+        return self._write(actor, Position(epoch, self._commit.version), encoded, commit_id, removed=removed)
 
-    def saved(self, actor: ProjectionActor) -> None:
-        turn, context = self._turn, actor.context
-        assert turn is not None  # noqa: S101
-        failure = publish(context, turn, actor.state)
-        context.counters.add(events=len(turn.deltas), retried=len(turn.deltas))
-        tell(context.observers, lambda observer: observer.applied(turn, monotonic() - actor.last_turn))
-        actor.forget()  # whether it is still halted, the row says
-        self.done.set_result(Retried(turn, self._error or failure))
+    def saved(self, actor: KeyActor) -> None:
+        commit, context = self._commit, actor.context
+        assert commit is not None  # noqa: S101
+        failure = context.publisher.publish(commit, actor.state)
+        context.counters.add(events=len(commit.deltas), retried=len(commit.deltas))
+        context.publisher.notify_applied(commit, monotonic() - actor.last_turn)
+        actor.forget()  # the row says whether the key is still halted
+        self.done.set_result(Retried(commit, self._error or failure))
 
     def fail(self, error: Exception) -> None:
         fail_future(self.done, error)
@@ -306,18 +310,20 @@ class Retry(Command):
         self.letters = self.letters[: max(1, len(self.letters) // 2)]
         return several
 
-    def conflicted(self, actor: ProjectionActor) -> Sequence[Any]:
-        """Put nothing back: the letters may be somebody else's by now; who asked looks again."""
-        self.fail(
-            VersionConflict(projection=actor.context.projection, key=actor.key, expected=str(actor.base))
-        )
+    def conflicted(self, actor: KeyActor) -> Sequence[Any]:
+        """Put nothing back: another process may have dealt with the letters, so the caller looks again."""
+        self.fail(VersionConflict(projection=actor.context.name, key=actor.key, expected=str(actor.base)))
         return ()
 
 
 class Park(Command):
     """Keep events of a halted key, in order, until an operator resumes it.
 
-    With ``error`` the first of them is the one that could not be folded, and the key is halted by this.
+    Args:
+        deliveries: The events.
+        in_flight: Where they are counted until they are parked.
+        error: The error of the first of them, which could not be folded: this command halts the key. None if
+            the key is halted already.
     """
 
     def __init__(
@@ -326,39 +332,39 @@ class Park(Command):
         self.deliveries = deliveries
         self.error = error
         self._in_flight = in_flight
-        self._burials: tuple[Burial, ...] = ()
+        self._letters: tuple[PendingLetter, ...] = ()
 
-    def begin(self, actor: ProjectionActor) -> Amend:
+    def begin(self, actor: KeyActor) -> Amend:
         """Write the letters and the halt at once, over the position that the event could not be folded on."""
         context, base = actor.context, actor.base
-        behind = key_halted(context.projection, actor.key, base)
+        behind = key_halted(context.name, actor.key, base)
         errors = [self.error or behind, *[behind] * (len(self.deliveries) - 1)]
-        self._burials = tuple(
-            letter_of(context, actor.key, delivery, error, parked=True)
+        self._letters = tuple(
+            make_letter(context, actor.key, delivery, error, parked=True)
             for delivery, error in zip(self.deliveries, errors, strict=True)
         )
         amendment = Amendment(
-            context.projection,
+            context.name,
             actor.key,
             base,
             actor.halted,
             base or Position(new_epoch(), 0),
             halt=True,
-            letters=tuple(burial.letter for burial in self._burials),
+            letters=tuple(pending.letter for pending in self._letters),
             base_commit_id=actor.commit_id,
             commit_id=new_commit_id(),
         )
         return Amend(amendment, actor.actor_inbox.put_signal)
 
-    def saved(self, actor: ProjectionActor) -> None:
+    def saved(self, actor: KeyActor) -> None:
         actor.forget()
-        actor.context.counters.add(parked=len(self._burials), halts=self.error is not None)
-        settle_burials(self._burials, self._in_flight)
+        actor.context.counters.add(parked=len(self._letters), halts=self.error is not None)
+        resolve_letters(self._letters, self._in_flight)
 
     def fail(self, error: Exception) -> None:
-        fail_all(self.deliveries, error, self._in_flight)
+        self._in_flight.fail(self.deliveries, error)
 
-    def conflicted(self, actor: ProjectionActor) -> Sequence[Any]:  # noqa: ARG002
+    def conflicted(self, actor: KeyActor) -> Sequence[Any]:  # noqa: ARG002
         """Put the events back: on the newer row they may be good, or the key no longer halted."""
         return self.deliveries
 
@@ -370,5 +376,5 @@ def fail_future(done: Future[Any], error: Exception) -> None:
 
 
 def first_command(batch: Sequence[Any]) -> int:
-    """Return where the first command stands in batch, or its length if there is none."""
+    """Return the index of the first command in batch, or the length of batch if there is none."""
     return next((index for index, message in enumerate(batch) if isinstance(message, Command)), len(batch))

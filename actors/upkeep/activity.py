@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from ...store import quantile
+from ...store.writing.writer_stats import quantile
 
 SECONDS = 60
 """How far back the events of each second are known."""
@@ -56,7 +56,7 @@ class Activity:
             ordered = sorted(self._keys.items(), key=lambda item: -item[1])
         return [(str(key), events) for key, events in ordered[:most]]
 
-    def facts(self) -> dict[str, Any]:
+    def stats(self) -> dict[str, Any]:
         """Return the numbers of the last minute, JSON-able."""
         now = int(self._clock())
         with self._lock:

@@ -1,4 +1,4 @@
-"""What a projection's actors count, and the bound on events under way."""
+"""The totals of a projection, and the bound on events under way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Counters:
-    """Totals of one projection since the process began. Changed a turn at a time, under a lock."""
+    """Totals of one projection since the process began. Changed once per commit, under a lock."""
 
     NAMES = (
         "broadcast_errors",
@@ -51,17 +51,17 @@ _FEW = 64
 
 
 class InFlight:
-    """All events and commands that were accepted and have no outcome yet, over all keys.
+    """All events and commands that were accepted and have no outcome yet, over all keys of a process.
 
-    The process-wide bound, what a close waits for, and the list by which it ends what is left. Nothing is
-    counted up and down: the number is the size of a set, so it is right whatever raised in between. Adding and
+    Their number is bounded; a close waits until there are none, and fails those that are left. The number is the
+    size of a set and not a counter, so it is right wherever an exception was raised in between. Adding and
     removing are single calls into C, and doing either twice does no harm.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.open: set[Any] = set()
-        """Who accepts one more adds it here, and compares the size with the limit afterwards."""
+        """A sender adds each message here first, and compares the size with the limit afterwards."""
         self._changed = threading.Condition()
         self._waiting = 0
 
@@ -69,20 +69,24 @@ class InFlight:
         return len(self.open)
 
     def remove(self, ended: Iterable[Any]) -> None:
-        """Take out those that have an outcome, or were refused after all."""
+        """Remove messages that have an outcome, or were refused after all."""
         self.open.difference_update(ended)
-        # Who waits counts itself first and looks at the set second, so one of the two sees the other.
+        # A thread that waits counts itself first and looks at the set second, so one of the two sees the other.
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()
 
+    def fail(self, messages: Iterable[Any], error: Exception) -> None:
+        """End these messages with an error, and remove them. One that has an outcome keeps it."""
+        ended = list(messages)
+        for message in ended:
+            message.fail(error)
+        self.remove(ended)
+
     def fail_all(self, error: Exception) -> None:
-        """End with this error all that are left."""
+        """End all messages that are left with an error."""
         while self.open:
-            left = list(self.open)
-            for one in left:
-                one.fail(error)
-            self.remove(left)
+            self.fail(list(self.open), error)
 
     def wait_for_room(self, deadline: float) -> bool:
         """Wait until there are fewer than the limit. False once the deadline has passed."""
@@ -93,9 +97,9 @@ class InFlight:
         return self._wait_until(self._none_left, deadline)
 
     def _none_left(self) -> bool:
-        # One that has its outcome, and whose actor failed before it could say so, holds nobody up.
+        # A message that has its outcome, and whose actor failed before it could remove it, holds up no close.
         if 0 < len(self.open) <= _FEW:
-            self.open.difference_update([one for one in list(self.open) if one.is_over()])
+            self.open.difference_update([message for message in list(self.open) if message.is_over()])
         return not self.open
 
     def _wait_until(self, predicate: Callable[[], bool], deadline: float) -> bool:

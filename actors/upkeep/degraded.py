@@ -51,7 +51,7 @@ class Degraded:
         with self._lock:
             return list(islice(self._errors, count))
 
-    def facts(self) -> dict[str, Any]:
+    def stats(self) -> dict[str, Any]:
         """Return the count, and the first 20 keys in their order with their errors, JSON-able."""
         if not self._errors:
             return {"degraded": 0, "degraded_keys": {}}

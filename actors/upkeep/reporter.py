@@ -12,7 +12,7 @@ from concurrent.futures import Future, wait
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
-from ...store import Processes
+from ...store.processes import Processes
 
 if TYPE_CHECKING:
     from ..system import ProjectionSystem

@@ -1,4 +1,4 @@
-"""Retires the actors that nobody needs."""
+"""Retires idle actors."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from heapq import nsmallest
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from ..errors import MailboxSealed
-from ..key_actor.actor_context import RETIRE
 from ..pool.threads import ThreadHealth, WatchedThread
 
 if TYPE_CHECKING:
-    from ..key_actor.projection_actor import ProjectionActor
+    from ..key_actor.actor import KeyActor
     from ..settings import Settings
 
 _logger = logging.getLogger("keyfold.supervisor")
 
 
 class Sweeper:
-    """Looks over all live actors now and then, and hints to the idle ones that they may retire.
+    """Looks over all live actors from time to time, and suggests to the idle ones that they retire.
 
-    Nothing is kept per message but the stamp of an actor's last turn. Over ``max_live_actors`` the
-    actors with the oldest stamps are hinted at; an eighth above it spawning waits, so that the
-    number stays bounded however fast new keys come. Each round ends with ``report``.
+    An actor notes the time of its last turn, and nothing else is kept per message. Over ``max_live_actors`` the
+    actors with the oldest times are chosen. At an eighth above the limit spawning waits, so that the number
+    stays bounded however fast new keys come.
+
+    Args:
+        settings: The settings of the system.
+        report: Called at the end of each round, on the sweeper's thread. It does not block or raise.
     """
 
     def __init__(self, settings: Settings, report: Callable[[], None]) -> None:
         self._settings = settings
         self._report = report
-        self._populations: list[dict[str, ProjectionActor]] = []
+        self._populations: list[dict[str, KeyActor]] = []
         self._hard_limit = settings.max_live_actors + settings.max_live_actors // 8
         self._wake = threading.Event()
         self._stopping = False
@@ -40,8 +42,8 @@ class Sweeper:
         self._interval = max(0.01, min(5.0, settings.idle_seconds / 4, settings.report_seconds or 5.0))
         self._thread = WatchedThread("keyfold-sweeper", self._wait, self._round, role="sweeper")
 
-    def watch(self, population: dict[str, ProjectionActor]) -> None:
-        """Look after this map of live actors, too."""
+    def watch(self, population: dict[str, KeyActor]) -> None:
+        """Sweep this map of live actors, too."""
         self._populations = [*self._populations, population]
 
     def live(self) -> int:
@@ -71,9 +73,13 @@ class Sweeper:
                 self._room.notify_all()
 
     def sweep(self, now: float) -> int:
-        """Hint to all actors idle since ``idle_seconds`` before now, and to the oldest over the limit.
+        """Suggest retirement to all actors that are idle since ``idle_seconds``, and to the oldest over the limit.
 
-        Returns the number of hints. Each actor decides for itself.
+        Args:
+            now: Monotonic time.
+
+        Returns:
+            The number of suggestions. Each actor decides for itself.
         """
         idle = [
             actor
@@ -81,20 +87,17 @@ class Sweeper:
             for actor in list(population.values())
             if actor.actor_inbox.idle
         ]
-        silent_since = now - self._settings.idle_seconds
-        chosen = [actor for actor in idle if actor.last_turn <= silent_since]
-        most = self._settings.max_live_actors
-        # A spawner that waits needs one to go, where an eighth of the limit is none.
-        excess = self.live() - len(chosen) - most + (self._waiting > 0)
+        idle_since = now - self._settings.idle_seconds
+        chosen = [actor for actor in idle if actor.last_turn <= idle_since]
+        max_live = self._settings.max_live_actors
+        # A spawner that waits needs one actor to retire, and an eighth of a small limit is none.
+        excess = self.live() - len(chosen) - max_live + (self._waiting > 0)
         if excess > 0:
-            others = (actor for actor in idle if actor.last_turn > silent_since)
-            # A sixteenth more than needed, so that a flood of new keys is not one sweep a key.
-            chosen += nsmallest(excess + most // 16 + 1, others, key=_last_turn)
+            others = (actor for actor in idle if actor.last_turn > idle_since)
+            # A sixteenth more than needed, so that a flood of new keys is not one sweep per key.
+            chosen += nsmallest(excess + max_live // 16 + 1, others, key=_last_turn)
         for actor in chosen:
-            try:
-                actor.actor_inbox.put_signal(RETIRE)
-            except MailboxSealed:
-                continue  # it has retired meanwhile
+            actor.suggest_retirement()
         return len(chosen)
 
     def start(self) -> None:
@@ -128,5 +131,5 @@ class Sweeper:
         self._report()
 
 
-def _last_turn(actor: ProjectionActor) -> float:
+def _last_turn(actor: KeyActor) -> float:
     return actor.last_turn

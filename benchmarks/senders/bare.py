@@ -1,4 +1,4 @@
-"""What no server can be faster than: a loop of send calls over the same frame."""
+"""The upper bound of any server: a loop of send calls with the same frame."""
 
 from __future__ import annotations
 

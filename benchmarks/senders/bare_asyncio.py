@@ -1,4 +1,4 @@
-"""The same loop over asyncio's transports: what the reactor would pay if it were asyncio's."""
+"""The same loop over asyncio's transports: the cost of a reactor on asyncio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Flask-Sock's users write: a list of sockets, and a loop of ws.send."""
+"""The usual code with Flask-Sock: a list of sockets, and a loop of ws.send."""
 
 from __future__ import annotations
 

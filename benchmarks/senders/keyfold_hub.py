@@ -1,4 +1,4 @@
-"""Keyfold's hub behind Werkzeug: what an actor calls after a commit, until the last socket has it."""
+"""Keyfold's hub behind Werkzeug: from the call that an actor makes after a commit to the last socket."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import threading
 from dataclasses import dataclass, field
 
 from flask import Flask
-from keyfold.actors import Committed, Projection
+from keyfold.actors import Projection
+from keyfold.actors.broadcaster import Committed
 from keyfold.store import Position
 from keyfold.web import Keyfold
 from orders import serve_orders
@@ -43,10 +44,12 @@ keyfold = Keyfold()
 keyfold.register(Counter())
 app = Flask("bench")
 app.config.update(
-    KEYFOLD_PING_SECONDS=3600,  # every byte is counted
-    KEYFOLD_SILENCE_SECONDS=3600,  # the crowd answers nothing
+    KEYFOLD_TUNING={
+        "ping_seconds": 3600,  # no pings: every byte is counted
+        "silence_seconds": 3600,  # the crowd answers nothing
+        "heartbeat_seconds": 3600,
+    },
     KEYFOLD_REAUTHORIZE_SECONDS=0,
-    KEYFOLD_HEARTBEAT_SECONDS=3600,
     KEYFOLD_DATABASE="sqlite://",
     KEYFOLD_MAX_SOCKETS=100_000,
     KEYFOLD_MAX_SOCKETS_PER_ADDRESS=100_000,
@@ -71,7 +74,7 @@ def wait_until_sent() -> None:
 
 def fan_out(rounds: int, burst: int) -> None:
     global version
-    if version == 123_456:  # where the row stands is of no interest here
+    if version == 123_456:  # the position of the real row does not matter here
         hub.publish_snapshot("bench.counter", "a", Position(EPOCH, version), b"{}", "rebuild")
         wait_until_sent()
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""The same few lines for every server that is compared: orders in, JSON out."""
+"""The common part of all senders: they read orders, and answer with JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAYLOAD = json.dumps({
     "type": "delta", "channel": "projection.bench.counter.a", "epoch": "abcdefghijkl", "prev": 123456,
     "version": 123457, "event": "delta", "data": {"sku": "apple", "total": 4711},
 }, separators=(",", ":"))  # fmt: skip
-"""What the others send for one delta: as long as Keyfold's frame."""
+"""The message of the other servers for one delta, as long as Keyfold's."""
 
 
 def answer(value: Any) -> None:

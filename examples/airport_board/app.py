@@ -1,6 +1,6 @@
 """The airport board: a week of real flights on live pages.
 
-Run it: ``python examples/airport_board/app.py``, or several workers, by ``make demo-workers``.
+Run it with ``python examples/airport_board/app.py``, or with several workers by ``make demo-workers``.
 PORT, SPEED, KEYFOLD_DATABASE and KEYFOLD_REDIS are read from the environment.
 """
 
@@ -32,7 +32,7 @@ keyfold.register(AirportsOverview())
 
 
 def create_app() -> Flask:
-    """Return the app, its replay under way: in one process of those that have the same database."""
+    """Return the app and start its replay, which runs in one of the processes with the same database."""
     app = Flask(__name__)
     app.config["KEYFOLD_DATABASE"] = os.environ.get("KEYFOLD_DATABASE", f"sqlite:///{HERE / 'board.db'}")
     app.config["KEYFOLD_REDIS"] = os.environ.get("KEYFOLD_REDIS")
@@ -45,7 +45,7 @@ def create_app() -> Flask:
         replay = FlightReplay(keyfold.system, flights, speed=int(os.environ.get("SPEED", SPEEDS[1])))
     app.extensions["replay"] = replay
     replay.start()
-    atexit.register(replay.stop)  # before the system's own end: what was registered last runs first
+    atexit.register(replay.stop)  # it runs before the system's own exit handler, which was registered earlier
 
     @app.get("/")
     def index() -> str:
@@ -68,13 +68,13 @@ def create_app() -> Flask:
 
     @app.post("/replay")
     def control() -> Any:
-        asked = request.get_json()
-        if asked.get("start_over"):
+        body = request.get_json()
+        if body.get("start_over"):
             try:
                 return jsonify(as_dict(replay.start_over()))
             except TimeoutError:
                 abort(503, "no process replays at the moment; it will start over when one does")
-        speed, paused = asked.get("speed"), asked.get("paused")
+        speed, paused = body.get("speed"), body.get("paused")
         if speed not in (None, *SPEEDS) or paused not in (None, True, False):
             abort(400, f"speed is one of {SPEEDS}, paused is true or false")
         return jsonify(as_dict(replay.control(speed=speed, paused=paused)))
@@ -83,17 +83,16 @@ def create_app() -> Flask:
 
 
 def main() -> None:
-    """Serve until Ctrl-C, then stop in good order."""
+    """Serve until Ctrl-C, then shut down cleanly."""
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     app = create_app()
     server = make_server("127.0.0.1", int(os.environ.get("PORT", "8000")), app, threaded=True)
     print(
-        f"Airport board: http://127.0.0.1:{server.port}   (Ctrl-C ends it; it goes on from there)", flush=True
+        f"Airport board: http://127.0.0.1:{server.port}   (Ctrl-C ends it; a restart continues from there)",
+        flush=True,
     )
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # said for both: a shell's background job ignores the first
+    # Set for both signals: a background job of a shell ignores SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
         server.serve_forever()

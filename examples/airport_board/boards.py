@@ -1,7 +1,7 @@
-"""The read models: a board an airport, and one overview of all of them.
+"""The read models: one board per airport, and one overview of all airports.
 
-Each state keeps ``upto``, the number of the last flight that it has seen, and ignores a flight that is
-not above it. After a crash the replay may thus begin a little before where it was: nothing counts twice.
+Each state has ``upto``, the number of the last flight that it has seen, and ignores flights up to that
+number. So the replay may begin a little early after a crash: no flight counts twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LATEST = 14
 
 @dataclass
 class Tally:
-    """Flights that left, minutes of delay in all of them, and flights cancelled."""
+    """The number of departures, their total delay in minutes, and the number of cancelled flights."""
 
     flights: int = 0
     delay: int = 0
@@ -34,7 +34,7 @@ class Tally:
 
 @dataclass
 class Board:
-    """What the page of one airport shows."""
+    """The state that the page of one airport shows."""
 
     upto: int = 0
     at: str = ""
@@ -44,17 +44,17 @@ class Board:
 
 
 class AirportBoard(Projection[FlightDeparted | FlightCancelled, Board]):
-    """A flight stands on the board of the airport it leaves and of the one it flies to."""
+    """A flight is on the boards of its origin and of its destination."""
 
     name = "airports.board"
     public = True
 
     def keys(self, event: Flight) -> tuple[str, str]:
-        """Two keys for one event."""
+        """Return two keys for one event."""
         return event.origin, event.destination
 
     def apply(self, state: Board, event: Flight) -> dict[str, Any]:
-        """Count the flight, and tell the page what changed."""
+        """Count the flight, and return the changes for the page."""
         if event.number <= state.upto:
             return {}
         state.upto, state.at = event.number, event.at
@@ -82,7 +82,7 @@ class AirportBoard(Projection[FlightDeparted | FlightCancelled, Board]):
 
 @dataclass
 class Overview:
-    """All airports at one glance."""
+    """The state that the page of all airports shows."""
 
     upto: int = 0
     at: str = ""
@@ -91,17 +91,16 @@ class Overview:
 
 
 class AirportsOverview(Projection[FlightDeparted | FlightCancelled, Overview]):
-    """One key for the page that lists the airports: one socket, whatever their number."""
+    """One key for the page that lists all airports: it needs one subscription, however many there are."""
 
     name = "airports.overview"
     public = True
 
     def key(self, event: Flight) -> str:  # noqa: ARG002
-        """Always the same."""
         return "all"
 
     def apply(self, state: Overview, event: Flight) -> dict[str, Any]:
-        """Count the flight for both ends."""
+        """Count the flight for both airports."""
         if event.number <= state.upto:
             return {}
         state.upto, state.at = event.number, event.at

@@ -1,4 +1,4 @@
-"""Real flights, as events in the order in which they happened."""
+"""Real flights, as events in the order of their departures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ WEEK = DATA / "flights-2013-01-07.csv.gz"
 
 @dataclass
 class FlightDeparted:
-    """A flight left. ``number`` counts the events of the replay, ``delay`` is in minutes, negative if early."""
+    """A flight has departed.
+
+    Attributes:
+        number: The number of the event in the replay.
+        delay: In minutes, negative for an early departure.
+    """
 
     number: int
     at: str
@@ -30,7 +35,7 @@ class FlightDeparted:
 
 @dataclass
 class FlightCancelled:
-    """A flight that should have left did not."""
+    """A scheduled flight was cancelled."""
 
     number: int
     at: str
@@ -46,7 +51,7 @@ Flight = FlightDeparted | FlightCancelled
 
 
 def read_flights(path: Path = WEEK) -> list[Flight]:
-    """Return the flights of a file, ordered by the moment of departure (or of the plan, if cancelled)."""
+    """Return the flights of a file in the order of their departure times (scheduled times, if cancelled)."""
     with gzip.open(path, "rt", newline="") as lines:
         rows = [(_moment(row), index, row) for index, row in enumerate(csv.DictReader(lines))]
     rows.sort(key=lambda item: item[:2])
@@ -54,7 +59,7 @@ def read_flights(path: Path = WEEK) -> list[Flight]:
 
 
 def read_names(path: Path) -> dict[str, str]:
-    """Return code -> name of a file whose first two columns these are."""
+    """Return the names by their codes, from the first two columns of a file."""
     with path.open(newline="") as lines:
         rows = csv.reader(lines)
         next(rows)
@@ -62,7 +67,8 @@ def read_names(path: Path) -> dict[str, str]:
 
 
 def _scheduled(row: dict[str, str]) -> datetime:
-    day = datetime(int(row["year"]), int(row["month"]), int(row["day"]))  # noqa: DTZ001  # local time, as the file has it
+    # Local time, as in the file.
+    day = datetime(int(row["year"]), int(row["month"]), int(row["day"]))  # noqa: DTZ001
     hours, minutes = divmod(int(row["sched_dep_time"]), 100)
     return day + timedelta(hours=hours, minutes=minutes)
 

@@ -1,4 +1,4 @@
-"""A connection for each thread, kept or opened for one operation, and what becomes of its errors."""
+"""A connection per thread, kept or opened for one operation, whose errors become StoreErrors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import StatementRefused, StoreError, StoreRejected
-from .database import describe, driver_error
+from .database import describe_database, driver_error
 
 if TYPE_CHECKING:
     import peewee
@@ -24,18 +24,22 @@ T = TypeVar("T")
 class Connections:
     """The connections of all threads to the database of one store."""
 
-    def __init__(self, database: peewee.Database, dialect: Dialect) -> None:
+    def __init__(self, database: peewee.Database, dialect: Dialect, *, file_required: bool) -> None:
         self._database = database
         self._dialect = dialect
         self._thread = threading.local()
         self._kept: dict[int, Any] = {}
-        # Connections of a parent process: kept, since freeing one would end it over there.
+        # Connections of the parent process. They are referenced here, as freeing one would close it for the
+        # parent.
         self._inherited: list[Any] = []
-        self.file_has_to_be_there = False
-        """No new connection may make a file where there is none any more."""
+        self._file_required = file_required
+
+    def require_file(self) -> None:
+        """From now on, refuse a new connection that would make a file where there is none any more."""
+        self._file_required = True
 
     def keep(self) -> None:
-        """Let the calling thread keep its connection between calls, until ``disconnect``."""
+        """Keep the calling thread's connection open between calls, until ``disconnect``."""
         self._thread.keeps = True
 
     def disconnect(self) -> None:
@@ -47,15 +51,19 @@ class Connections:
             self._within_gate(self._database.close)
 
     def close_left(self) -> None:
-        """Close what an interrupt has left open: the calling thread's own, and those of threads that have ended."""
+        """Close connections that an interrupt has left open, of the calling thread and of ended threads."""
         if getattr(self._thread, "opened", False):
             self._close_own()
         alive = {thread.ident for thread in threading.enumerate()}
         for thread in [one for one in list(self._kept) if one not in alive]:
-            del self._kept[thread]  # SQLite lets no other thread close it; freeing it does
+            del self._kept[thread]  # SQLite lets no other thread close it, but freeing it closes it
 
     def interrupt(self, threads: Collection[int] | None) -> None:
-        """Make the calls fail that threads with kept connections have under way; ``threads`` are idents."""
+        """Make the running calls fail of threads that keep a connection.
+
+        Args:
+            threads: The idents of the threads; None for all threads.
+        """
         for thread, connection in list(self._kept.items()):
             if threads is not None and thread not in threads:
                 continue
@@ -68,7 +76,7 @@ class Connections:
 
     def forget(self) -> None:
         """In a forked child: use none of the parent's connections, and close none."""
-        # Peewee's lock may have been held by a thread that does not exist here.
+        # Peewee's lock may be held by a thread that does not exist in the child.
         vars(self._database)["_lock"] = threading.Lock()
         if not self._database.is_closed():
             self._inherited.append(self._database.connection())
@@ -101,7 +109,7 @@ class Connections:
             failure = (
                 error
                 if isinstance(error, StoreError)
-                else self._dialect.classify(driver_error(error), describe(self._database))
+                else self._dialect.classify(driver_error(error), describe_database(self._database))
             )
             if not isinstance(failure, (StoreRejected, StatementRefused)):
                 self._drop_connection()
@@ -115,15 +123,17 @@ class Connections:
     def _connect(self) -> None:
         keeps = getattr(self._thread, "keeps", False)
         try:
-            if self.file_has_to_be_there:
+            if self._file_required:
                 self._dialect.before_connecting(self._database)
             self._thread.opened = not keeps
-            # Another thread's pool, and an app's own connect hook, may raise anything. No data was sent.
+            # A pool and an app's connect hook may raise anything. No data was sent.
             self._database.connect()
         except StoreError:
             raise
         except Exception as error:
-            raise self._dialect.classify_connecting(driver_error(error), describe(self._database)) from error
+            raise self._dialect.classify_connecting(
+                driver_error(error), describe_database(self._database)
+            ) from error
         if keeps:
             self._kept[threading.get_ident()] = self._database.connection()
         self._dialect.connected(self._database)

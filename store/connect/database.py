@@ -14,7 +14,7 @@ from ..errors import ProjectionError
 
 _SQLITE_PRAGMAS = {"journal_mode": "wal", "synchronous": "normal", "busy_timeout": 5000}
 
-# Without these a peer that vanished without a word would hold a thread for hours.
+# Without these, a peer that vanished without closing the connection would block a thread for hours.
 _POSTGRES_DEFAULTS = {
     "application_name": "keyfold",
     "connect_timeout": 5,
@@ -23,18 +23,23 @@ _POSTGRES_DEFAULTS = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
-    # A process that is frozen in the middle of a transaction would keep its rows from all the others. What
-    # these end is tried again; what can't be told (a COMMIT that was ended) is looked up in the ledger.
+    # A process that is frozen in the middle of a transaction would keep its rows from all others. A
+    # transaction that these time-outs end is tried again, and a COMMIT that they end is looked up in the
+    # ledger.
     "options": (
         "-c idle_in_transaction_session_timeout=10000 -c lock_timeout=10000 -c statement_timeout=30000"
     ),
 }
 
+# The names of the one supported driver of each database, as SQLAlchemy writes them; empty for none in the
+# URL.
+_DRIVERS = {"sqlite": ("",), "postgres": ("", "psycopg2"), "postgresql": ("", "psycopg2")}
+
 _EXAMPLES = "for instance sqlite:///shop.db or postgresql://user:password@host/name"
 
 
 class MemoryDatabase(peewee.SqliteDatabase):
-    """A database in memory that all threads share, which ends with this object.
+    """A database in memory that all threads share, and that ends with this object.
 
     SQLite gives each connection to ``:memory:`` a database of its own; under its memdb VFS
     (https://www.sqlite.org/src/file/src/memdb.c) all connections to one name share one.
@@ -47,15 +52,28 @@ class MemoryDatabase(peewee.SqliteDatabase):
         self._keeper = sqlite3.connect(name, uri=True, check_same_thread=False)
 
     def release(self) -> None:
-        """Let the database end with its last other connection."""
+        """Close the connection of this object; the database ends with its last other connection."""
         self._keeper.close()
 
 
 def open_database(source: str | peewee.Database) -> peewee.Database:
-    """Return a Peewee database for a URL, or check and return the app's own. Connects to nothing yet.
+    """Return a Peewee database for a URL, or check and return the app's own. Does not connect yet.
 
     SQLite files get WAL, ``synchronous=normal`` and a busy timeout; ``sqlite://`` is in memory. A
-    relative path is relative to the working directory. Raises ProjectionError for anything else.
+    relative path is relative to the working directory.
+
+    Args:
+        source: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite://``, or
+            ``postgresql://user:password@host/name``, to which parameters of libpq may be added
+            (``?sslmode=require``). ``postgres://`` and ``postgresql+psycopg2://`` are the same. Or a
+            thread-safe ``peewee.SqliteDatabase`` or ``peewee.PostgresqlDatabase``.
+
+    Returns:
+        A database to pass to ``SnapshotStore``, ``migrate``, ``pending`` and ``rollback``.
+
+    Raises:
+        ProjectionError: The source is anything else. The message says which URL to write, without the
+            password.
     """
     if isinstance(source, peewee.Database):
         return _checked(source)
@@ -64,11 +82,17 @@ def open_database(source: str | peewee.Database) -> peewee.Database:
         msg = f"the database must be a URL, {_EXAMPLES}, or a peewee.Database; got {shown}"
         raise ProjectionError(msg)
     try:
-        scheme = urlsplit(source).scheme
-        if scheme == "sqlite":
-            return _open_sqlite(source)
-        if scheme in ("postgres", "postgresql"):
-            return _open_postgres(source)
+        scheme, _, rest = source.partition("://")
+        kind, _, driver = scheme.lower().partition("+")
+        if kind in _DRIVERS:
+            url = f"{kind}://{rest}"
+            if driver not in _DRIVERS[kind]:
+                msg = (
+                    f"the driver {driver!r} in {_without_password(source)} is not supported; "
+                    f"write {_without_password(url)}"
+                )
+                raise ProjectionError(msg)
+            return _open_sqlite(url) if kind == "sqlite" else _open_postgres(url)
     except ProjectionError:
         raise
     except Exception as error:
@@ -78,14 +102,9 @@ def open_database(source: str | peewee.Database) -> peewee.Database:
     raise ProjectionError(msg)
 
 
-def is_postgres(database: peewee.Database) -> bool:
-    """Return whether this is PostgreSQL; otherwise it is SQLite."""
-    return isinstance(database, peewee.PostgresqlDatabase)
-
-
-def describe(database: peewee.Database) -> str:
-    """Return a name for people to read, without a password."""
-    if is_postgres(database):
+def describe_database(database: peewee.Database) -> str:
+    """Return the name of a database for people, without a password."""
+    if isinstance(database, peewee.PostgresqlDatabase):
         parameters = database.connect_params
         host = parameters.get("host", "local socket")
         port = parameters.get("port", 5432)
@@ -104,7 +123,10 @@ def driver_error(error: Exception) -> Exception:
 def _open_sqlite(url: str) -> peewee.Database:
     settings = db_url.parse(url)
     if urlsplit(url).netloc:
-        msg = f"{url} has only two slashes; a relative file takes three (sqlite:///shop.db), an absolute one four"
+        msg = (
+            f"{url} has only two slashes; a relative file takes three (sqlite:///shop.db), "
+            "an absolute one four"
+        )
         raise ProjectionError(msg)
     name = settings.pop("database")
     if name == ":memory:":
@@ -142,11 +164,14 @@ def _checked(database: peewee.Database) -> peewee.Database:
 
 
 def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(
+            f"//{rest}"
+        )  # apart from the scheme, as urlsplit finds no password behind an invalid one
         if parts.password is None:
             return url
         host = parts.netloc.rpartition("@")[2]
-        return parts._replace(netloc=f"{parts.username}:***@{host}").geturl()
+        return f"{scheme}:{parts._replace(netloc=f'{parts.username}:***@{host}').geturl()}"
     except ValueError:
         return "(unreadable)"

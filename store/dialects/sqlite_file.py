@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import peewee
 
 
-_stat = os.stat  # not Path.stat, which takes four times as long: it is asked twice per commit
+_stat = os.stat  # not Path.stat, which takes four times as long: this is called twice per commit
 
 
 class _Open(NamedTuple):
@@ -23,23 +23,23 @@ class _Open(NamedTuple):
 
 
 class SqliteFile:
-    """Guards one database's file against being deleted or replaced while it is in use.
+    """Detects that the file of one database was deleted or replaced while it is in use.
 
-    On POSIX a file lives on without a name for as long as it is open: everything would be committed into it, and
-    be gone with the last connection. A new connection to the path would make a new, empty file there.
+    On POSIX a deleted file exists as long as it is open: all commits would go into it, and be lost with the
+    last connection. A new connection to the path would make a new, empty file there.
     """
 
     def __init__(self) -> None:
         self._path = ""
-        """As SQLite resolved it at the first connection; empty as long as there was none, and in memory."""
+        """As SQLite resolved it at the first connection; empty before that, and for a database in memory."""
         self._thread = threading.local()
 
     def check_path(self, database: peewee.Database) -> None:
-        """Look, before a new connection, whether there is a file to connect to, and the right one.
+        """Check, before a new connection, that the path leads to the file that was in use.
 
         Raises:
-            StoreUnavailable: It was deleted; or the path leads elsewhere by now, as a relative one does
-                in another working directory.
+            StoreUnavailable: The file was deleted; or the path leads to another one, as a relative path does
+                after a change of the working directory.
         """
         if not self._path:
             return
@@ -63,14 +63,14 @@ class SqliteFile:
         self._thread.open = _Open(connection, self._file_at_path())
 
     def check_connection(self, database: peewee.Database) -> None:
-        """Look whether the calling thread's connection still has the file at the path open.
+        """Check that the calling thread's connection has the file at the path open.
 
         Raises:
             StoreUnavailable: The file was deleted, moved or replaced.
         """
         known: _Open | None = getattr(self._thread, "open", None)
         if known is None or known.connection is not database.connection():
-            self.note_connection(database)  # the app's own, opened before it called
+            self.note_connection(database)  # it is the app's own, and was open before the call
             known = self._thread.open
         if self._path and (known.file is None or known.file != self._file_at_path()):
             raise self._gone()
@@ -85,6 +85,6 @@ class SqliteFile:
     def _gone(self) -> StoreUnavailable:
         msg = (
             f"SQLite file {self._path} was deleted or replaced while it was in use; nothing is written until "
-            f"it is back"
+            "it is back"
         )
         return StoreUnavailable(msg)

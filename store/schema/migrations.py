@@ -1,4 +1,4 @@
-"""The tables, step by step: each step forward and back, recorded, safe to run twice or side by side."""
+"""The tables, step by step. Each step goes forward and back, and may run twice or in two processes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import ClassVar
 
 import peewee
 
-from ..connect.database import is_postgres
+from ..dialects import new_dialect
 
 _FLAGS = (("projection_snapshots", "halted"), ("projection_dead_letters", "parked"))
-_LOCK = 0x6B6579666F6C64  # an advisory lock of PostgreSQL: "keyfold" in ASCII
 
 
 class Migration:
-    """One step. ``forward(db)`` and ``back(db)`` run inside the caller's transaction; twice does no harm."""
+    """One step. ``forward`` and ``back`` run inside the caller's transaction, and may run twice."""
 
     number: ClassVar[int]
 
@@ -27,30 +26,29 @@ class Migration:
 
     @staticmethod
     def back(database: peewee.Database) -> None:
-        """Undo the change, and lose what it holds."""
+        """Undo the change. The data in it is lost."""
         raise NotImplementedError
 
 
 class CreateProjectionSnapshotsTable(Migration):
-    """The table of snapshots. An app may run it in a migration set of its own (``auto_migrate=False``)."""
+    """The table of snapshots. With ``auto_migrate=False``, an app may run this step in its own migrations."""
 
     number = 1
 
     @staticmethod
     def forward(database: peewee.Database) -> None:
         """Create projection_snapshots."""
-        # TEXT and not JSON on SQLite: a type it does not know has numeric affinity, and "0" becomes 0.
-        json, moment = ("JSONB", "TIMESTAMPTZ") if is_postgres(database) else ("TEXT", "TEXT")
+        types = new_dialect(database).column_types
         database.execute_sql(
             f"""
             CREATE TABLE IF NOT EXISTS projection_snapshots (
                 projection_name VARCHAR(128) NOT NULL,
                 key VARCHAR(512) NOT NULL,
-                state {json} NOT NULL,
+                state {types.state} NOT NULL,
                 epoch VARCHAR(32) NOT NULL,
                 version BIGINT NOT NULL,
                 schema_version INTEGER NOT NULL DEFAULT 1,
-                updated_at {moment} NOT NULL,
+                updated_at {types.moment} NOT NULL,
                 PRIMARY KEY (projection_name, key)
             )
             """
@@ -70,19 +68,18 @@ class CreateProjectionDeadLettersTable(Migration):
     @staticmethod
     def forward(database: peewee.Database) -> None:
         """Create projection_dead_letters."""
-        postgres = is_postgres(database)
-        identity = "BIGSERIAL PRIMARY KEY" if postgres else "INTEGER PRIMARY KEY AUTOINCREMENT"
+        types = new_dialect(database).column_types
         database.execute_sql(
             f"""
             CREATE TABLE IF NOT EXISTS projection_dead_letters (
-                id {identity},
+                id {types.identity},
                 projection_name VARCHAR(128) NOT NULL,
                 key VARCHAR(512) NOT NULL,
                 event_type TEXT NOT NULL,
                 event TEXT NOT NULL,
                 error TEXT NOT NULL,
                 traceback TEXT NOT NULL,
-                at {"TIMESTAMPTZ" if postgres else "TEXT"} NOT NULL
+                at {types.moment} NOT NULL
             )
             """
         )
@@ -98,7 +95,7 @@ class CreateProjectionDeadLettersTable(Migration):
 
 
 class CreateProjectionWritersTable(Migration):
-    """The ledger of commits, by which a writer learns what became of a commit whose answer was lost."""
+    """The ledger, by which a writer learns whether a commit happened whose answer was lost."""
 
     number = 3
 
@@ -110,7 +107,7 @@ class CreateProjectionWritersTable(Migration):
             CREATE TABLE IF NOT EXISTS projection_writers (
                 writer VARCHAR(32) PRIMARY KEY,
                 turn BIGINT NOT NULL,
-                at {"TIMESTAMPTZ" if is_postgres(database) else "TEXT"} NOT NULL
+                at {new_dialect(database).column_types.moment} NOT NULL
             )
             """
         )
@@ -128,14 +125,15 @@ class AddHaltedKeys(Migration):
 
     @staticmethod
     def forward(database: peewee.Database) -> None:
-        """Add projection_snapshots.halted and projection_dead_letters.parked, with indexes of those that are."""
+        """Add projection_snapshots.halted and projection_dead_letters.parked, with partial indexes."""
         for table, column in _FLAGS:
             if column not in _columns(database, table):
                 database.execute_sql(
                     f"ALTER TABLE {table} ADD COLUMN {column} BOOLEAN NOT NULL DEFAULT FALSE"
                 )
             database.execute_sql(
-                f"CREATE INDEX IF NOT EXISTS {table}_{column} ON {table} (projection_name, key) WHERE {column}"
+                f"CREATE INDEX IF NOT EXISTS {table}_{column} "
+                f"ON {table} (projection_name, key) WHERE {column}"
             )
 
     @staticmethod
@@ -148,7 +146,7 @@ class AddHaltedKeys(Migration):
 
 
 class CreateProjectionProcessesTable(Migration):
-    """What each running process last said of itself, so that an operator sees all of them."""
+    """The last report of each running process, so that an operator sees all of them."""
 
     number = 5
 
@@ -172,7 +170,7 @@ class CreateProjectionProcessesTable(Migration):
 
 
 class AddCommitIds(Migration):
-    """Which commit a row holds: its version alone does not say it, once a backup was restored."""
+    """The commit that a row holds: after the restore of a backup its version alone does not tell."""
 
     number = 6
 
@@ -200,36 +198,56 @@ MIGRATIONS: tuple[type[Migration], ...] = (
 
 
 def pending(database: peewee.Database) -> list[str]:
-    """Return the names of the steps that this database has not had yet, in order."""
+    """Return the names of the steps that a database has not had yet.
+
+    Args:
+        database: A database that ``open_database`` has returned, with a connection open.
+
+    Returns:
+        The names in the order of the steps.
+    """
     return [step.__name__ for step in MIGRATIONS if step.number not in _applied(database)]
 
 
 def migrate(database: peewee.Database) -> list[str]:
-    """Run all pending steps in one transaction, and return their names. Nothing pending: no lock is taken."""
+    """Run all pending steps in one transaction. Takes no lock if none is pending.
+
+    Args:
+        database: A database that ``open_database`` has returned, with a connection open.
+
+    Returns:
+        The names of the steps that were run.
+    """
     if not pending(database):
         return []
+    sql = new_dialect(database).statements.record_migration
     with _exclusively(database):
         applied = _applied(database)
-        todo = [step for step in MIGRATIONS if step.number not in applied]
-        for step in todo:
+        steps = [step for step in MIGRATIONS if step.number not in applied]
+        for step in steps:
             step.forward(database)
-            database.execute_sql(
-                _bound(database, "INSERT INTO projection_migrations (number, name, at) VALUES (?, ?, ?)"),
-                (step.number, step.__name__, datetime.now(UTC).isoformat()),
-            )
-    return [step.__name__ for step in todo]
+            database.execute_sql(sql, (step.number, step.__name__, datetime.now(UTC).isoformat()))
+    return [step.__name__ for step in steps]
 
 
 def rollback(database: peewee.Database, *, to: int = 0) -> list[str]:
-    """Undo all steps above number ``to``, newest first, in one transaction, and return their names."""
+    """Undo steps in one transaction, the newest first. The data of dropped tables and columns is lost.
+
+    Args:
+        database: A database that ``open_database`` has returned, with a connection open.
+        to: The number of the newest step that stays; 0 undoes all of them.
+
+    Returns:
+        The names of the steps that were undone.
+    """
+    sql = new_dialect(database).statements.delete_migration
     with _exclusively(database):
         applied = _applied(database)
-        todo = [step for step in reversed(MIGRATIONS) if to < step.number and step.number in applied]
-        for step in todo:
+        steps = [step for step in reversed(MIGRATIONS) if to < step.number and step.number in applied]
+        for step in steps:
             step.back(database)
-            delete = _bound(database, "DELETE FROM projection_migrations WHERE number = ?")
-            database.execute_sql(delete, (step.number,))
-    return [step.__name__ for step in todo]
+            database.execute_sql(sql, (step.number,))
+    return [step.__name__ for step in steps]
 
 
 def _columns(database: peewee.Database, table: str) -> set[str]:
@@ -245,19 +263,10 @@ def _applied(database: peewee.Database) -> set[int]:
 
 @contextmanager
 def _exclusively(database: peewee.Database) -> Iterator[None]:
-    """One transaction that no other process migrates in. DDL is transactional in both databases."""
-    postgres = is_postgres(database)
-    with database.atomic() if postgres else database.atomic("IMMEDIATE"):
-        if postgres:
-            # A large table takes its time, and whoever comes second waits for as long.
-            database.execute_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
-            database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    """Enter a transaction that no other process migrates in, with the table of applied steps."""
+    with new_dialect(database).migrating(database):
         database.execute_sql(
             "CREATE TABLE IF NOT EXISTS projection_migrations "
             "(number INTEGER PRIMARY KEY, name TEXT NOT NULL, at TEXT NOT NULL)"
         )
         yield
-
-
-def _bound(database: peewee.Database, sql: str) -> str:
-    return sql.replace("?", database.param)

@@ -1,13 +1,13 @@
-"""Making the tables at the first use."""
+"""Making the tables at the first use of a store."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from contextlib import nullcontext
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..connect.database import describe, is_postgres
+from ..connect.database import describe_database
 from ..errors import StoreError, StoreUnavailable
 from .migrations import migrate
 
@@ -15,91 +15,84 @@ if TYPE_CHECKING:
     import peewee
 
     from ..connect.connections import Connections
+    from ..dialects.base import Dialect
 
 _PATIENCE = 10.0
 """Seconds for which the migration of an SQLite file that others have locked is tried again."""
-_MOMENT_MILLISECONDS = 200
-"""How long another writer may have the lock where only the calling thread's own transaction would be waited for."""
+_PAUSE_SECONDS = 0.1
 
 
 class Tables:
-    """The tables of one store; ``made`` once they are known to be up to date."""
+    """The tables of one store, which are brought up to date once."""
 
-    def __init__(self, database: peewee.Database, connections: Connections, *, made: bool) -> None:
+    def __init__(
+        self, database: peewee.Database, dialect: Dialect, connections: Connections, *, exist: bool
+    ) -> None:
         self._database = database
+        self._dialect = dialect
         self._connections = connections
-        self.made = connections.file_has_to_be_there = made
+        self._exist = exist
 
     def ensure(self) -> None:
-        """Bring the tables up to date. Raises StoreError."""
-        if self.made:
+        """Bring the tables up to date.
+
+        Raises:
+            StoreError: They can't be made.
+        """
+        if self._exist:
             return
-        # On a thread of its own: the caller may have a transaction of the app's open, and tables made inside
-        # of that would be nobody else's until it ends. No pool: its threads are joined at the interpreter's exit.
-        errors: list[BaseException] = [RuntimeError("the migration's thread ended without a word")]
+        # On a thread of its own: the caller may have a transaction of the app's open, and no other connection
+        # would see tables that are made inside it. No pool: its threads are joined at the interpreter's exit.
+        errors: list[BaseException] = [RuntimeError("the migration's thread ended without a result")]
         migration = threading.Thread(
             target=self._migrate,
-            args=(errors, self._has_sqlite_transaction()),
+            args=(errors, self._dialect.blocks_migration(self._database)),
             name="keyfold-migration",
             daemon=True,
         )
         try:
             migration.start()
         except RuntimeError as error:
-            msg = f"the tables of {describe(self._database)} can't be made: {error}"
+            msg = f"the tables of {describe_database(self._database)} can't be made: {error}"
             raise StoreUnavailable(msg) from error
         migration.join()
         if errors:
             raise errors[-1]
-        self.made = self._connections.file_has_to_be_there = True
+        self._exist = True
+        self._connections.require_file()
 
-    def _has_sqlite_transaction(self) -> bool:
-        """Return whether this thread has a transaction open, which may keep every other connection from writing."""
-        if is_postgres(self._database):
-            return False
-        if self._database.in_transaction():
-            return True
-        return not self._database.is_closed() and getattr(
-            self._database.connection(), "in_transaction", False
-        )
-
-    def _migrate(self, errors: list[BaseException], in_transaction: bool) -> None:  # noqa: FBT001
+    def _migrate(self, errors: list[BaseException], blocked: bool) -> None:  # noqa: FBT001
         try:
-            self._migrate_patiently(in_transaction=in_transaction)
+            self._migrate_patiently(blocked=blocked)
             errors.clear()
         except BaseException as error:
             errors.append(error)
 
-    def _migrate_patiently(self, *, in_transaction: bool) -> None:
+    def _migrate_patiently(self, *, blocked: bool) -> None:
         deadline = monotonic() + _PATIENCE
         while True:
             try:
-                self._connections.run(
-                    self._migrate_now if in_transaction else lambda: migrate(self._database)
-                )
+                self._connections.run(lambda: self._migrate_once(blocked=blocked))
             except StoreUnavailable as error:
-                if "database is locked" not in str(error):
+                if not self._dialect.is_busy(error):
                     raise
-                if in_transaction:
+                if blocked:
                     msg = (
-                        f"the tables of {describe(self._database)} are still to be made, and this thread has a transaction "
-                        "open on the same database, which locks everyone else out: run 'flask keyfold migrate' first,"
-                        " or call store.ensure_tables() or dispatch the first event outside of a transaction"
+                        f"the tables of {describe_database(self._database)} are still to be made, and this "
+                        "thread has a transaction open on the same database, which keeps all others from "
+                        "writing: run 'flask keyfold migrate' first, or call store.ensure_tables() or "
+                        "dispatch the first event outside of a transaction"
                     )
                     raise StoreError(msg) from error
                 # SQLite does not wait, whatever its busy timeout, when two processes turn a new file to WAL.
                 if monotonic() > deadline:
                     raise
-                threading.Event().wait(0.1)
+                threading.Event().wait(_PAUSE_SECONDS)
             else:
                 return
 
-    def _migrate_now(self) -> None:
-        """Migrate without waiting for a lock that only the caller's own thread could let go of."""
-        run: Callable[[str], Any] = self._database.execute_sql
-        [usual] = run("PRAGMA busy_timeout").fetchone()
-        run(f"PRAGMA busy_timeout = {_MOMENT_MILLISECONDS}")
-        try:
+    def _migrate_once(self, *, blocked: bool) -> None:
+        """Migrate; where the caller's transaction may be in the way, without waiting for its end."""
+        waiting = self._dialect.without_waiting(self._database) if blocked else nullcontext()
+        with waiting:
             migrate(self._database)
-        finally:
-            run(f"PRAGMA busy_timeout = {usual}")

@@ -1,4 +1,4 @@
-"""The one actor that writes: every turn that waits, in one transaction."""
+"""The one actor that writes, and its inbox: all messages that wait go into one transaction."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import queue
 import threading
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pykka
 
@@ -16,9 +16,18 @@ from ..backoff import backoff
 from ..errors import CommitInDoubt, StatementRefused, StoreError, StoreRejected
 from .deferrals import Deferrals
 from .ledger import Ledger
-from .writer_facts import WriterFacts
-from .writer_inbox import Retry, WriterInbox
-from .writer_messages import KINDS, Amend, Answer, Load, Message, Rejected, Write, answers_to, size_of
+from .writer_messages import (
+    MESSAGE_TYPES,
+    Amend,
+    Answer,
+    Load,
+    Rejected,
+    Write,
+    WriterMessage,
+    answers_to,
+    size_of,
+)
+from .writer_stats import WriterStats
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -28,23 +37,38 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("keyfold.writer")
 
-_MOST_BYTES = 8 * 1024 * 1024
+_MAX_BYTES = 8 * 1024 * 1024
+"""The size of the states from which a commit takes no further message."""
 _LOCK_SECONDS = 0.3
-"""How long a commit waits for rows that others have locked; other processes write them for milliseconds."""
+"""How long a commit waits for locked rows. Other processes lock them for milliseconds only."""
 _SHORT_LOCK_SECONDS = 0.05
-"""... while it is sought which of them are in the way, or some are known to be."""
+"""The same while the writer searches for the locked rows, or while messages are deferred."""
 _SEARCH_SECONDS = 0.5
-"""How long guilty messages are sought at a time, before other messages have their turn."""
+"""How long the messages at fault are searched for at a time, before other messages are taken."""
 
 
 class SnapshotWriter(pykka.ThreadingActor):
-    """Group commit: takes all messages that are waiting, and answers each after one commit.
+    """Group commit: takes all actor messages that wait, and answers each of them after one commit.
 
-    It never gives up on an unavailable database: it keeps its group and tries again, until
-    ``give_up`` is set. Where the database refuses a group, the messages at fault are found, and the others go
-    on: data that is refused for good is answered Rejected, and a message that can't be done now, since its row
-    is locked for instance, is deferred and tried again by itself until it can. Each message that was taken is
-    answered, whatever happens.
+    The cases of a commit, in the order in which ``_work`` has them:
+
+    - It succeeds. Each message is answered, by Conflict if its row has changed.
+    - The database refuses the data of some message for good. The group is halved until that message stands
+      alone, and it is answered Rejected; the others go on.
+    - Some message can't be done now, for instance since its row is locked. It is found, deferred, and tried
+      again on its own until it succeeds; the others go on.
+    - The database is unavailable. The writer keeps the group and tries again, until ``give_up`` is set.
+    - The answer to a COMMIT was lost. The ledger tells whether it happened.
+
+    Each message that was taken is answered, also when the writer fails or stops.
+
+    It has more than twelve attributes, as it holds the state of one commit between its steps.
+
+    Args:
+        store: The store to write to. The writer's thread keeps a connection.
+        commit_limit: The maximal number of messages per commit.
+        give_up: Once it is set, messages that can't be committed are answered Rejected.
+        stats: Counters to fill. Only the writer's thread changes them.
     """
 
     use_daemon_thread = True
@@ -52,18 +76,18 @@ class SnapshotWriter(pykka.ThreadingActor):
     actor_inbox: WriterInbox
 
     def __init__(
-        self, store: SnapshotStore, *, commit_limit: int, give_up: threading.Event, facts: WriterFacts
+        self, store: SnapshotStore, *, commit_limit: int, give_up: threading.Event, stats: WriterStats
     ) -> None:
         super().__init__()
         self._store = store
         self._commit_limit = commit_limit
         self._give_up = give_up
-        self._facts = facts
+        self._stats = stats
         self._ledger = Ledger()
-        # The groups that are still to be done, the next one last. All that was taken and is not answered is in one
-        # of them, or is deferred.
-        self._groups: list[deque[Message]] = []
-        self._deferrals = Deferrals(facts)
+        # The groups that are still to be done, the next one last. Each message that was taken and is not
+        # answered is in one of them, or is deferred.
+        self._groups: list[deque[WriterMessage]] = []
+        self._deferrals = Deferrals()
         self._lock_seconds = _LOCK_SECONDS
         self._search_ends: float | None = None
 
@@ -72,54 +96,58 @@ class SnapshotWriter(pykka.ThreadingActor):
         return WriterInbox()
 
     def on_start(self) -> None:
-        self._facts.thread = threading.current_thread()
+        self._stats.thread = threading.current_thread()
         self._store.keep_connection()
 
     def on_stop(self) -> None:
         # Pykka drops the messages behind a stop.
-        self._groups.append(deque(self.actor_inbox.take_all(KINDS)))
+        self._groups.append(deque(self.actor_inbox.take_all(MESSAGE_TYPES)))
         self._fail_all("the writer has stopped")
-        if not self._facts.trouble:
+        if not self._stats.trouble:
             try:
-                self._store.sign_off(self._ledger)
+                self._store.remove_writer(self._ledger)
             except StoreError:
-                _logger.info("the ledger row stays behind; a later writer removes it", exc_info=True)
+                _logger.info("the ledger's row stays; a later writer removes it", exc_info=True)
         self._store.disconnect()
 
     def on_failure(self, *_failure: object) -> None:
         self.on_stop()
 
-    def on_receive(self, message: Message | Retry) -> None:
-        self._facts.busy_since = monotonic()
+    def on_receive(self, message: WriterMessage | _Retry) -> None:
+        self._stats.busy_since = monotonic()
         stop = None
         try:
-            if isinstance(message, Retry):
+            if isinstance(message, _Retry):
                 self._take_deferred()
             else:
                 stop = self._take(message)
             self._work()
         except BaseException as error:
-            _logger.exception("the writer failed; what it had taken is not committed, or its answer is lost")
+            _logger.exception("the writer failed; its messages are not committed, or their answers are lost")
             self._fail_all(f"the writer failed: {type(error).__name__}: {error}", deferred=False)
-        self.actor_inbox.wake_at = self._deferrals.look_at()
-        self._facts.busy_since = None
+        self.actor_inbox.wake_at(self._deferrals.next_check_at())
+        self._stats.busy_since = None
         if stop is not None:
-            # Not a matter of the group: back to where Pykka's own loop finds it next.
+            # It does not belong to the group: it goes back to the inbox, where Pykka's loop finds it next.
             self.actor_inbox.put(stop)
 
     # -- taking
 
-    def _take(self, first: Message) -> Any:
-        """Make a group of all messages that wait, within the limits of a commit; return what ended the taking."""
+    def _take(self, first: WriterMessage) -> Any:
+        """Make a group of all messages that wait, within the limits of a commit.
+
+        Returns:
+            The envelope of a message of Pykka's own, a stop for instance, that ended the group; or None.
+        """
         group = deque((first,))
         self._groups.append(group)
         size = size_of(first)
         get = self.actor_inbox.get_nowait
         try:
-            while len(group) < self._commit_limit and size < _MOST_BYTES:
+            while len(group) < self._commit_limit and size < _MAX_BYTES:
                 envelope = get()
                 message = envelope.message
-                if not isinstance(message, KINDS):
+                if not isinstance(message, MESSAGE_TYPES):
                     return envelope
                 group.append(message)
                 size += size_of(message)
@@ -128,18 +156,18 @@ class SnapshotWriter(pykka.ThreadingActor):
         return None
 
     def _take_deferred(self) -> None:
-        """Make a group of the deferred messages that are due; all are answered once the system closes."""
+        """Make a group of the deferred messages that are due; once the system closes, answer all of them."""
         if self._give_up.is_set():
             self._fail_all("the system closes")
             return
-        group = deque(self._deferrals.due(self._commit_limit, _MOST_BYTES))
+        group = deque(self._deferrals.due(self._commit_limit, _MAX_BYTES))
         if group:
             self._groups.append(group)
 
     # -- committing and answering
 
     def _work(self) -> None:
-        """Commit and answer all groups, those that a group is split into as well."""
+        """Commit and answer all groups, including those that a group is split into."""
         self._lock_seconds = _SHORT_LOCK_SECONDS if self._deferrals else _LOCK_SECONDS
         self._search_ends = None
         groups = self._groups
@@ -150,7 +178,7 @@ class SnapshotWriter(pykka.ThreadingActor):
                 if len(group) > 1:
                     self._halve()
                     continue
-                self._facts.rejected += 1
+                self._stats.rejected += 1
                 answers = [Rejected(error)]
             except StatementRefused as error:
                 self._isolate(group, error)
@@ -160,7 +188,7 @@ class SnapshotWriter(pykka.ThreadingActor):
             self._answer(group, answers)
             groups.pop()
 
-    def _answer(self, group: deque[Message], answers: Iterable[Answer]) -> None:
+    def _answer(self, group: deque[WriterMessage], answers: Iterable[Answer]) -> None:
         for answer in answers:
             message = group[0]
             try:
@@ -168,11 +196,11 @@ class SnapshotWriter(pykka.ThreadingActor):
             except Exception:
                 _logger.exception("an answer to %r could not be delivered", message)
             group.popleft()
-            if self._deferrals:
-                self._deferrals.forget(message)
+            if self._deferrals and self._deferrals.remove(message):
+                self._count_deferrals()
 
     def _fail_all(self, reason: str, *, deferred: bool = True) -> None:
-        """Answer everything that was taken, and what is deferred."""
+        """Answer all messages that were taken and, with ``deferred``, those that are deferred."""
         rejected = Rejected(StoreError(reason))
         while self._groups:
             group = self._groups[-1]
@@ -182,12 +210,12 @@ class SnapshotWriter(pykka.ThreadingActor):
             waiting = deque(self._deferrals.messages())
             self._answer(waiting, [rejected] * len(waiting))
 
-    def _persist(self, group: Collection[Message]) -> list[Answer]:
-        """Return the answers to a group, after as many attempts as it takes.
+    def _persist(self, group: Collection[WriterMessage]) -> list[Answer]:
+        """Commit a group, after as many attempts as it takes, and return the answers to its messages.
 
         Raises:
-            StoreRejected: Something in the group is refused for good.
-            StatementRefused: Something in the group can't be done now.
+            StoreRejected: A message in the group is refused for good.
+            StatementRefused: A message in the group can't be done now.
             StoreError: The database is not usable, and ``give_up`` is set.
         """
         writes = [message.save for message in group if type(message) is Write]
@@ -201,10 +229,10 @@ class SnapshotWriter(pykka.ThreadingActor):
         while written is None:
             try:
                 if doubt is not None:
-                    written, doubt = self._store.settle(doubt, self._ledger), None
+                    written, doubt = self._store.resolve(doubt, self._ledger), None
                 if rows is None:
-                    # Before the commit: what is refused here was then not committed either, and the
-                    # group may be split. No key is in a group twice, so the order shows nowhere.
+                    # Before the commit: if the database refuses the read, nothing is committed yet, and the
+                    # group may be split. No key is in a group twice, so that the order makes no difference.
                     rows = self._store.rows([load.row_key for load in loads])
                 if written is None:
                     written = self._commit(writes, letters, amendments)
@@ -213,7 +241,7 @@ class SnapshotWriter(pykka.ThreadingActor):
                     raise
                 doubt = error if isinstance(error, CommitInDoubt) else doubt
                 self._note_trouble(error)
-                self._facts.retries += 1
+                self._stats.retries += 1
                 if self._give_up.wait(backoff(failures)):
                     raise doubt or error from error.__cause__
                 failures += 1
@@ -229,14 +257,14 @@ class SnapshotWriter(pykka.ThreadingActor):
             writes, letters, self._ledger, amendments, lock_seconds=self._lock_seconds
         )
         if written or letters:
-            self._facts.committed(written, monotonic() - started)
+            self._stats.count_commit(written, monotonic() - started)
         return written
 
-    # -- seeking what is in the way
+    # -- searching for the messages at fault
 
-    def _isolate(self, group: deque[Message], error: StatementRefused) -> None:
-        """Defer the messages that are in the way, or split the group in which they are."""
-        now = self._facts.busy_since = monotonic()
+    def _isolate(self, group: deque[WriterMessage], error: StatementRefused) -> None:
+        """Defer the messages at fault, or split the group that they are in."""
+        now = self._stats.busy_since = monotonic()
         self._lock_seconds = _SHORT_LOCK_SECONDS
         if self._give_up.is_set():
             self._answer(group, [Rejected(error)] * len(group))
@@ -246,7 +274,7 @@ class SnapshotWriter(pykka.ThreadingActor):
             self._search_ends = now + _SEARCH_SECONDS
         locked: set[RowKey] = set()
         if error.locked:
-            # Otherwise they are found by halving, or the next attempt meets the same outage.
+            # If this fails, halving finds them, or the next attempt meets the same outage.
             with contextlib.suppress(StoreError):
                 locked = self._store.locked([message.row_key for message in group])
         if locked:
@@ -258,42 +286,115 @@ class SnapshotWriter(pykka.ThreadingActor):
         elif now < self._search_ends:
             self._halve()
         else:
-            self._defer(list(group), error, guilty=False)
+            self._defer(list(group), error, at_fault=False)
 
     def _defer(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[WriterMessage],
         error: StatementRefused,
         *,
-        guilty: bool = True,
+        at_fault: bool = True,
         row_is_locked: bool = False,
     ) -> None:
         """Move messages from the last group to those that are tried again later."""
         group = self._groups[-1]
         for message in messages:
-            self._deferrals.add(message, error, guilty=guilty, row_is_locked=row_is_locked)
+            self._deferrals.add(message, error, at_fault=at_fault, row_is_locked=row_is_locked)
             group.remove(message)
+        self._count_deferrals()
         if not group:
             self._groups.pop()
-        if self._deferrals.nothing_goes_on():
+        if self._deferrals.is_everything_stuck():
             self._note_trouble(error)
 
     def _halve(self) -> None:
-        """Put two groups in the place of the last one; the earlier half comes first."""
+        """Replace the last group by its two halves; the earlier half is done first."""
         group = self._groups[-1]
         middle = len(group) // 2
         messages = list(group)
         self._groups[-1:] = [deque(messages[middle:]), deque(messages[:middle])]
 
+    def _count_deferrals(self) -> None:
+        self._stats.waiting = len(self._deferrals)
+        self._stats.waiting_reason = self._deferrals.reason
+
     def _note_trouble(self, error: StoreError) -> None:
-        if not self._facts.trouble:
-            facts = {"database": self._store.describe()}
-            _logger.error("nothing can be written; trying again until it can: %s", error, extra=facts)
-        self._facts.trouble = str(error)
-        self._facts.busy_since = monotonic()  # each attempt is a step of its own: it does not hang
+        if not self._stats.trouble:
+            _logger.error(
+                "nothing can be written; trying again until it can: %s",
+                error,
+                extra={"database": self._store.describe()},
+            )
+        self._stats.trouble = str(error)
+        self._stats.busy_since = (
+            monotonic()
+        )  # each attempt is a step of its own: a retry is no hanging thread
 
     def _note_recovery(self) -> None:
-        self._deferrals.others_go_on()
-        if self._facts.trouble:
-            self._facts.trouble = ""
+        self._deferrals.note_commit()
+        if self._stats.trouble:
+            self._stats.trouble = ""
             _logger.warning("the database takes writes again", extra={"database": self._store.describe()})
+
+
+class _Retry(NamedTuple):
+    """An actor message of the inbox to its writer: the time of ``wake_at`` has come."""
+
+
+_RETRY: Final = _Retry()
+
+
+class _Envelope(NamedTuple):
+    """An envelope as Pykka's loop expects it."""
+
+    message: _Retry
+    reply_to: None = None
+
+
+_WAKE_UP = _Envelope(_RETRY)
+
+
+class WriterInbox:
+    """The writer's inbox: a queue that also wakes the writer at a given time.
+
+    ``_RETRY`` never comes twice in a row while messages wait. Pykka's default inbox, ``queue.Queue``, takes
+    four times as long per message.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.put = self._queue.put
+        self.get_nowait = self._queue.get_nowait
+        self.empty = self._queue.empty
+        self._wake_at: float | None = None
+        self._has_retried = False
+
+    def wake_at(self, moment: float | None) -> None:
+        """Let ``get`` return a retry at a monotonic time, or never. Only the writer's thread calls it."""
+        self._wake_at = moment
+
+    def get(self) -> Any:
+        """Return the next envelope, or one with a retry in it."""
+        if self._wake_at is None:
+            return self._queue.get()
+        pause = self._wake_at - monotonic()
+        try:
+            if pause > 0:
+                return self._queue.get(timeout=pause)
+            if self._has_retried:
+                self._has_retried = False
+                return self._queue.get_nowait()
+        except queue.Empty:
+            pass
+        self._has_retried = True
+        return _WAKE_UP
+
+    def take_all(self, types: tuple[type, ...]) -> list[Any]:
+        """Remove the messages of these types, and return them in their order."""
+        envelopes = []
+        while not self.empty():
+            envelopes.append(self.get_nowait())
+        for envelope in envelopes:
+            if not isinstance(envelope.message, types):
+                self.put(envelope)
+        return [envelope.message for envelope in envelopes if isinstance(envelope.message, types)]

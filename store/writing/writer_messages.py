@@ -1,16 +1,16 @@
-"""What an actor asks of the SnapshotWriter, and what it is answered."""
+"""The actor messages to the SnapshotWriter, and its answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, Protocol
 
 from ..errors import StoreError
 from ..rows import Amendment, DeadLetter, Row, RowKey, Save
 
 
 class Loaded(NamedTuple):
-    """The committed row, or None where there is none. The letters of the Load are committed too."""
+    """The committed row, or None if there is none. The letters of the Load are committed too."""
 
     row: Row | None
 
@@ -20,21 +20,34 @@ class Saved(NamedTuple):
 
 
 class Conflict(NamedTuple):
-    """The row was no longer at the base of the Save. Nothing of the Save was written."""
+    """The row was no longer at the base of the Save or Amendment, and nothing of that was written."""
 
 
 class Rejected(NamedTuple):
-    """Nothing of the message is committed: its data is refused for good (StoreRejected), or the writer ends."""
+    """Nothing of the message is committed: its data is refused for good (StoreRejected), or the writer ends.
+
+    If ``error`` is a CommitInDoubt, the message may be committed.
+    """
 
     error: StoreError
 
 
 Answer = Loaded | Saved | Conflict | Rejected
-Reply = Callable[[Answer], None]
+
+
+class Reply(Protocol):
+    """Takes the answer to one message.
+
+    The SnapshotWriter calls it once per message, on its own thread, after the commit. It has to return soon,
+    as all other answers wait for it; an exception is logged and has no other effect.
+    """
+
+    def __call__(self, answer: Answer, /) -> None:
+        """Take the answer."""
 
 
 class Load(NamedTuple):
-    """Read one row; first bury the letters, in a transaction that is committed before the answer."""
+    """Read one row, and insert dead letters in a transaction that is committed before the answer."""
 
     row_key: RowKey
     letters: tuple[DeadLetter, ...]
@@ -42,7 +55,7 @@ class Load(NamedTuple):
 
 
 class Write(NamedTuple):
-    """Write one row, version-checked. Answered by Saved, Conflict or Rejected, after the commit."""
+    """Write one row if it still is at its base. Answered by Saved, Conflict or Rejected, after the commit."""
 
     save: Save
     reply: Reply
@@ -54,7 +67,7 @@ class Write(NamedTuple):
 
 
 class Amend(NamedTuple):
-    """Amend one row and its letters, version-checked. Answered as a Write is."""
+    """Amend one row and its letters, if they still are as they were read. Answered as a Write is."""
 
     amendment: Amendment
     reply: Reply
@@ -65,21 +78,30 @@ class Amend(NamedTuple):
         return (self.amendment.name, self.amendment.key)
 
 
-Message = Load | Write | Amend
-KINDS = (Load, Write, Amend)
-"""The same for ``isinstance``, which takes a union three times as long."""
+WriterMessage = Load | Write | Amend
+MESSAGE_TYPES = (Load, Write, Amend)
+"""The same for ``isinstance``, which takes three times as long with a union."""
 
 SAVED = Saved()
 CONFLICT = Conflict()
 
 
-def size_of(message: Message) -> int:
+def size_of(message: WriterMessage) -> int:
     """Return how many bytes a message adds to a transaction, roughly."""
     return len(message.save.state) if type(message) is Write else 0
 
 
-def answers_to(group: Collection[Message], written: Sequence[bool], rows: dict[RowKey, Row]) -> list[Answer]:
-    """Return what each message is told. ``written`` has the saves first, then the amendments."""
+def answers_to(
+    group: Collection[WriterMessage], written: Sequence[bool], rows: dict[RowKey, Row]
+) -> list[Answer]:
+    """Return the answer to each message of a group.
+
+    Args:
+        group: The messages.
+        written: The result of the commit: first for the saves, then for the amendments, each in the group's
+            order.
+        rows: The rows that the loads found.
+    """
     writes = sum(type(message) is Write for message in group)
     saved, amended = iter(written[:writes]), iter(written[writes:])
     answers: list[Answer] = []

@@ -154,7 +154,7 @@ def opened(browser: Browser, url: str, *others: Shop) -> Iterator[Desk]:
     for projection in (shop, *others):
         keyfold.register(projection)
     app = Flask("test")
-    app.config.update(KEYFOLD_DATABASE=url, KEYFOLD_ADMIN_TOKEN=TOKEN, KEYFOLD_REPORT_SECONDS=0.1)
+    app.config.update(KEYFOLD_DATABASE=url, KEYFOLD_ADMIN_TOKEN=TOKEN, KEYFOLD_TUNING={"report_seconds": 0.1})
     keyfold.init_app(app)
     with serve(app) as site:
         made = Desk(browser, site, app, shop)

@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "many_processes.md"
 def test_each_key_has_one_process_and_its_sockets_are_there(database_url: str, tmp_path: Path) -> None:
     """Every delta reaches its watcher at once, though nothing travels between the processes."""
     [inner] = re.findall(r"```nginx\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    config = json.dumps({"KEYFOLD_HEARTBEAT_SECONDS": 3600})
+    config = json.dumps({"KEYFOLD_TUNING": {"heartbeat_seconds": 3600}})
     with ExitStack() as stack:
         for number in (1, 2):
             (tmp_path / str(number)).mkdir()

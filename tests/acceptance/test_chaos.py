@@ -96,8 +96,8 @@ def app(database_url: str) -> Iterator[Flask]:
     keyfold.register(Totals())
     app = Flask("test")
     app.config.update(
-        KEYFOLD_DATABASE=database_url, KEYFOLD_RING_FRAMES=8, KEYFOLD_OUTBOX_BYTES=4096,
-        KEYFOLD_STALL_SECONDS=1, KEYFOLD_HEARTBEAT_SECONDS=0.5, KEYFOLD_DISPATCH_TIMEOUT=DEADLINE,
+        KEYFOLD_DATABASE=database_url, KEYFOLD_DISPATCH_TIMEOUT=DEADLINE,
+        KEYFOLD_TUNING={"ring_frames": 8, "outbox_bytes": 4096, "stall_seconds": 1, "heartbeat_seconds": 0.5},
     )  # fmt: skip
     keyfold.init_app(app)
     yield app

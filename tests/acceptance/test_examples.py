@@ -59,6 +59,29 @@ def test_a_plain_wsgi_function_beside_the_routes(tmp_path: Path) -> None:
         assert site.request("/nowhere")[0] == 404
 
 
+def test_flask_sock_handlers_give_their_sockets_to_the_hub(tmp_path: Path) -> None:
+    """One key after a greeting, two keys, and a handler that keeps its socket; the subprotocol is negotiated."""
+    with serving(tmp_path, "flask_sock_app") as server:
+        site = server.site
+        live = site._open("/live/north", {"subprotocols": ["stock.v1"]})
+        assert (live.socket.subprotocol, live.socket.recv()) == ("stock.v1", "welcome to north")
+        assert live.next()["state"] is None
+        compare = site._open("/compare/north/south", {})
+        assert (
+            sorted(compare.next_of_many()["type"] for _ in range(4)) == ["snapshot"] * 2 + ["subscribed"] * 2
+        )
+        assert json.loads(site.post("/adjust/north/apple/3")) == {"version": 1}
+        assert live.next()["data"] == {"sku": "apple", "total": 3}
+        assert compare.next_of_many()["channel"] == "projection.inventory.warehouse.north"
+        assert json.loads(site.post("/adjust/south/apple/-1")) == {"version": 1}
+        assert compare.next_of_many()["data"] == {"sku": "apple", "total": -1}
+        calculator = site._open("/calculator", {})
+        calculator.socket.send("1+2+39")
+        assert calculator.socket.recv() == "42"
+        for watcher in (live, compare, calculator):
+            watcher.close()
+
+
 def test_events_wait_for_the_app_s_own_commit(tmp_path: Path) -> None:
     """What is rolled back is never seen; what is committed is seen at once."""
     with serving(tmp_path, "sqlalchemy_orders", f"sqlite:///{tmp_path}/orders.db") as server:

@@ -65,8 +65,7 @@ def test_every_socket_of_four_workers_sees_every_version(
     config = json.dumps(
         {
             "KEYFOLD_REDIS": redis_server.url,
-            "KEYFOLD_HEARTBEAT_SECONDS": 3600,
-            "KEYFOLD_REDIS_PATIENCE_SECONDS": 20,
+            "KEYFOLD_TUNING": {"heartbeat_seconds": 3600, "redis_patience_seconds": 20},
         }
     )
     options = ["-c", "python:keyfold.web.gunicorn", "--threads", "4", *["--preload"] * preload]
@@ -97,7 +96,7 @@ def follow(server: Gunicorn, key: str, version: int) -> Position | None:
 
 def test_workers_are_recycled(database_url: str, redis_server: RedisServer, tmp_path: Path) -> None:
     """Each worker ends after some requests: every post is answered, and every client comes back to where it was."""
-    config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_HEARTBEAT_SECONDS": 3600})
+    config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_TUNING": {"heartbeat_seconds": 3600}})
     options = ["-c", "python:keyfold.web.gunicorn", "--threads", "4", "--max-requests", "12"]
     with (
         gunicorn(tmp_path, *options, workers=4, DATABASE=database_url, CONFIG=config) as server,
@@ -116,7 +115,7 @@ def test_redis_goes_and_comes_back_under_load(
     database_url: str, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     """Every post is confirmed all the same, and every socket ends at its row."""
-    config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_HEARTBEAT_SECONDS": 3600})
+    config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_TUNING": {"heartbeat_seconds": 3600}})
     with (
         gunicorn(tmp_path, "--threads", "4", workers=2, DATABASE=database_url, CONFIG=config) as server,
         ExitStack() as stack,
@@ -139,7 +138,7 @@ def test_redis_goes_and_comes_back_under_load(
 
 def test_a_worker_is_killed(database_url: str, redis_server: RedisServer, tmp_path: Path) -> None:
     """Sockets of the others go on as if nothing were, by what its successor commits too."""
-    config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_HEARTBEAT_SECONDS": 3600})
+    config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_TUNING": {"heartbeat_seconds": 3600}})
     with (
         gunicorn(tmp_path, "--threads", "4", workers=2, DATABASE=database_url, CONFIG=config) as server,
         ExitStack() as stack,
@@ -168,7 +167,7 @@ def test_postgresql_is_killed_and_a_worker_frozen_under_load(
 
     All workers have worked before: one that has yet to start refuses its first event while there is no database.
     """
-    config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_HEARTBEAT_SECONDS": 3600})
+    config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_TUNING": {"heartbeat_seconds": 3600}})
     with (
         gunicorn(
             tmp_path, "--threads", "4", workers=4, DATABASE=postgres_server.url, CONFIG=config

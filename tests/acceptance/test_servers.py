@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,38 @@ def test_sockets_and_streams(kind: str, tmp_path: Path) -> None:
         many.close()
         # A stream behind a server is known to be gone only when it can't be written.
         assert any(add(site, "b") and open_sockets(site) == 0 for _ in range(1000))
+
+
+@pytest.mark.parametrize("kind", WITH_SOCKETS)
+def test_a_flask_sock_handler_gives_its_socket_to_the_hub(kind: str, tmp_path: Path) -> None:
+    """At once, and after a talk with its client; a handler that keeps its socket is beside it; a refusal is a code."""
+    with serving(kind, tmp_path) as site:
+        watcher = site._open("/own/test.totals/a", {})
+        assert watcher.next()["version"] == 0
+        assert [add(site, "a"), watcher.next()["version"]] == [1, 1]
+        talker = site._open("/own/test.totals/a?hello", {})
+        for text in ("kim", *['{"type":"ping"}'] * 20):
+            talker.socket.send(text)
+        assert talker.socket.recv() == "hello kim"
+        frames = [talker.next()["type"] for _ in range(21)]
+        assert sorted(frames) == ["pong"] * 20 + ["snapshot"]
+        assert add(site, "a") == talker.next()["version"] == watcher.next()["version"] == 2
+        refused = site._open("/own/test.absent/a", {})
+        assert refused.close_code() == 4404
+        if kind != "sync":  # it has one thread, which the handler keeps
+            echo = site._open("/echo", {})
+            echo.socket.send("once")
+            assert echo.socket.recv() == "once"
+            assert open_sockets(site) == 2
+            echo.close()
+        for one in (watcher, talker, refused):
+            one.close()
+        until(lambda: open_sockets(site) == 0)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Ask a server again and again, at most a hundred times."""
+    assert any(condition() for _ in range(100))
 
 
 def open_sockets(site: Site) -> int:

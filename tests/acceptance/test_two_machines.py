@@ -61,7 +61,7 @@ def test_the_cable_to_redis_is_cut_and_mended(
     """Each machine goes on with its own; once the cable is mended, each has what it missed, though nothing is written."""
 
     def serve(name: str, address: str, **options: Any) -> Gunicorn:
-        config = {"KEYFOLD_REDIS": redis.url_at(address), "KEYFOLD_HEARTBEAT_SECONDS": 3600}
+        config = {"KEYFOLD_REDIS": redis.url_at(address), "KEYFOLD_TUNING": {"heartbeat_seconds": 3600}}
         (tmp_path / name).mkdir()
         return stack.enter_context(
             gunicorn(

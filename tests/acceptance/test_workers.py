@@ -15,7 +15,7 @@ from support.gunicorns import SHOP, Gunicorn
 from support.parking import DEADLINE
 
 BEARER = {"Authorization": "Bearer let-me-see"}
-CONFIG = json.dumps({"KEYFOLD_ADMIN_TOKEN": "let-me-see", "KEYFOLD_REPORT_SECONDS": 0.05})
+CONFIG = json.dumps({"KEYFOLD_ADMIN_TOKEN": "let-me-see", "KEYFOLD_TUNING": {"report_seconds": 0.05}})
 
 
 def ask(server: Gunicorn, path: str) -> str:

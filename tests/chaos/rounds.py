@@ -212,7 +212,7 @@ def read_final(url: str) -> Final:
 def afterlife(url: str, final: Final) -> list[Violation]:
     """Read each row through a fresh system, and fold one more event into each key that is not halted."""
     violations = []
-    with ProjectionSystem(url, report_seconds=0) as system:
+    with ProjectionSystem(url, tuning={"report_seconds": 0}) as system:
         system.register(Letters())
         system.register(Halts())
         system.register(Echoes())

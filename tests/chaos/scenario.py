@@ -21,10 +21,8 @@ import psycopg2
 from journal import id_of
 from keyfold.actors import (
     ApplyError,
-    Broadcaster,
     BroadcastError,
     Closed,
-    Committed,
     InvalidEvent,
     KeyHalted,
     MailboxFull,
@@ -32,6 +30,7 @@ from keyfold.actors import (
     ProjectionSystem,
     Receipt,
 )
+from keyfold.actors.broadcaster import Broadcaster, Committed
 from keyfold.store import Position, ProjectionError, SnapshotStore
 
 PATIENCE = 0.6
@@ -259,9 +258,9 @@ class Scenario:
 
     def _make(self) -> None:
         system = ProjectionSystem(
-            self.database.url, broadcaster=self.broadcaster, dispatcher_threads=1, max_live_actors=8,
+            self.database.url, broadcaster=self.broadcaster, max_live_actors=8,
             mailbox_limit=3, in_flight_limit=6, dispatch_timeout=PATIENCE, turn_limit=64, commit_limit=8,
-            report_seconds=0.1,
+            tuning={"dispatcher_threads": 1, "report_seconds": 0.1},
         )  # fmt: skip
         self.system = system
         books, _ = system.register(self._books), system.register(self._halting)
@@ -571,7 +570,7 @@ class Scenario:
 
     def _judge_afterlife(self) -> None:
         """A fresh system reads every key, and writes to every key again."""
-        with ProjectionSystem(self.database.url, report_seconds=0, close_timeout=5) as system:
+        with ProjectionSystem(self.database.url, tuning={"report_seconds": 0}, close_timeout=5) as system:
             books, halting = Books(), HaltingBooks()
             books.mended = halting.mended = True
             system.register(books)

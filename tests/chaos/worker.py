@@ -19,14 +19,8 @@ from typing import Any
 
 import psycopg2
 from journal import Journal, id_of
-from keyfold.actors import (
-    Applied,
-    Broadcaster,
-    Committed,
-    ProjectionRuntime,
-    ProjectionSystem,
-    Receipt,
-)
+from keyfold.actors import Applied, ProjectionRuntime, ProjectionSystem, Receipt
+from keyfold.actors.broadcaster import Broadcaster, Committed
 from keyfold.store import Position, VersionConflict
 from world import EVENT_OF, ILL_TYPED, KEYS, OWN, POISON, SLOW, Echoes, Halts, Letters, limits
 

@@ -130,11 +130,10 @@ def limits(chance: random.Random) -> dict[str, Any]:
         "in_flight_limit": chance.choice([4, 20, 60]),
         "max_live_actors": live,
         "commit_limit": chance.choice([1, 4]),
-        "dispatcher_threads": chance.choice([1, 2, 4]),
+        "tuning": {"dispatcher_threads": chance.choice([1, 2, 4]), "report_seconds": 0.5},
         # With few actors, a new key has room once another has retired.
         "idle_seconds": 0.0 if live == 3 else chance.choice([0.0, 0.05, 60.0]),
         "dispatch_timeout": chance.choice([0.02, 0.2, 1.0]),
         "turn_limit": chance.choice([2, 64, 4096]),
-        "report_seconds": 0.5,
         "close_timeout": 20.0,
     }

@@ -1,4 +1,4 @@
-"""docs/live.md names every setting, close code, counter and frame that there is."""
+"""docs/live.md names every setting, close code, counter and message that there is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_every_setting_is_listed_with_its_default() -> None:
 
 
 def test_every_close_code_and_counter_is_explained() -> None:
-    """What an operator or a client may meet."""
+    """Each one that an operator or a client may meet."""
     codes = [
         value
         for value in vars(connection).values()
@@ -45,7 +45,7 @@ def test_every_close_code_and_counter_is_explained() -> None:
         assert f"`{counter}`" in PAGE, counter
 
 
-def test_every_frame_is_listed() -> None:
+def test_every_message_is_listed() -> None:
     """By its type."""
     source = Path(str(messages.__file__)).read_text()
     for kind in re.findall(r'"type":\s*"(\w+)"', source):

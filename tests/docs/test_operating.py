@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import click
-from keyfold.actors import Settings
+from keyfold.actors.settings import Settings
 from keyfold.web.cli.commands import make_cli
 from keyfold.web.operator.actions import ACTIONS
 from keyfold.web.operator.metrics import Metrics
@@ -32,7 +32,7 @@ def test_every_metric_is_listed() -> None:
 
 
 def test_every_action_and_command_is_listed() -> None:
-    """What an operator can do."""
+    """Each one that an operator can use."""
     for action in ACTIONS:
         assert f"| {action.capitalize()} |" in PAGE
     group: Any = make_cli()

@@ -37,3 +37,11 @@ def test_the_example_counts_up_and_serves_its_snapshot(example: Any) -> None:
 def test_it_is_short() -> None:
     """A newcomer reads it in a few minutes."""
     assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_the_links_of_the_pages_beside_the_docs_lead_somewhere(page: str) -> None:
+    """mkdocs checks the links between the docs, and does not see these pages."""
+    root = Path(__file__).parents[2]
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (root / page).read_text()):
+        assert (root / target).exists(), target

@@ -38,7 +38,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Run a page's blocks in a module, in an empty directory; names are what the page takes for granted."""
+    """Run a page's blocks in a module, in an empty directory; the page takes ``names`` for granted."""
     monkeypatch.chdir(tmp_path)
     made: list[ModuleType] = []
 
@@ -55,8 +55,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 
     yield run_page
     for module in made:
-        for kept in (vars(module).get("system"), vars(module).get("keyfold")):
-            system = kept.system if isinstance(kept, Keyfold) else kept
+        for owner in (vars(module).get("system"), vars(module).get("keyfold")):
+            system = owner.system if isinstance(owner, Keyfold) else owner
             if isinstance(system, ProjectionSystem):
                 system.close()
 
@@ -80,12 +80,12 @@ def test_every_page_with_python_is_run_here_or_elsewhere() -> None:
     ["index.md", "guides/projections.md", "guides/errors.md", "guides/security.md", "howto/serving.md"],
 )
 def test_it_runs(run: Run, page: str) -> None:
-    """What these pages claim, they assert themselves."""
+    """These pages assert their claims themselves."""
     run(page)
 
 
 def test_operating(run: Run) -> None:
-    """The two classes are what the registration takes."""
+    """The two classes can be registered."""
     page = run("operating.md", Projection=Projection, Paid=Added, Balance=Money, Euros=Money)
     assert page.Accounts.schema_version == 2
     assert page.Accounts.upgrade(None, {"left": 3}, 1) == {"cents": 300}
@@ -113,10 +113,10 @@ def test_live(run: Run, sqlite_url: str) -> None:
     printed: list[tuple[Any, ...]] = []
 
     class Enough(Exception):
-        """What was to be seen was seen."""
+        """Both messages were seen."""
 
-    def note(*what: Any) -> None:
-        printed.append(what)
+    def note(*change: Any) -> None:
+        printed.append(change)
         if len(printed) == 2:
             raise Enough
         with app.app_context():
@@ -159,6 +159,24 @@ def test_mounting(run: Run) -> None:
         assert "watch" in client.get("/live/keyfold/keyfold.js").text
 
 
+def test_flask_sock(run: Run) -> None:
+    """Both handlers give their sockets to the hub."""
+    page = run("howto/flask_sock.md")
+    with serve(page.app) as site:
+        live = site._open("/matches/final/live", {})
+        assert live.socket.recv() == "welcome to final"
+        assert live.next()["version"] == 0
+        beside = site._open("/matches/final/beside/other", {})
+        assert (
+            sorted(beside.next_of_many()["type"] for _ in range(4)) == ["snapshot"] * 2 + ["subscribed"] * 2
+        )
+        page.keyfold.bus.dispatch(page.Scored("final"))
+        assert live.next()["data"] == beside.next_of_many()["data"] == 1
+        live.close()
+        beside.close()
+        page.keyfold.system.close()
+
+
 def test_sqlalchemy(run: Run) -> None:
     """After a commit, and never after a rollback."""
     keyfold = Keyfold()
@@ -168,10 +186,10 @@ def test_sqlalchemy(run: Run) -> None:
     keyfold.init_app(app)
     page = run("howto/sqlalchemy.md", keyfold=keyfold)
     with page.Sessions() as session:
-        page.tell(session, Added("a"))
+        page.record(session, Added("a"))
         session.connection()
         session.rollback()
-        page.tell(session, Added("b"))
+        page.record(session, Added("b"))
         session.connection()
         session.commit()
     keyfold.system.settle(DEADLINE)
@@ -181,7 +199,7 @@ def test_sqlalchemy(run: Run) -> None:
 
 
 def test_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its files in an empty directory: the test passes, the app serves, both boards move, the guard guards."""
+    """Its files in an empty directory: the test passes, the app serves, both boards move, and rights hold."""
     for title, source in blocks("tutorial.md"):
         (tmp_path / title).write_text(source)
     tested = subprocess.run(
@@ -201,14 +219,15 @@ def test_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert watcher.next()["data"] == {"order": 1, "dish": "soup"}
             assert watcher.next()["data"] == {"order": 1, "served": 1}
             watcher.close()
+    flask = [sys.executable, "-m", "flask", "--app", "app:create_app"]
     shown = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "app:create_app", "keyfold", "show", "restaurant.board", "kitchen", "--json"],
+        [*flask, "keyfold", "show", "restaurant.board", "kitchen", "--json"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(shown.stdout)["state"] == {"waiting": {}, "served": 1}
     monkeypatch.syspath_prepend(tmp_path)
-    who: dict[str, Any] = {}
-    exec((tmp_path / "who.py").read_text(), who)
+    access: dict[str, Any] = {}
+    exec((tmp_path / "access.py").read_text(), access)
     for cookies, key, may in (
         ({"staff": "yes"}, "kitchen", True),
         ({}, "kitchen", False),
@@ -216,4 +235,4 @@ def test_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"table": "4"}, "table 5", False),
     ):
         request = type("Asked", (), {"cookies": cookies})()
-        assert who["authorize"](request, "restaurant.board", key) is may
+        assert access["authorize"](request, "restaurant.board", key) is may

@@ -11,7 +11,8 @@ from flask import Flask, Request
 from flask import request as current_request
 from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound, Unauthorized
 
-from ...actors import InvalidKey, ProjectionKey, UnknownProjection
+from ...actors import InvalidKey, ProjectionKey
+from ...actors.errors import UnknownProjection
 from ..live.connections.client_identity import ClientIdentity, May, Permission
 from ..live.sources import ReadableBy
 from .admin import REAUTHORIZING, AdminAccess, AuthorizeAdmin, allows

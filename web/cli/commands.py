@@ -16,8 +16,12 @@ import click
 from flask.cli import AppGroup
 from msgspec import json
 
-from ...actors import InvalidEvent, ProjectionRuntime, channel_of
-from ...store import Head, Queries, StoreError, StoreUnavailable, check_key, migrate, pending
+from ...actors import InvalidEvent, ProjectionRuntime
+from ...actors.broadcaster import channel_of
+from ...store import StoreError, StoreUnavailable, migrate, pending
+from ...store.operator_queries import Queries
+from ...store.rows import Head
+from ...store.validation import check_key
 from ..app_registry import current_state
 from ..operator.overview import NOTHING_DEGRADED, SCAN_SECONDS, degraded_in
 from .dead_letters import letters
@@ -162,7 +166,7 @@ def _show(name: str, key: str, *, raw: bool, as_json: bool) -> None:
         end(f"{error}. See {look} and {repair}", REFUSED)
     if snapshot is None:
         end(f"key {key!r} of {name} has no state", REFUSED)
-    state = plain_json.loads(runtime.state_codec.encode(snapshot.state))
+    state = plain_json.loads(runtime.codec.state.encode(snapshot.state))
     shown: dict[str, Any] = {
         "epoch": snapshot.epoch,
         "version": snapshot.version,
@@ -296,9 +300,9 @@ def _repair(name: str, key: str, *, file: str, yes: bool, as_json: bool) -> None
 @yes_option
 @as_json_option
 def _wipe(name: str, key: str, *, yes: bool, as_json: bool) -> None:
-    """Forget the state of a key."""
+    """Delete the state of a key."""
     runtime = runtime_of(name)
-    confirm(f"Forget the state of {key!r}?", yes=yes)
+    confirm(f"Delete the state of {key!r}?", yes=yes)
     runtime.wipe(key)
     show({"key": key, "version": 0}, as_json=as_json, text=f"{key} is wiped")
 

@@ -39,7 +39,7 @@ def _in_database(runtime: ProjectionRuntime[Any, Any], key: str) -> Iterator[dic
         if position != seen:
             seen = position
             epoch, version = position or ("", 0)
-            state = None if snapshot is None else json.decode(runtime.state_codec.encode(snapshot.state))
+            state = None if snapshot is None else json.decode(runtime.codec.state.encode(snapshot.state))
             yield {"kind": "snapshot", "epoch": epoch, "version": version, "value": state}
         threading.Event().wait(_POLL_SECONDS)
 

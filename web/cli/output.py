@@ -11,8 +11,10 @@ import click
 from flask.cli import AppGroup
 from msgspec import json
 
-from ...actors import InvalidKey, ProjectionError, ProjectionRuntime, UnknownProjection
-from ...store import Queries, StoreUnavailable
+from ...actors import InvalidKey, ProjectionError, ProjectionRuntime
+from ...actors.errors import UnknownProjection
+from ...store import StoreUnavailable
+from ...store.operator_queries import Queries
 from ..app_registry import current_state
 from ..operator.overview import SCAN_SECONDS
 

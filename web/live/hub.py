@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...actors import Broadcaster, Committed, ProjectionSystem
+from ...actors import ProjectionSystem
+from ...actors.broadcaster import Broadcaster, Committed
 from ...store import Position
 from .background_jobs import BackgroundJobs
 from .backplane.cross_process_sync import CrossProcessSync
@@ -31,7 +32,7 @@ from .sources import Sources
 if TYPE_CHECKING:
     from ...actors.pool.threads import ThreadHealth
 
-FirstSubscription = tuple[str, str, Position | None]
+WantedChannel = tuple[str, str, Position | None]
 """Projection, key, and the position that the client has."""
 
 _COUNTS = [
@@ -99,7 +100,11 @@ class Hub(Broadcaster):
         self._make_parts()
 
     def _make_parts(self) -> None:
-        settings, clock, system = self.settings, self.clock, self._system
+        settings, system = self.settings, self._system
+
+        def clock() -> float:
+            return self.clock()  # looked up at each call: a test may set it
+
         self._lock = threading.Lock()
         self._all_notified = threading.Event()
         self._resyncs: Counter[str] = Counter()
@@ -193,24 +198,24 @@ class Hub(Broadcaster):
     def adopt(
         self,
         connection: Connection,
-        first: FirstSubscription | None,
+        wanted: Sequence[WantedChannel] = (),
         *,
         carried: bool = False,
-        ahead: bytes = b"",
+        ahead: bytes | None = None,
     ) -> None:
         """Take over a connection.
 
         Args:
-            connection: A connection that was just made.
-            first: The channel that its URL names, which the client may read.
+            connection: A connection that was just made. Nothing else reads or writes its socket from now on.
+            wanted: The channels to subscribe it to at once. The client may read them.
             carried: Whether a request's thread carries its bytes.
-            ahead: Bytes that its client has sent already.
+            ahead: Bytes that its client has sent already; empty if only its reader holds some. None: neither.
         """
         if self._closed:
             connection.abandon()
             connection.slot.leave()
             return
-        self.reactor.call(self._start, connection, first, carried, ahead)
+        self.reactor.call(self._start, connection, wanted, carried, ahead)
 
     def disconnect(self, user: str) -> int:
         """Close every connection of a user with 4401.
@@ -250,9 +255,9 @@ class Hub(Broadcaster):
     def _start(
         self,
         connection: Connection,
-        first: FirstSubscription | None,
+        wanted: Sequence[WantedChannel],
         carried: bool,  # noqa: FBT001
-        ahead: bytes,
+        ahead: bytes | None,
     ) -> None:
         self.connections.add(connection)
         self.counts["opened"] += 1
@@ -264,12 +269,13 @@ class Hub(Broadcaster):
         if connection.is_signed_out:
             connection.sign_out()
             return
-        if first is not None:
-            connection.subscribe(*first)
-        name, key, _ = first or (None, None, None)
-        for connected in self._connected:
-            connected(name, key, connection.identity.user)
-        if ahead:
+        for channel in wanted:
+            connection.subscribe(*channel)
+        row_keys: list[tuple[str | None, str | None]] = [(name, key) for name, key, _ in wanted]
+        for name, key in row_keys or [(None, None)]:
+            for connected in self._connected:
+                connected(name, key, connection.identity.user)
+        if ahead is not None:
             connection.received(ahead)
 
     def forget(self, connection: Connection) -> None:

@@ -7,12 +7,12 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ...actors import Closed
-from ...store import differ
+from ...store.rows import differ
 from .channels.deltas import NO_COMMIT
 
 if TYPE_CHECKING:
     from ...actors import ProjectionSystem
-    from ...store import Head, Row, RowKey
+    from ...store.rows import Head, Row, RowKey
     from .backplane.cross_process_sync import CrossProcessSync
     from .channels.channel import Channel
     from .reactor import Reactor

@@ -6,11 +6,12 @@ from concurrent.futures import Future
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...actors import ProjectionKey, UnknownProjection
+from ...actors import ProjectionKey
+from ...actors.errors import UnknownProjection
 
 if TYPE_CHECKING:
     from ...actors import ProjectionRuntime, ProjectionSystem
-    from ...store import Head, Row, RowKey
+    from ...store.rows import Head, Row, RowKey
 
 _MAX_QUOTED = 200
 

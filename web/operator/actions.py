@@ -11,12 +11,12 @@ from ...actors import (
     InvalidEvent,
     InvalidState,
     KeyHalted,
-    LetterNotFound,
     MailboxFull,
     Position,
     ProjectionRuntime,
     VersionConflict,
 )
+from ...actors.errors import LetterNotFound
 from ...store import StoreRejected
 from ..app_registry import current_state
 from ..live.protocol.messages import parse_position

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from ...store import Queries
+from ...store.operator_queries import Queries
 
 if TYPE_CHECKING:
     from ...actors import ProjectionSystem

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...store import Queries, Row, check_key
+from ...store.operator_queries import Queries
+from ...store.rows import Row
+from ...store.validation import check_key
 from ..live.sources import ReadableBy
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from ...actors import ProjectionRuntime, ProjectionSystem
-    from ...store import Head
+    from ...store.rows import Head
     from ..live.hub import Hub
 
 OVERVIEW = "keyfold.overview"

@@ -21,11 +21,8 @@ from werkzeug.exceptions import (
     RequestEntityTooLarge,
 )
 
-from ...actors import (
-    InvalidKey,
-    ProjectionRuntime,
-    UnknownProjection,
-)
+from ...actors import InvalidKey, ProjectionRuntime
+from ...actors.errors import UnknownProjection
 from ...store import StoreUnavailable
 from ..access.admin import ADMIN_COOKIE, COOKIE_SECONDS, CSRF_COOKIE
 from ..app_registry import current_state

@@ -1,4 +1,4 @@
-// What the pages share: words and numbers as they are shown.
+// The common parts of the pages: formats of texts and numbers.
 export const byId = (id) => document.getElementById(id);
 export const names = JSON.parse(byId("names").textContent);
 const number = new Intl.NumberFormat("en-US");
@@ -28,7 +28,7 @@ export function element(tag, className, text) {
   return made;
 }
 
-// Many deltas between two frames of the screen are drawn once.
+// Draws once per frame of the screen, however many deltas arrive.
 export function drawSoon(draw) {
   let due = false;
   return () => {

@@ -5,7 +5,7 @@ let changes = 0;
 let at = "";
 const live = new Set();
 
-// What apply does to the state in Python, for the part of it that a tile shows.
+// Applies a delta as apply does in Python, to the part of the state that a tile shows.
 function reduce(board, delta) {
   const state = board ?? { tally: { flights: 0, delay: 0, cancelled: 0 }, latest: [] };
   return delta.row ? { ...state, at: delta.at, tally: delta.tally, latest: [delta.row] } : state;

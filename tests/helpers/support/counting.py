@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from keyfold.actors import Broadcaster, Committed, Projection
+from keyfold.actors import Projection
+from keyfold.actors.broadcaster import Broadcaster, Committed
 from keyfold.store import Position
 
 from .parking import Parking

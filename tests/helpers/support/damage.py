@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import peewee
 from keyfold.actors import ProjectionSystem
-from keyfold.store import Row, SnapshotStore
-from keyfold.store.rows import RowKey
+from keyfold.store import SnapshotStore
+from keyfold.store.rows import Row, RowKey
 
 BROKEN = '{"total": "many", "amounts": []}'
 """JSON, but no state of Totals."""

@@ -21,10 +21,12 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "PYTHONWARNIN
 
 SHOP = """
 import json, os, threading
-from flask import Flask
+from flask import Flask, request
+from flask_sock import Sock
 from keyfold.web import Keyfold
 from support.counting import Added, Totals
-keyfold = Keyfold()
+sock = Sock()
+keyfold = Keyfold(sock=sock)
 keyfold.register(Totals())
 app = Flask(__name__)
 app.config["KEYFOLD_DATABASE"] = os.environ["DATABASE"]
@@ -41,8 +43,19 @@ def add(key):
 @app.get("/facts")
 def facts():
     return {"threads": threading.active_count(), "sockets": keyfold.system.stats()["sockets"]}
+@sock.route("/own/<name>/<key>")
+def own(ws, name, key):
+    if "hello" in request.args:
+        ws.send("hello " + ws.receive())
+    keyfold.serve(ws, name, key)
+@sock.route("/echo")
+def echo(ws):
+    while True:
+        ws.send(ws.receive())
+sock.init_app(app)
 """
-"""A WSGI module: POST /add/KEY counts, GET /facts tells threads and sockets."""
+"""A WSGI module: POST /add/KEY counts, GET /facts returns the numbers of threads and sockets; /own and /echo are
+Flask-Sock handlers, of which the first gives its socket to the hub."""
 
 
 class Gunicorn:

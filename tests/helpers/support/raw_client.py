@@ -138,5 +138,5 @@ def echo_client(hub: Hub) -> RawClient:
     ours, theirs = socket.socketpair()
     slot = ConnectionLimits(hub.settings).enter("test", None)
     identity = ClientIdentity("test", None, lambda _name, _key, _ticket: None)
-    hub.adopt(Echo(theirs, hub, identity, slot, many=True), None)
+    hub.adopt(Echo(theirs, hub, identity, slot, many=True))
     return RawClient(ours)

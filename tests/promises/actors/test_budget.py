@@ -18,7 +18,7 @@ import pytest
 from keyfold.actors import Projection, ProjectionSystem, Receipt, engine
 from keyfold.actors.pool.dispatcher import Dispatcher
 from keyfold.actors.upkeep.sweeper import Sweeper
-from keyfold.store import SAVED, Load, Loaded
+from keyfold.store.writing.writer_messages import SAVED, Load, Loaded
 from support.counting import Total
 
 EVENTS = 1_000
@@ -107,7 +107,9 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(Dispatcher, "stop", lambda _self, _deadline: True)
     monkeypatch.setattr(Sweeper, "start", lambda _self: None)
     monkeypatch.setattr(Sweeper, "stop", lambda _self, _deadline: True)
-    with ProjectionSystem("sqlite://", report_seconds=0, turn_limit=EVENTS, turn_seconds=60) as system:
+    with ProjectionSystem(
+        "sqlite://", turn_limit=EVENTS, tuning={"report_seconds": 0, "turn_seconds": 60}
+    ) as system:
         system.register(Totals())
         made = Bench(system, ready)
         system.start()

@@ -14,7 +14,6 @@ import pytest
 from keyfold.actors import (
     ApplyError,
     BroadcastError,
-    Committed,
     InvalidEvent,
     InvalidProjection,
     Projection,
@@ -22,6 +21,7 @@ from keyfold.actors import (
     ProjectionSystem,
     StoreError,
 )
+from keyfold.actors.broadcaster import Committed
 from keyfold.actors.key_actor.fold import fold
 from support.counting import Added, RecordingBroadcaster, Total, Totals, poison
 from support.parking import DEADLINE, wait_until
@@ -511,16 +511,18 @@ def test_slow_events_are_timed_one_by_one_and_fast_ones_are_not(monkeypatch: pyt
         nonlocal now
         now += seconds
 
-    context: Any = SimpleNamespace(
-        apply=apply, encode_delta=lambda _delta: b"", check_deltas=lambda _deltas: None
+    codec: Any = SimpleNamespace(
+        projection=SimpleNamespace(apply=apply),
+        delta=SimpleNamespace(encode_part=lambda _delta: b""),
+        first_undecodable=lambda _deltas: None,
     )
     batch = [SimpleNamespace(event=0.03) for _ in range(100)]
-    deltas, error = fold(context, None, batch, now + 0.01)
+    deltas, error = fold(codec, None, batch, now + 0.01)
     assert (len(deltas), error) == (1, None)
-    deltas, _ = fold(context, None, batch, now + 0.1)
+    deltas, _ = fold(codec, None, batch, now + 0.1)
     assert len(deltas) == 4
     now, looks = 0.0, 0
-    deltas, _ = fold(context, None, [SimpleNamespace(event=0.00001) for _ in range(1_000)], 1.0)
+    deltas, _ = fold(codec, None, [SimpleNamespace(event=0.00001) for _ in range(1_000)], 1.0)
     assert len(deltas) == 1_000
     assert looks < 50
 

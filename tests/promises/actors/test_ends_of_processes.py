@@ -90,7 +90,7 @@ system.reporter._under_way.result(20)
 """
     for _ in range(2):
         output_of(python(program, database_url))
-    with ProjectionSystem(database_url, report_seconds=0) as system:
+    with ProjectionSystem(database_url, tuning={"report_seconds": 0}) as system:
         assert system.ask(system.reporter.others) == []
         sql = "SELECT count(*) FROM projection_processes"
         assert system.ask(lambda: system.store.database.execute_sql(sql).fetchone()) == (0,)
@@ -121,7 +121,7 @@ def test_a_report_under_way_does_not_come_back_after_the_farewell(
     closing.join(DEADLINE)
     assert left.is_set()
     sql = "SELECT count(*) FROM projection_processes"
-    with make_system(report_seconds=0) as other:
+    with make_system(tuning={"report_seconds": 0}) as other:
         assert other.ask(lambda: other.store.database.execute_sql(sql).fetchone()) == (0,)
 
 

@@ -12,7 +12,6 @@ from keyfold.actors import (
     ApplyError,
     InvalidEvent,
     InvalidProjection,
-    LetterNotFound,
     Position,
     Projection,
     ProjectionRuntime,
@@ -20,6 +19,7 @@ from keyfold.actors import (
     StoreError,
     VersionConflict,
 )
+from keyfold.actors.errors import LetterNotFound
 from keyfold.actors.key_actor.commands import Recalled, Retry
 from support.counting import RecordingBroadcaster
 from support.parking import DEADLINE, Parking

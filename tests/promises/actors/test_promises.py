@@ -17,7 +17,6 @@ from keyfold.actors import (
     ApplyError,
     BroadcastError,
     Closed,
-    Committed,
     MailboxFull,
     Projection,
     ProjectionRuntime,
@@ -25,6 +24,7 @@ from keyfold.actors import (
     Receipt,
     StateNotFound,
 )
+from keyfold.actors.broadcaster import Committed
 from keyfold.store import ProjectionDeadLetter, StoreError
 from playhouse.db_url import connect
 from playhouse.pool import PooledDatabase

@@ -29,8 +29,8 @@ from keyfold.actors import (
     ProjectionSystem,
     Receipt,
     StoreError,
-    WouldDeadlock,
 )
+from keyfold.actors.errors import WouldDeadlock
 from support.counting import Added, Total, Totals, park_in, poison
 from support.parking import DEADLINE, Parking, wait_until
 
@@ -51,7 +51,7 @@ def outcomes(receipts: list[Receipt]) -> list[str]:
 
 def test_a_close_with_a_backlog_ends_every_receipt_by_what_the_row_says(make_system: MakeSystem) -> None:
     """Each raised StoreError or is in the row; those in the row know it."""
-    system = make_system(turn_limit=2, dispatcher_threads=1)
+    system = make_system(turn_limit=2, tuning={"dispatcher_threads": 1})
     system.register(Totals())
     parking = Parking()
     held = system.bus.dispatch(Added("a", 1, park_in(parking)))
@@ -86,7 +86,7 @@ def test_a_close_with_a_backlog_ends_every_receipt_by_what_the_row_says(make_sys
 
 def test_an_apply_that_hangs_leaves_no_receipt_of_another_key_open(make_system: MakeSystem) -> None:
     """The close ends them, as nothing will ever fold them; the hanging one's too."""
-    system = make_system(dispatcher_threads=1)
+    system = make_system(tuning={"dispatcher_threads": 1})
     system.register(Totals())
     parking = Parking()
     hanging = system.bus.dispatch(Added("a", 1, park_in(parking)))
@@ -308,7 +308,7 @@ def test_a_start_that_fails_half_way_accepts_nothing_and_leaves_nothing(
 
 def test_each_receipt_of_a_failed_batch_raises_an_error_of_its_own(make_system: MakeSystem) -> None:
     """One object for all would grow a traceback with the frames, and the locals, of every request that asks."""
-    system = make_system(dispatcher_threads=1)
+    system = make_system(tuning={"dispatcher_threads": 1})
     system.register(Totals())
     parking = Parking()
     hanging = system.bus.dispatch(Added("a", 1, park_in(parking)))

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from keyfold.actors import MailboxFull, ProjectionRuntime, ProjectionSystem
-from keyfold.actors.key_actor.actor_context import RETIRE
-from keyfold.actors.key_actor.projection_actor import ProjectionActor
+from keyfold.actors.key_actor.actor import KeyActor
+from keyfold.actors.pool.threads import on_dispatcher_thread
 from support.counting import Added, Total, Totals, park_in
 from support.parking import DEADLINE, Parking
 
@@ -27,28 +27,28 @@ def sweep(system: ProjectionSystem, now: float = NEVER) -> int:
     return engine.sweep(now)
 
 
-def actor_of(totals: Runtime, key: str) -> ProjectionActor:
+def actor_of(totals: Runtime, key: str) -> KeyActor:
     """Return the live actor of a key."""
     assert totals.supervisor is not None
     return totals.supervisor.actors[key]
 
 
-def wait_for_retirement(totals: Runtime, key: str, actor: ProjectionActor) -> None:
+def wait_for_retirement(totals: Runtime, key: str, actor: KeyActor) -> None:
     """Return when this actor is sealed and unmapped."""
     supervisor = totals.supervisor
     assert supervisor is not None
     condition = threading.Condition()
-    inner = supervisor.context.retired
+    remove = supervisor.context.population.remove
 
-    def retired(one: ProjectionActor) -> None:
-        inner(one)
+    def removed(one: KeyActor) -> None:
+        remove(one)
         with condition:
             condition.notify_all()
 
-    supervisor.context.retired = retired
-    with condition:
-        assert condition.wait_for(lambda: supervisor.actors.get(key) is not actor, DEADLINE)
-    supervisor.context.retired = inner
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supervisor.context.population, "remove", removed)
+        with condition:
+            assert condition.wait_for(lambda: supervisor.actors.get(key) is not actor, DEADLINE)
 
 
 def test_an_idle_actor_retires_and_the_next_event_gets_a_new_one(
@@ -80,7 +80,7 @@ def test_an_event_between_the_hint_and_the_seal_keeps_the_actor_alive(
     parked = system.bus.dispatch(Added("a", 1, park_in(parking)))
     parking.wait_for_arrival()
     actor = actor_of(totals, "a")
-    actor.actor_inbox.put_signal(RETIRE)
+    assert actor.suggest_retirement()
     receipt = system.bus.dispatch(Added("a", 2))
     parking.release()
     assert parked.result(DEADLINE)[0].version == 1
@@ -90,7 +90,7 @@ def test_an_event_between_the_hint_and_the_seal_keeps_the_actor_alive(
 
 
 def test_an_event_between_the_seal_and_the_unmapping_goes_to_the_next_incarnation(
-    system: ProjectionSystem, totals: Runtime
+    system: ProjectionSystem, totals: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The order hint, seal, event, unmapping: the sender meets the seal and asks the supervisor again."""
     totals.apply_event(Added("a", 1), DEADLINE)
@@ -98,13 +98,14 @@ def test_an_event_between_the_seal_and_the_unmapping_goes_to_the_next_incarnatio
     supervisor = totals.supervisor
     assert supervisor is not None
     parking = Parking()
-    inner = supervisor.context.retired
+    remove = supervisor.context.population.remove
 
-    def retired(actor: ProjectionActor) -> None:
-        parking.park()
-        inner(actor)
+    def parked(actor: KeyActor) -> None:
+        if on_dispatcher_thread():  # the actor itself; the sender removes it, too
+            parking.park()
+        remove(actor)
 
-    supervisor.context.retired = retired
+    monkeypatch.setattr(supervisor.context.population, "remove", parked)
     assert sweep(system) == 1
     parking.wait_for_arrival()
     assert sealed.actor_inbox.sealed
@@ -165,7 +166,7 @@ def test_when_all_live_actors_are_busy_spawning_waits_and_then_refuses(
     make_system: Callable[..., ProjectionSystem],
 ) -> None:
     """Promise 9: an actor at work is never retired, so the limit pushes back on dispatch instead."""
-    system = make_system(max_live_actors=2, dispatch_timeout=0.05, dispatcher_threads=1)
+    system = make_system(max_live_actors=2, dispatch_timeout=0.05, tuning={"dispatcher_threads": 1})
     system.register(Totals())
     parking = Parking()
     receipts = [system.bus.dispatch(Added("a", 1, park_in(parking)))]

@@ -16,15 +16,9 @@ from urllib.parse import urlsplit
 import peewee
 import pytest
 from keyfold.actors import ProjectionSystem
-from keyfold.store import (
-    Head,
-    Position,
-    Processes,
-    Save,
-    SnapshotStore,
-    StoreError,
-    StoreUnavailable,
-)
+from keyfold.store import Position, SnapshotStore, StoreError, StoreUnavailable
+from keyfold.store.processes import Processes
+from keyfold.store.rows import Head, Save
 from playhouse.pool import PooledPostgresqlDatabase
 from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking
@@ -56,7 +50,7 @@ def test_a_pool_of_the_apps_own_that_is_exhausted_is_waited_for(postgres_url: st
     database = PooledPostgresqlDatabase(
         parts.path[1:], max_connections=2, user="postgres", host=parts.hostname, port=parts.port
     )
-    with ProjectionSystem(database, close_timeout=5, report_seconds=0) as system:
+    with ProjectionSystem(database, close_timeout=5, tuning={"report_seconds": 0}) as system:
         totals = system.register(Totals())
         totals.apply_event(Added("a"), DEADLINE)
         # The writer's connection breaks, and a request thread has the last one when it connects again.
@@ -184,7 +178,7 @@ def test_a_file_that_others_have_locked_is_tried_for_a_while_only(
 @pytest.fixture
 def own_gates(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork waits for the threads of all stores of a process: here, for those of this test alone."""
-    monkeypatch.setattr("keyfold.store.connect.fork_gate._gates", weakref.WeakSet())
+    monkeypatch.setattr("keyfold.store.dialects.fork_gate._gates", weakref.WeakSet())
 
 
 def fork_and_wait() -> int:
@@ -258,7 +252,7 @@ def test_a_fork_that_waits_for_too_long_names_the_threads_that_are_inside(
     sqlite_url: str, own_gates: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also one that has left the inner of two operations, and is still in the outer one."""
-    monkeypatch.setattr("keyfold.store.connect.fork_gate._PATIENCE", 0.1)
+    monkeypatch.setattr("keyfold.store.dialects.fork_gate._PATIENCE", 0.1)
     store, parking = SnapshotStore(sqlite_url), Parking()
     store.ensure_tables()
 

@@ -90,7 +90,7 @@ class AnyOrder(RuleBasedStateMachine):
         identity = ClientIdentity("test", None, self.may)
         slot = ConnectionLimits(self.hub.settings).enter("test", None)
         self.connection = WebSocketConnection(theirs, self.hub, identity, slot, many=True)
-        self.hub.adopt(self.connection, None)
+        self.hub.adopt(self.connection)
         self.client = RawClient(ours)
 
     def may(self, _name: str, key: str, _ticket: str | None) -> Permission | None:

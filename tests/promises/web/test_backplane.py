@@ -29,7 +29,7 @@ from support.parking import DEADLINE
 from support.redis_server import RedisServer
 from support.serving import Site, Watcher, serve
 
-REDIS = {"KEYFOLD_HEARTBEAT_SECONDS": 3600.0}  # nothing heals by waiting, unless a test says so
+TUNING = {"heartbeat_seconds": 3600.0}  # nothing heals by waiting, unless a test says so
 
 
 class Node(NamedTuple):
@@ -64,9 +64,8 @@ def make_node(database_url: str, redis_server: RedisServer) -> Iterator[Callable
             keyfold = Keyfold()
             keyfold.register(Totals())
             app = Flask("node")
-            app.config.update(
-                {"KEYFOLD_DATABASE": database_url, "KEYFOLD_REDIS": redis_server.url, **REDIS, **config}
-            )
+            app.config.update({"KEYFOLD_DATABASE": database_url, "KEYFOLD_REDIS": redis_server.url, **config})
+            app.config["KEYFOLD_TUNING"] = TUNING | config.get("KEYFOLD_TUNING", {})
             keyfold.init_app(app)
             system = app.extensions["keyfold"].system
             site = stack.enter_context(serve(app))
@@ -108,7 +107,7 @@ def test_a_socket_sees_what_another_process_commits(make_node: Callable[..., Nod
 
 def test_two_processes_write_one_key(make_node: Callable[..., Node]) -> None:
     """Turns cross on their way; each socket has every version once, in order, and no snapshot in between."""
-    nodes = [make_node(KEYFOLD_REDIS_PATIENCE_SECONDS=DEADLINE) for _ in range(2)]
+    nodes = [make_node(KEYFOLD_TUNING={"redis_patience_seconds": DEADLINE}) for _ in range(2)]
     watchers = [node.watch("a") for node in nodes]
     for watcher in watchers:
         assert watcher.next()["version"] == 0
@@ -192,7 +191,7 @@ def test_a_socket_that_comes_while_redis_is_away(
 
 def test_a_lost_message_heals_by_the_next_one(make_node: Callable[..., Node]) -> None:
     """The version jump says that something is missing, and the row is read."""
-    here, there = make_node(KEYFOLD_REDIS_PATIENCE_SECONDS=0.01), make_node()
+    here, there = make_node(KEYFOLD_TUNING={"redis_patience_seconds": 0.01}), make_node()
     watcher = here.watch("a")
     assert watcher.next()["version"] == 0
     there.add("a")
@@ -337,7 +336,7 @@ def test_garbage_is_counted_logged_once_and_silences_nobody(
     make_node: Callable[..., Node], redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Those who watch the key go on; and nobody hears of it a second time within a minute."""
-    here, there = make_node(KEYFOLD_HEARTBEAT_SECONDS=0.05), make_node()
+    here, there = make_node(KEYFOLD_TUNING={"heartbeat_seconds": 0.05}), make_node()
     there.add("a")
     watcher = here.watch("a")
     assert watcher.next()["version"] == 1
@@ -360,7 +359,7 @@ def test_forged_versions_are_healed_by_the_next_heartbeat(
     make_node: Callable[..., Node], redis_server: RedisServer
 ) -> None:
     """And by a first read: nobody who comes is sent any of them, and what is committed then arrives."""
-    for config in ({"KEYFOLD_HEARTBEAT_SECONDS": 0.05}, {}):
+    for config in ({"KEYFOLD_TUNING": {"heartbeat_seconds": 0.05}}, {}):
         here, there = make_node(**config), make_node()
         there.add("a")
         watcher = here.watch("a")
@@ -447,7 +446,7 @@ def test_processes_that_do_not_hear_each_other_say_so_once(
 
     for redis, expected in ((True, 0), (False, 2)):
         config = {} if redis else {"KEYFOLD_REDIS": None}
-        nodes = [make_node(KEYFOLD_REPORT_SECONDS=0.01, **config) for _ in range(2)]
+        nodes = [make_node(KEYFOLD_TUNING={"report_seconds": 0.01}, **config) for _ in range(2)]
         for node in nodes:
             node.watch("a").next()
         report_in_turn([node.system for node in nodes])
@@ -458,9 +457,9 @@ def test_a_killed_process_that_this_one_replaces_is_not_another(
     make_node: Callable[..., Node], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its report is still there, and recent."""
-    silent = make_node(KEYFOLD_REDIS=None, KEYFOLD_REPORT_SECONDS=0.0)
+    silent = make_node(KEYFOLD_REDIS=None, KEYFOLD_TUNING={"report_seconds": 0.0})
     Processes(silent.system.store).report("killed", {"process": "killed"})
-    node = make_node(KEYFOLD_REDIS=None, KEYFOLD_REPORT_SECONDS=0.01)
+    node = make_node(KEYFOLD_REDIS=None, KEYFOLD_TUNING={"report_seconds": 0.01})
     until(lambda: node.system.reporter.others()[0]["reported_ago"] > 0.0)
     node.watch("a").next()
     report_in_turn([node.system])
@@ -493,7 +492,7 @@ def test_a_url_that_is_none_is_refused_at_the_start() -> None:
 
 def test_operators_see_how_redis_fares(make_node: Callable[..., Node], redis_server: RedisServer) -> None:
     """In the metrics of this process, and in ``flask keyfold status`` of another."""
-    here, there = make_node(KEYFOLD_ADMIN_TOKEN="t", KEYFOLD_REPORT_SECONDS=0.01), make_node()
+    here, there = make_node(KEYFOLD_ADMIN_TOKEN="t", KEYFOLD_TUNING={"report_seconds": 0.01}), make_node()
 
     def found() -> dict[str, float]:
         status, _, text = here.site.request("/keyfold/metrics", Authorization="Bearer t")

@@ -271,7 +271,7 @@ def test_without_flask_the_routes_are_a_wsgi_app(sqlite_url: str) -> None:
     """``create_app(system)`` is mounted under a path of any WSGI host, and becomes the broadcaster."""
     with ProjectionSystem(sqlite_url) as system:
         system.register(Totals())
-        app = create_app(system, heartbeat_seconds=1.0)
+        app = create_app(system, tuning={"heartbeat_seconds": 1.0})
         system.bus.dispatch(Added("a", 4)).result(DEADLINE)
         assert app.test_client().get("/projection/test.totals/a").get_json()["state"]["total"] == 4
         with pytest.raises(RuntimeError, match="before the first dispatch"):

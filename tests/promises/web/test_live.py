@@ -531,7 +531,7 @@ def test_a_connection_that_breaks_off_leaves_nothing_behind(site: Site, app: Fla
 
 def test_a_client_that_answers_no_ping_is_closed_4102(make_app: Callable[..., Flask]) -> None:
     """It takes frames, and says nothing for silence_seconds."""
-    app = make_app(KEYFOLD_PING_SECONDS=0.05, KEYFOLD_SILENCE_SECONDS=0.2)
+    app = make_app(KEYFOLD_TUNING={"ping_seconds": 0.05, "silence_seconds": 0.2})
     with serve(app) as site:
         mute = site.watch("test.totals", "a")
         mute.next()

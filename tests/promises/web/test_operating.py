@@ -22,7 +22,6 @@ from keyfold.actors.tracing import TracingObserver
 from keyfold.web import Keyfold
 from keyfold.web.access.admin import AdminCookies
 from keyfold.web.operator import metrics as metrics_module
-from keyfold.web.operator.overview import degraded_in
 from keyfold.web.signals import projection_applied, projection_failed, subscriber_connected
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -442,7 +441,8 @@ def test_the_facts_of_a_projection(operated: Operated) -> None:
 
 def test_all_processes_are_seen(operate: Callable[..., Operated]) -> None:
     """Each reports itself in the database; one that has closed is gone from the list."""
-    first, second = operate(KEYFOLD_REPORT_SECONDS=0.01), operate(KEYFOLD_REPORT_SECONDS=0.01)
+    tuning = {"report_seconds": 0.01}
+    first, second = operate(KEYFOLD_TUNING=tuning), operate(KEYFOLD_TUNING=tuning)
     second.system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
     second.system.reporter.report()
 
@@ -493,7 +493,7 @@ def failing(operated: Operated, probe: str = "healthz") -> dict[str, str]:
 
 def test_a_dispatcher_that_hangs_turns_health_red_and_green_again(operate: Callable[..., Operated]) -> None:
     """An apply that does not return is a thread that does nothing else."""
-    operated, parking = operate(KEYFOLD_HEALTH_SECONDS=HUNG), Parking()
+    operated, parking = operate(KEYFOLD_TUNING={"health_seconds": HUNG}), Parking()
     receipt = operated.system.bus.dispatch(Added("a", then=park_in(parking)))
     parking.wait_for_arrival()
     wait_until(lambda: failing(operated))
@@ -507,7 +507,7 @@ def test_a_dispatcher_that_hangs_turns_health_red_and_green_again(operate: Calla
 
 def test_a_writer_that_hangs_turns_health_red_and_green_again(operate: Callable[..., Operated]) -> None:
     """It waits in the middle of a commit, for as long as the database does not answer."""
-    operated, parking = operate(KEYFOLD_HEALTH_SECONDS=HUNG), Parking()
+    operated, parking = operate(KEYFOLD_TUNING={"health_seconds": HUNG}), Parking()
     store = operated.system.store
     commit = store.commit
 
@@ -526,7 +526,7 @@ def test_a_writer_that_hangs_turns_health_red_and_green_again(operate: Callable[
 
 def test_a_hub_s_loop_that_hangs_or_dies_turns_health_red(operate: Callable[..., Operated]) -> None:
     """And green again after a hang; after a death never. Who is connected then is not waited for at a close."""
-    operated, parking = operate(KEYFOLD_HEALTH_SECONDS=HUNG), Parking()
+    operated, parking = operate(KEYFOLD_TUNING={"health_seconds": HUNG}), Parking()
     hub = operated.app.extensions["keyfold"].hub
     reactor = hub.reactor
     watcher = operated.site.watch("test.totals", "a")
@@ -546,7 +546,7 @@ def test_a_hub_s_loop_that_hangs_or_dies_turns_health_red(operate: Callable[...,
 
 def test_a_process_whose_events_wait_is_not_ready(operate: Callable[..., Operated]) -> None:
     """The lag has a limit; the process lives, but others should be asked first."""
-    operated, parking = operate(KEYFOLD_HEALTH_SECONDS=HUNG), Parking()
+    operated, parking = operate(KEYFOLD_TUNING={"health_seconds": HUNG}), Parking()
     operated.system.bus.dispatch(Added("a", then=park_in(parking)))
     parking.wait_for_arrival()
     receipt = operated.system.bus.dispatch(Added("a"))
@@ -667,20 +667,6 @@ def test_a_row_that_is_no_json_does_not_break_the_page(
     assert raw["raw"] == "{'total'"
 
 
-def test_degraded_keys_of_several_processes_are_counted_once() -> None:
-    """A process of an older release says nothing of them; one that knows many names 20."""
-
-    def process(count: int, *keys: str) -> Any:
-        facts = {"degraded": count, "degraded_keys": dict.fromkeys(keys, "error")}
-        return {"projections": {"shop": facts, "quiet": {"degraded": 0, "degraded_keys": {}}}}
-
-    old = {"projections": {"shop": {"live": 1}}}
-    assert degraded_in([old, process(0)]) == {}
-    both = degraded_in([old, process(2, "a", "b"), process(2, "b", "c")])
-    assert both == {"shop": {"degraded": 3, "degraded_keys": dict.fromkeys("abc", "error")}}
-    assert degraded_in([process(90, "a"), process(1, "b")])["shop"]["degraded"] == 90
-
-
 @pytest.mark.parametrize("path", ["raw?key=a", "raw"])
 def test_the_raw_row_is_for_operators_and_of_keys_alone(operated: Operated, path: str) -> None:
     """Closed to others; nothing for a key without a row."""
@@ -714,7 +700,7 @@ def test_reads_that_are_not_answered_are_503(
 ) -> None:
     """In time, with a body that says so, and when to come back; the overview shows this process at least."""
     url = postgres_server.url_of("postgres", postgres_proxy.port)
-    app = make_app(KEYFOLD_DATABASE=url, KEYFOLD_ADMIN_TOKEN=TOKEN, KEYFOLD_READ_TIMEOUT=0.3)
+    app = make_app(KEYFOLD_DATABASE=url, KEYFOLD_ADMIN_TOKEN=TOKEN, KEYFOLD_TUNING={"read_timeout": 0.3})
     system: ProjectionSystem = app.extensions["keyfold"].system
     system.runtime("test.totals").apply_event(Added("a"), DEADLINE)
     monkeypatch.setattr("keyfold.web.operator.page.SCAN_SECONDS", 0.3)

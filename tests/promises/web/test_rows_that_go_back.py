@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from flask import Flask
 from keyfold.actors import Projection, ProjectionSystem
-from keyfold.store import Head
+from keyfold.store.rows import Head
 from keyfold.web import Keyfold
 from support.counting import Added, Total
 from support.damage import Replica, copy_row, restore
@@ -22,8 +22,8 @@ from support.parking import DEADLINE, wait_until
 from support.serving import Site, Watcher, serve
 
 NAME = "test.sums"
-QUICK = {"KEYFOLD_HEARTBEAT_SECONDS": 0.05}
-NEVER = {"KEYFOLD_HEARTBEAT_SECONDS": 3600.0}
+QUICK = {"KEYFOLD_TUNING": {"heartbeat_seconds": 0.05}}
+NEVER = {"KEYFOLD_TUNING": {"heartbeat_seconds": 3600.0}}
 
 
 class Sums(Projection[Added, Total]):
@@ -358,7 +358,7 @@ def test_a_row_that_goes_back_twice(make_node: Callable[..., Node]) -> None:
 
 
 @pytest.mark.parametrize("look", [NEVER, QUICK])
-def test_a_row_that_is_not_there_any_more(make_node: Callable[..., Node], look: dict[str, float]) -> None:
+def test_a_row_that_is_not_there_any_more(make_node: Callable[..., Node], look: dict[str, Any]) -> None:
     """The backup is older than the key. No row is made for it, and the next one begins in a new epoch."""
     node = make_node(**look)
     page = node.watch()

@@ -82,7 +82,7 @@ class Large:
 
 @pytest.fixture
 def large(make_app: Callable[..., Flask]) -> Iterator[Large]:
-    app = make_app(KEYFOLD_OUTBOX_BYTES=20_000)
+    app = make_app(KEYFOLD_TUNING={"outbox_bytes": 20_000})
     with serve(app) as site, ExitStack() as stack:
         yield Large(app, site.port, stack)
 
@@ -231,7 +231,7 @@ def test_answers_do_not_wait_behind_what_channels_sent(large: Large) -> None:
 @pytest.fixture
 def lane() -> Iterator[tuple[Hub, WebSocketConnection, RawClient]]:
     """A connection without HTTP, over a pipe whose kernel wakes nobody up before most of it is taken."""
-    hub = Hub(WebSettings(), ProjectionSystem("sqlite://", report_seconds=0))
+    hub = Hub(WebSettings(), ProjectionSystem("sqlite://", tuning={"report_seconds": 0}))
     ours, theirs = socket.socketpair()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
     identity = ClientIdentity("test", None, lambda _name, _key, _ticket: None)
@@ -254,7 +254,7 @@ def test_one_who_takes_anything_is_not_stalled(
             checks.append(lambda: function(*given))
 
     monkeypatch.setattr(hub.reactor, "call_later", note)
-    hub.adopt(slow, None)
+    hub.adopt(slow)
     for _ in range(100):
         hub.reactor.call(slow.push, b"x" * 2000)
     wait_until(lambda: bool(checks))

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import websocket
 from flask import Flask
-from keyfold.actors import BroadcastError, Committed, ProjectionSystem
+from keyfold.actors import BroadcastError, ProjectionSystem
+from keyfold.actors.broadcaster import Committed
 from keyfold.web.live.connections.connection_limits import TooManyConnections
 from keyfold.web.live.hub import Hub
 from support.counting import Added, Totals
@@ -216,7 +217,7 @@ def test_a_heartbeat_reads_no_state_where_nothing_has_changed(
     make_app: Callable[..., Flask], sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It asks for positions, of all quiet keys at once; a row that another process has changed is read."""
-    app = make_app(KEYFOLD_HEARTBEAT_SECONDS=0.1)
+    app = make_app(KEYFOLD_TUNING={"heartbeat_seconds": 0.1})
     system = app.extensions["keyfold"].system
     with serve(app) as site:
         watchers = {key: site.watch("test.totals", key) for key in "abc"}
@@ -246,7 +247,7 @@ def test_a_heartbeat_reads_no_state_where_nothing_has_changed(
 
 def test_silence_brings_a_heartbeat_with_the_position(make_app: Callable[..., Flask]) -> None:
     """A client that lost a frame can tell."""
-    app = make_app(KEYFOLD_HEARTBEAT_SECONDS=0.05)
+    app = make_app(KEYFOLD_TUNING={"heartbeat_seconds": 0.05})
     system = app.extensions["keyfold"].system
     with serve(app) as site:
         dispatch(system, "a", 1)
@@ -295,7 +296,7 @@ def test_a_slow_subscriber_gets_the_newest_snapshot_not_a_longer_queue(
 
 def test_a_frozen_client_is_dropped_and_slows_nobody(make_app: Callable[..., Flask]) -> None:
     """Promise 9: it takes nothing for stall_seconds, so it ends; another socket gets everything."""
-    app = make_app(KEYFOLD_STALL_SECONDS=0.2)
+    app = make_app(KEYFOLD_TUNING={"stall_seconds": 0.2})
     system, hub = app.extensions["keyfold"].system, hub_of(app)
     with serve(app) as site:
         frozen = site.watch("test.totals", "a", sockopt=SMALL_WINDOW)

@@ -26,14 +26,14 @@ class Talker:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.hub = Hub(WebSettings(), ProjectionSystem("sqlite://", report_seconds=0), clock=lambda: self.now)
+        self.hub = Hub(WebSettings(), ProjectionSystem("sqlite://", tuning={"report_seconds": 0}), clock=lambda: self.now)
         ours, theirs = socket.socketpair()
         for sock in (ours, theirs):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         identity = ClientIdentity("test", None, lambda _name, _key, _ticket: None)
         slot = ConnectionLimits(self.hub.settings).enter("test", None)
         self.connection = WebSocketConnection(theirs, self.hub, identity, slot, many=True)
-        self.hub.adopt(self.connection, None)
+        self.hub.adopt(self.connection)
         self.client = RawClient(ours)
         self.most_bytes = 0
 

@@ -19,8 +19,8 @@ from keyfold.actors import (
     ProjectionRuntime,
     ProjectionSystem,
     Receipt,
-    UnknownProjection,
 )
+from keyfold.actors.errors import UnknownProjection
 from support.counting import Added, Total, Totals
 from support.parking import DEADLINE
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keyfold.actors import event_check
 from keyfold.actors.event_check import make_event_check
-from keyfold.store import Codec
+from keyfold.store.codec import Codec
 
 ROOM = 1 << 20
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from keyfold.store import Codec, DecodeError, EncodeError
+from keyfold.store import DecodeError, EncodeError
+from keyfold.store.codec import Codec
 
 
 class Colour(enum.Enum):

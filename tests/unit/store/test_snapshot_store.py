@@ -16,26 +16,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keyfold.store import (
-    DeadLetter,
     DecodeError,
     EncodeError,
-    Head,
     InvalidKey,
     Position,
     ProjectionDeadLetter,
     ProjectionError,
     ProjectionKey,
     ProjectionSnapshot,
-    Save,
     SnapshotStore,
     StoreError,
     StoreRejected,
     StoreUnavailable,
     VersionConflict,
-    new_commit_id,
     open_database,
 )
-from keyfold.store.schema.migrations import _LOCK
+from keyfold.store.dialects.postgres import _MIGRATION_LOCK
+from keyfold.store.rows import DeadLetter, Head, Save, new_commit_id
 from support.parking import DEADLINE
 
 FIRST = Save("test", "a", None, "e1", 1, b'{"n":1}')
@@ -453,7 +450,7 @@ def test_a_migration_may_take_longer_than_a_statement(postgres_url: str) -> None
     impatient = f"{postgres_url}?options=-c%20statement_timeout%3D100%20-c%20lock_timeout%3D100"
     slow, waiting = SnapshotStore(postgres_url), SnapshotStore(impatient)
     slow.database.connect()
-    slow.database.execute_sql("BEGIN; SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    slow.database.execute_sql("BEGIN; SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
     with ThreadPoolExecutor(1) as pool:
         migrated = pool.submit(waiting.ensure_tables)
         with pytest.raises(TimeoutError):

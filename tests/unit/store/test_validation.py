@@ -7,18 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from keyfold.actors import Projection, ProjectionSystem
-from keyfold.store import (
-    Amendment,
-    DeadLetter,
-    Head,
-    Position,
-    ProjectionKey,
-    Queries,
-    Save,
-    SnapshotStore,
-    check_key,
-    check_name,
-)
+from keyfold.store import Position, ProjectionKey, SnapshotStore
+from keyfold.store.operator_queries import Queries
+from keyfold.store.rows import Amendment, DeadLetter, Head, Save
+from keyfold.store.validation import check_key, check_name
 from support.parking import DEADLINE
 
 

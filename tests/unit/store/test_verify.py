@@ -19,9 +19,9 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from keyfold.store import Codec, DecodeError, EncodeError
-from keyfold.store.codec import MAX_NESTING
-from keyfold.store.describe import describe
+from keyfold.store import DecodeError, EncodeError
+from keyfold.store.codec import MAX_NESTING, Codec
+from keyfold.store.errors import describe
 
 ID = UUID("12345678123456781234567812345678")
 UNTYPED: Any = 1

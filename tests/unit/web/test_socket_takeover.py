@@ -229,7 +229,7 @@ def test_a_client_that_takes_nothing_does_not_keep_the_thread_that_carries(
 ) -> None:
     """The hub closes it, and the thread that waits in a write for it is free again, and then the place."""
     monkeypatch.setattr(socket_takeover, "_survives_its_server", lambda: False)
-    app = make_app(KEYFOLD_STALL_SECONDS=0.1)
+    app = make_app(KEYFOLD_TUNING={"stall_seconds": 0.1})
     kept, at_first = app.extensions["keyfold"], set(threading.enumerate())
     path = f"/{kind}/projection/test.totals/a"
     request = handshake(path) if kind == "ws" else f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()

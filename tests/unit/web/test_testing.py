@@ -13,7 +13,7 @@ APP = """
 import threading
 import pytest
 from flask import Flask
-from keyfold.actors import all_systems
+from keyfold.actors.system import all_systems
 from keyfold.web import Keyfold
 from keyfold.web.testing import settle
 from support.counting import Added, Totals, park_in

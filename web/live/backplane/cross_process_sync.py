@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ....actors import Committed, channel_of
+from ....actors.broadcaster import Committed, channel_of
 from ..channels.deltas import Deltas, Missed, Notice
 from ..log_throttle import LogThrottle
 from ..protocol.messages import are_delta_messages

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ....actors import channel_of
-from ....store import Head, Position
+from ....actors.broadcaster import channel_of
+from ....store import Position
+from ....store.rows import Head
 from .batch import Batch
 from .deltas import NO_COMMIT, NOWHERE, Deltas, Inbox, Notice, RecentDeltas, ReorderBuffer, Replaced
 
 if TYPE_CHECKING:
-    from ....store import Row
+    from ....store.rows import Row
     from ..backplane.cross_process_sync import CrossProcessSync
     from ..connections.subscription import Subscription
     from ..log_throttle import LogThrottle

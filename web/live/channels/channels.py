@@ -10,7 +10,7 @@ from .channel import Channel, ChannelContext
 
 if TYPE_CHECKING:
     from ....actors import ProjectionSystem
-    from ....store import RowKey
+    from ....store.rows import RowKey
     from ..sources import Sources
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from ....store import Head, Position, differ
+from ....store import Position
+from ....store.rows import Head, differ
 from ..settings import LiveSettings
 
 NOWHERE = Position("", 0)

@@ -20,7 +20,7 @@ from .subscription import Subscription, TicketGrant
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ....store import RowKey
+    from ....store.rows import RowKey
     from ..channels.batch import Batch
     from ..hub import Hub  # each connection knows its hub, and the hub its connections
     from .client_identity import ClientIdentity, Permission

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ....store import Position, RowKey
+    from ....store import Position
+    from ....store.rows import RowKey
     from ..channels.channel import Channel
     from .connection import Connection
 

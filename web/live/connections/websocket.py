@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from wsproto.frame_protocol import CloseReason, Opcode
 
-from ....actors import InvalidKey, UnknownProjection, channel_of
+from ....actors import InvalidKey
+from ....actors.broadcaster import channel_of
+from ....actors.errors import UnknownProjection
 from ..channels.batch import Batch
 from ..protocol.messages import (
     PONG,
@@ -20,6 +22,7 @@ from ..protocol.messages import (
 from ..protocol.websocket_frames import (
     PING,
     FrameReader,
+    MessageReader,
     ProtocolViolation,
     close_frame,
     pong_frame,
@@ -31,6 +34,7 @@ from .connection_limits import HeldSlot, TooManyConnections
 from .subscription import Subscription
 
 if TYPE_CHECKING:
+    from ....store import Position
     from ..hub import Hub
 
 _FRAMES_PER_SECOND = 20
@@ -85,14 +89,32 @@ class WebSocketConnection(Connection):
         checked_at: float | None = None,
         *,
         many: bool,
+        reader: MessageReader | None = None,
     ) -> None:
+        """Wrap a socket after its handshake. The further arguments are those of ``Connection``.
+
+        Args:
+            sock: The client's socket.
+            hub: The hub that will adopt the connection.
+            identity: The client.
+            slot: Given back when the connection ends.
+            checked_at: The time at which the check of the client began.
+            many: Whether the client names its channels by messages.
+            reader: The reader that has begun to read the client's bytes. None: one is made when bytes come.
+        """
         super().__init__(sock, hub, identity, slot, checked_at)
         self._many = many
-        self._reader: FrameReader | None = None
+        self._reader = reader
         self._allowance = self._max_allowance
         """The number of frames that the client may send now."""
         self._counted_at = self.heard_at
         self._unanswered_pings = 0
+
+    def subscribe(self, name: str, key: str, since: Position | None) -> None:
+        if self._many:
+            self.send_message(subscribed_message(channel_of(name, key)))
+        if self.is_open:  # the socket may have broken by that
+            super().subscribe(name, key, since)
 
     # -- sending
 

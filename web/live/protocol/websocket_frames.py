@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
@@ -66,6 +66,13 @@ class ProtocolViolation(Exception):
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
+
+
+class MessageReader(Protocol):
+    """Takes the messages of a client out of its bytes. Called on the reactor's thread."""
+
+    def feed(self, data: bytes) -> Iterator[Incoming]:
+        """Yield the messages and control frames that ``data`` completes. Raises ProtocolViolation."""
 
 
 class FrameReader:

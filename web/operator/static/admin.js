@@ -1,7 +1,7 @@
-// The operator's page. It watches a channel of the library itself, and asks over HTTP where that can't be.
+// The operator's page. It watches a channel of the library itself, and polls over HTTP while that is not live.
 import { watch } from "./keyfold.js";
 import {
-  act, age, answer, ask, button, cell, count, duration, edit, fill, find, h, headings, number, paint, root, say, setAttribute, setChildren,
+  act, age, ask, button, cell, confirmed, count, duration, edit, fill, find, h, headings, number, paint, root, say, setAttribute, setChildren,
   show, showAbove, size, spark, when,
 } from "./admin_parts.js";
 
@@ -9,7 +9,7 @@ const { view, name } = document.documentElement.dataset;
 const POLL_MS = 2000;
 const params = () => new URLSearchParams(location.search);
 
-function keep(changes) {
+function setParams(changes) {
   const query = params();
   for (const [word, value] of Object.entries(changes)) value ? query.set(word, value) : query.delete(word);
   history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
@@ -21,7 +21,7 @@ const SUMS = [
   "live", "spawned", "retired", "mailbox_depth", "events", "events_per_second", "conflicts", "broadcast_errors",
   "subscribers", "resyncs",
 ];
-const MOST = ["oldest_seconds", "commit_events_p50", "commit_events_p95", "commit_ms_p50", "commit_ms_p95", "snapshot_bytes_p95"];
+const MAXIMA = ["oldest_seconds", "commit_events_p50", "commit_events_p95", "commit_ms_p50", "commit_ms_p95", "snapshot_bytes_p95"];
 const COLUMNS = [
   ["name", "Projection", (p) => h("td", {}, h("a", { href: `${root}/admin/projections/of/${encodeURIComponent(p.name)}` }, p.name))],
   ["state", "State", (p) => cell(`${SHAPES[p.state]} ${p.state}`, CLASSES[p.state], p.why)],
@@ -32,21 +32,21 @@ const COLUMNS = [
   ["oldest_seconds", "Oldest", (p) => cell(p.mailbox_depth ? duration(p.oldest_seconds) : "–", "number")],
   ["events_per_second", "Events/s", (p) => number(p.events_per_second)],
   ["recent", "Last minute", (p) => spark(p.recent)],
-  ["commit_events_p95", "Events a commit", (p) => cell(`${p.commit_events_p50} / ${p.commit_events_p95}`, "number", "p50 / p95")],
+  ["commit_events_p95", "Events per commit", (p) => cell(`${p.commit_events_p50} / ${p.commit_events_p95}`, "number", "p50 / p95")],
   ["commit_ms_p95", "Commit ms", (p) => cell(`${p.commit_ms_p50.toFixed(1)} / ${p.commit_ms_p95.toFixed(1)}`, "number", "p50 / p95")],
   ["conflicts", "Conflicts", (p) => number(p.conflicts)],
   ["dead_letters", "Dead letters", (p) => number(p.dead_letters, "", p.dead_letters ? "warn" : "")],
-  ["degraded", "Degraded", (p) => number(p.degraded, "keys whose rows do not load, at least", p.degraded ? "bad" : "")],
+  ["degraded", "Degraded", (p) => number(p.degraded, "keys whose rows do not load (a lower bound)", p.degraded ? "bad" : "")],
   ["parked", "Parked", (p) => number(p.parked, `for ${p.halted} halted keys`, p.parked ? "bad" : "")],
   ["subscribers", "Subscribers", (p) => number(p.subscribers)],
   ["resyncs", "Resyncs", (p) => number(p.resyncs)],
-  ["snapshot_bytes_p95", "Snapshot", (p) => cell(size(p.snapshot_bytes_p95), "number", "p95 of the states saved lately")],
+  ["snapshot_bytes_p95", "Snapshot", (p) => cell(size(p.snapshot_bytes_p95), "number", "p95 of recently saved states")],
 ];
 const SHAPES = { live: "●", degraded: "▲", halted: "■" };
 const CLASSES = { live: "good", degraded: "warn", halted: "bad" };
-let facts = null;
+let overview = null;
 
-// One row a projection, over the processes that are looked at.
+// One row per projection, combined over the chosen processes.
 function merge(processes) {
   const rows = new Map();
   for (const process of processes) {
@@ -58,7 +58,7 @@ function merge(processes) {
       const sockets = process.sockets.projections?.[of] ?? {};
       const all = { ...part, subscribers: sockets.subscribers ?? 0, resyncs: sockets.resyncs ?? 0 };
       for (const word of SUMS) row[word] = (row[word] ?? 0) + all[word];
-      for (const word of MOST) row[word] = Math.max(row[word] ?? 0, all[word]);
+      for (const word of MAXIMA) row[word] = Math.max(row[word] ?? 0, all[word]);
       row.recent = part.recent.map((events, second) => events + (row.recent[second] ?? 0));
       Object.assign(row.known, part.degraded_keys); // several processes know the same key
       row.degraded = Math.max(row.degraded, part.degraded ?? 0, Object.keys(row.known).length);
@@ -66,11 +66,11 @@ function merge(processes) {
     }
   }
   for (const row of rows.values()) {
-    const kept = facts.kept[row.name] ?? { dead_letters: 0, parked: 0, halted: 0 };
-    Object.assign(row, { dead_letters: kept.dead_letters - kept.parked, parked: kept.parked, halted: kept.halted });
+    const totals = overview.kept[row.name] ?? { dead_letters: 0, parked: 0, halted: 0 };
+    Object.assign(row, { dead_letters: totals.dead_letters - totals.parked, parked: totals.parked, halted: totals.halted });
     const unloaded = row.degraded ? `${row.degraded} keys do not load` : "";
-    row.state = kept.halted ? "halted" : row.why || unloaded || row.broadcast_errors ? "degraded" : "live";
-    if (kept.halted) row.why = [`${kept.halted} halted keys, ${kept.parked} events parked`, unloaded].filter(Boolean).join("; ");
+    row.state = totals.halted ? "halted" : row.why || unloaded || row.broadcast_errors ? "degraded" : "live";
+    if (totals.halted) row.why = [`${totals.halted} halted keys, ${totals.parked} events parked`, unloaded].filter(Boolean).join("; ");
     else if (unloaded) row.why = [unloaded, row.why].filter(Boolean).join("; ");
     else if (row.broadcast_errors && !row.why) row.why = `${row.broadcast_errors} failed broadcasts`;
   }
@@ -80,19 +80,19 @@ function merge(processes) {
 function sortBy(column) {
   const here = params();
   const down = here.get("sort") === column && here.get("dir") !== "down";
-  keep({ sort: column, dir: down ? "down" : "" });
+  setParams({ sort: column, dir: down ? "down" : "" });
   paint(drawOverview, { asked: true });
 }
 
 function drawOverview() {
-  if (!facts) return;
+  if (!overview) return;
   drawProcessChoice();
   const query = params();
   const process = query.get("process") ?? "";
-  const chosen = facts.processes.filter((one) => !process || one.process === process);
-  const rows = merge(chosen.length ? chosen : facts.processes);
+  const chosen = overview.processes.filter((one) => !process || one.process === process);
+  const rows = merge(chosen.length ? chosen : overview.processes);
   tiles(rows, chosen);
-  say("#trouble", facts.trouble ?? "");
+  say("#trouble", overview.trouble ?? "");
   const wanted = (query.get("filter") ?? "").toLowerCase();
   const shown = rows.filter((row) => `${row.name} ${row.state}`.toLowerCase().includes(wanted));
   const sort = query.get("sort") ?? "name";
@@ -104,27 +104,27 @@ function drawOverview() {
   }
   fill(find("#projections"), shown, (row) => row.name, COLUMNS.map(([, , draw]) => draw));
   showAbove("#empty", shown.length === 0);
-  fill(find("#processes"), facts.processes, (one) => one.process, [
-    (one) => cell(`${one.host}:${one.pid}${one.process === facts.this ? " (serves this page)" : ""}`),
+  fill(find("#processes"), overview.processes, (one) => one.process, [
+    (one) => cell(`${one.host}:${one.pid}${one.process === overview.this ? " (serves this page)" : ""}`),
     (one) => cell(age(Date.now() / 1000 - one.started_at), "number"),
     (one) => number(Object.values(one.projections).reduce((sum, part) => sum + part.live, 0)),
     (one) => number(Object.values(one.projections).reduce((sum, part) => sum + part.events_per_second, 0)),
     (one) => number(one.in_flight),
     (one) => cell(`${(one.writer.commit_ms_p50 ?? 0).toFixed(1)} / ${(one.writer.commit_ms_p95 ?? 0).toFixed(1)}`, "number"),
-    (one) => number(one.sockets.open ?? 0, `${one.sockets.carried ?? 0} were carried by request threads`),
+    (one) => number(one.sockets.open ?? 0, `${one.sockets.carried ?? 0} are served by request threads`),
     (one) => between(one),
     (one) => health(one),
     (one) => cell(reported(one.reported_ago), "number"),
   ]);
 }
 
-// In steps of ten seconds: a report comes every few of them, and what is overdue is what matters.
+// In steps of ten seconds: a process reports every few seconds, and only an overdue report matters.
 const reported = (ago) => (ago < 10 ? "now" : ago < 120 ? `${Math.floor(ago / 10) * 10} s ago` : `${age(ago)} ago`);
 
-// How a process hears of what the others commit.
+// The way in which a process learns of the commits of the others.
 function between(one) {
   const redis = one.sockets.backplane;
-  if (!redis) return facts.processes.length > 1 ? cell("▲ none: sockets lag", "warn", "KEYFOLD_REDIS is not set: what other processes commit is seen at the next heartbeat") : cell("–");
+  if (!redis) return overview.processes.length > 1 ? cell("▲ none: sockets lag", "warn", "KEYFOLD_REDIS is not set: commits of other processes are seen at the next heartbeat") : cell("–");
   if (redis.trouble) return cell("▲ away: sockets lag", "warn", redis.trouble);
   const title = `messages sent and received; dropped ${redis.dropped}, reconnects ${redis.reconnects}, waiting ${redis.waiting}`;
   return cell(`● ${count(redis.published)} out, ${count(redis.received)} in`, "good", title);
@@ -134,7 +134,7 @@ function health(one) {
   const hung = Object.entries(one.loops).filter(([, trouble]) => trouble).map(([loop, trouble]) => `${loop} ${trouble}`);
   const waiting = one.writer.waiting ? [`${one.writer.waiting} rows wait: ${one.writer.waiting_reason ?? "locked"}`] : [];
   const troubles = [...(one.writer.trouble ? [`writer: ${one.writer.trouble}`] : []), ...waiting, ...hung];
-  return troubles.length ? cell(`▲ ${troubles.join("; ")}`, "wide warn") : cell("● all loops go round", "good");
+  return troubles.length ? cell(`▲ ${troubles.join("; ")}`, "wide warn") : cell("● all threads are running", "good");
 }
 
 function tiles(rows, processes) {
@@ -153,10 +153,10 @@ const term = ([label, text]) => h("div", {}, h("dt", {}, label), h("dd", {}, tex
 function drawProcessChoice() {
   const { process } = find("#filters").elements;
   const known = [...process.options].map((option) => option.value);
-  for (const one of facts.processes) if (!known.includes(one.process)) process.add(new Option(`${one.host}:${one.pid}`, one.process));
-  for (const option of [...process.options]) if (option.value && !facts.processes.some((one) => one.process === option.value)) option.remove();
+  for (const one of overview.processes) if (!known.includes(one.process)) process.add(new Option(`${one.host}:${one.pid}`, one.process));
+  for (const option of [...process.options]) if (option.value && !overview.processes.some((one) => one.process === option.value)) option.remove();
   const chosen = params().get("process") ?? "";
-  if (process.value !== chosen) process.value = chosen; // else an opened list would forget which one is looked at
+  if (process.value !== chosen) process.value = chosen; // an assignment would reset the highlighted option of an opened list
 }
 
 function startOverview() {
@@ -166,11 +166,11 @@ function startOverview() {
   setChildren(find("#processes thead"), headings(titles));
   const { filter, process } = find("#filters").elements;
   filter.value = params().get("filter") ?? "";
-  filter.addEventListener("input", () => { keep({ filter: filter.value }); paint(drawOverview, { asked: true }); });
-  process.addEventListener("change", () => { keep({ process: process.value }); paint(drawOverview, { asked: true }); });
+  filter.addEventListener("input", () => { setParams({ filter: filter.value }); paint(drawOverview, { asked: true }); });
+  process.addEventListener("change", () => { setParams({ process: process.value }); paint(drawOverview, { asked: true }); });
   find("#filters").addEventListener("submit", (event) => event.preventDefault());
   const take = (state) => {
-    facts = state;
+    overview = state;
     paint(drawOverview);
   };
   let live = false;
@@ -194,14 +194,14 @@ let asks = 0;
 let newest = 0;
 const base = `${root}/admin/projections/of/${encodeURIComponent(name)}`;
 
-// Answers may come in another order than they were asked for: an older one is not drawn over a newer one.
+// Answers may arrive in another order than their requests: an older one is not drawn over a newer one.
 async function refresh({ asked = false } = {}) {
   const mine = ++asks;
   const key = params().get("key");
-  const answered = await ask(`${base}/facts${key ? `?key=${encodeURIComponent(key)}` : ""}`);
+  const received = await ask(`${base}/facts${key ? `?key=${encodeURIComponent(key)}` : ""}`);
   if (mine < newest) return;
   newest = mine;
-  detail = answered;
+  detail = received;
   lookedUp = key;
   say("#connection", "● live");
   paint(drawDetail, { asked });
@@ -219,17 +219,17 @@ function drawDetail() {
   ], ["Key", "Why it does not load", ""]);
   fill(find("#halted"), detail.halted, (one) => one.key, [
     (one) => wrap(open(one.key)), (one) => cell(`${one.epoch}:${one.version}`), (one) => cell(one.head === null ? "–" : `letter ${one.head}`), (one) => number(one.parked),
-    (one) => wrap(button("Resume", () => run({ action: "resume", key: one.key }, `Fold what is parked for ${one.key}, head first?`, "Resume"))),
-  ], ["Key", "Stands at", "Head", "Parked", ""]);
+    (one) => wrap(button("Resume", () => run({ action: "resume", key: one.key }, `Fold the parked events of ${one.key}, oldest first?`, "Resume"))),
+  ], ["Key", "Position", "Head", "Parked", ""]);
   const positions = new Map(detail.halted.map((one) => [one.key, `${one.epoch}:${one.version}`]));
   fill(find("#letters"), detail.letters, (one) => `${one.id}`, [
     (one) => number(one.id), (one) => cell(when(one.at)), (one) => wrap(open(one.key)),
     (one) => cell(one.parked ? "■ parked" : "", "bad"), (one) => letter(one),
     (one) => actions(
       ["Retry", { action: "retry", letter: one.id }, `Fold this event into ${one.key} now?`, one.event],
-      ["Skip", { action: "skip", letter: one.id, position: one.parked ? positions.get(one.key) : undefined }, "Never fold this event? It is removed.", one.event],
+      ["Skip", { action: "skip", letter: one.id, position: one.parked ? positions.get(one.key) : undefined }, "Remove this event? It will never be folded.", one.event],
     ),
-  ], ["Id", "At", "Key", "", "What happened", ""]);
+  ], ["Id", "At", "Key", "", "Error", ""]);
   fill(find("#busiest"), detail.busiest, (one) => one.key, [(one) => wrap(open(one.key)), (one) => number(one.events)], ["Key", "Events"]);
   fill(find("#largest"), detail.largest, (one) => one.key, [(one) => wrap(open(one.key)), (one) => cell(size(one.bytes), "number"), (one) => number(one.version)], ["Key", "State", "Version"]);
   fill(find("#clients"), detail.clients, (one) => `${detail.process} ${one.id}`, [
@@ -240,44 +240,44 @@ function drawDetail() {
   ], ["Address", "User", "Kind", "Keys", "Open for", "Unsent", ""]);
 }
 
-const actions = (...all) => h("td", {}, ...all.flatMap(([label, wish, question, evidence]) => [
-  button(label, () => run(wish, question, label, evidence)), " ",
+const actions = (...all) => h("td", {}, ...all.flatMap(([label, action, question, evidence]) => [
+  button(label, () => run(action, question, label, evidence)), " ",
 ]));
 
 const letter = (one) => h("td", { class: "wide" }, h("details", {},
   h("summary", {}, `${one.event_type.split(".").pop()}: ${one.error}`),
   ...[one.event, one.traceback].filter(Boolean).map((text) => h("pre", {}, text))));
 
-async function run(wish, question, label, evidence = "") {
-  if (await answer(question, label, evidence)) await carryOut(wish);
+async function run(action, question, label, evidence = "") {
+  if (await confirmed(question, label, evidence)) await carryOut(action);
 }
 
-async function carryOut(wish) {
-  say("#outcome", `${wish.action} …`); // the same outcome twice is told twice
+async function carryOut(action) {
+  say("#outcome", `${action.action} …`); // so that a second, equal outcome is announced too
   try {
-    say("#outcome", await act(`${base}/actions`, wish));
+    say("#outcome", await act(`${base}/actions`, action));
     await refresh({ asked: true });
   } catch (error) {
-    say("#outcome", `Not done, or not known: ${error.message}`);
+    say("#outcome", `Failed, or the outcome is unknown: ${error.message}`);
   }
 }
 
-// The row's own text: a number that is too long for JavaScript comes back as it was.
+// The editor shows the row's own text, so that numbers too long for JavaScript are not changed.
 async function repair(key) {
   let raw;
   try {
     ({ raw } = await ask(`${base}/raw?key=${encodeURIComponent(key)}`));
   } catch (error) {
-    say("#outcome", `The row can't be read: ${error.message}`);
+    say("#outcome", `The row cannot be read: ${error.message}`);
     return;
   }
-  const question = `Replace the state of ${key} by this one? Events committed meanwhile are overwritten.`;
+  const question = `Replace the state of ${key} by this one? It overwrites events that are committed meanwhile.`;
   const state = await edit(question, "Repair", raw ?? "");
   if (state !== null) await carryOut({ action: "repair", key, state });
 }
 
 function lookUp(key) {
-  keep({ key });
+  setParams({ key });
   find("#lookup").elements.key.value = key;
   again();
 }
@@ -288,13 +288,13 @@ function drawKey(key, row) {
   const terms = row ? [
     ["version", row.version], ["epoch", row.epoch], ["state", [row.halted && "■ halted", row.error && "▲ does not load"].filter(Boolean).join(", ") || "● live"], ["subscribers here", row.subscribers],
     ["size", size(row.bytes)], ["schema", row.schema_version], ["updated", when(row.updated_at)],
-  ] : [["no row", "nothing was folded into this key"]];
+  ] : [["no row", "no event was folded into this key"]];
   setChildren(find("#key-facts"), ...terms.map(term));
   say("#key-error", row?.error ?? "");
   say("#state", JSON.stringify(row?.state ?? null, null, 2));
   setChildren(find("#key-actions"),
     button("Rebuild", () => run({ action: "rebuild", key }, `Replace the state of ${key} by the fold of its history?`, "Rebuild")), " ",
-    button("Wipe", () => run({ action: "wipe", key }, `Forget the state of ${key}?`, "Wipe")), " ",
+    button("Wipe", () => run({ action: "wipe", key }, `Delete the state of ${key}?`, "Wipe")), " ",
     button("Repair", () => repair(key)),
   );
   if (watchedKey === key) return;
@@ -320,7 +320,7 @@ function startDetail() {
   setInterval(() => document.visibilityState === "visible" && again(), POLL_MS);
 }
 
-// A page that only listens asks for something now and then, so that its operator stays signed in.
+// A page that only listens sends a request now and then, which keeps its operator signed in.
 if (view !== "login") setInterval(() => fetch(location.href, { method: "HEAD" }).catch(() => null), 20 * 60_000);
 if (view === "overview") startOverview();
 if (view === "projection") startDetail();

@@ -1,10 +1,10 @@
-// What the operator's page is made of: descriptions of elements, the way they change the page, questions and actions.
+// The parts of the operator's page: descriptions of elements, updates of the page, dialogs and requests.
 
 export const { root } = document.documentElement.dataset;
 const csrf = document.querySelector('meta[name="csrf"]').content;
 export const find = (selector) => document.querySelector(selector);
 
-// -- numbers and moments
+// -- numbers and times
 
 const plain = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 const moments = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
@@ -18,7 +18,7 @@ export function duration(seconds) {
   return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
 }
 
-// The age of what merely grows older. It is no finer than a minute: a number that moves says that something happens.
+// An age, in steps of at least a minute: a number that changes often would suggest that something happens.
 export function age(seconds) {
   if (seconds < 60) return "under 1 min";
   return seconds < 7200 ? `${Math.floor(seconds / 60)} min` : `${Math.floor(seconds / 3600)} h`;
@@ -26,17 +26,17 @@ export function age(seconds) {
 
 // -- elements
 
-// Describes an element. An attribute that is null, false or undefined is absent; a function is a handler, as onclick.
+// Describes an element. An attribute that is null, false or undefined is absent; a function is a handler, like onclick.
 export const h = (tag, attributes, ...children) => ({ tag, attributes, children });
 export const cell = (text, kind = null, title = null) => h("td", { class: kind || null, title: title || null }, text);
 export const number = (value, title = null, kind = "") => cell(count(value), `number ${kind}`.trim(), title);
 export const button = (label, onclick) => h("button", { type: "button", onclick }, label);
 export const headings = (titles) => h("tr", {}, ...titles.map((title) => h("th", { scope: "col" }, title)));
 
-// A bar a second. The numbers are in its label, for those who can't see it.
+// One bar per second. Its label has the numbers, for screen readers.
 export function spark(values) {
-  const most = Math.max(1, ...values);
-  const d = values.map((value, x) => (value ? `M${x} 24V${24 - Math.max(1, (23 * value) / most)}h.8V24z` : "")).join("");
+  const max = Math.max(1, ...values);
+  const d = values.map((value, x) => (value ? `M${x} 24V${24 - Math.max(1, (23 * value) / max)}h.8V24z` : "")).join("");
   const label = `events in each of the last ${values.length} s: at most ${Math.max(...values)}, now ${values.at(-1)}`;
   const frame = { class: "spark", viewBox: `0 0 ${values.length} 24`, preserveAspectRatio: "none", role: "img", "aria-label": label };
   return h("td", {}, h("svg", frame, h("path", { d })));
@@ -50,15 +50,15 @@ function make(wanted) {
   return patch(document.createElementNS(namespace, wanted.tag), wanted);
 }
 
-// Makes an element what is described, and touches nothing that is so already: the same nodes stay, with their focus,
-// their listeners and whatever the description does not name, as the open attribute of details.
+// Changes an element to match a description. Equal parts are not touched: their nodes stay, with their focus, their
+// listeners and all attributes that the description does not name, like the open attribute of details.
 export function patch(element, { attributes, children }) {
   for (const [name, value] of Object.entries(attributes)) setAttribute(element, name, value);
   setChildren(element, ...children);
   return element;
 }
 
-// Setting an attribute to the value that it has is a mutation too, and a live region may be read aloud for it.
+// Setting an attribute to its present value is a mutation too, and a screen reader may read a live region again.
 export function setAttribute(element, name, value) {
   if (typeof value === "function") element[name] = value;
   else if (value === null || value === undefined || value === false) element.hasAttribute(name) && element.removeAttribute(name);
@@ -80,8 +80,8 @@ export function setChildren(element, ...children) {
 export const show = (selector, visible) => setAttribute(find(selector), "hidden", !visible);
 export const say = (selector, text) => setChildren(find(selector), text);
 
-// A selection ends at two texts. To write into one of them moves that end away; a drawing after the selection does it.
-// They are noted when they change: to ask for them between two writes would lay the page out each time.
+// The text nodes at the two ends of a selection. Writing to one of them would move that end, so they are written after
+// the selection has gone. They are recorded when they change: reading them between two writes forces a layout each time.
 let selectionEnds = [];
 document.addEventListener("selectionchange", () => {
   const { isCollapsed, anchorNode, focusNode } = getSelection();
@@ -91,7 +91,7 @@ document.addEventListener("selectionchange", () => {
 // -- when the page may change
 
 const STILL_MS = 30_000;
-const ABOUT_TO_ACT = 'tbody tr:not([data-key=""]):is(:hover, :has(:focus-visible)), dialog[open]';
+const ACTIVE_ROW = 'tbody tr:not([data-key=""]):is(:hover, :has(:focus-visible)), dialog[open]';
 let lastInput = -Infinity;
 let pressed = false;
 let releasing = null;
@@ -104,8 +104,9 @@ for (const kind of ["pointermove", "pointerdown", "wheel", "keydown"]) {
   addEventListener(kind, () => { lastInput = performance.now(); }, { capture: true, passive: true });
 }
 
-// A click is one only if its two halves fall on the same node. The click itself comes between the end of the press and
-// the next task. A browser may keep the end for itself, after its own menu say: a move without a button tells of that.
+// A press and its release make a click only on the same node, so nothing is drawn between them. The click comes between
+// the release and the next task. A browser may not report the release, for instance after its own menu: then a move
+// without a pressed button shows it.
 addEventListener("pointerdown", ({ button: which }) => { clearTimeout(releasing); pressed = which === 0; }, true);
 addEventListener("click", () => { pressed = false; }, true);
 addEventListener("pointermove", ({ buttons }) => pressed && !buttons && release(), true);
@@ -120,7 +121,7 @@ function release() {
   paint(draw, { asked });
 }
 
-// Draws, now or when the pointer is let go. What the operator asked for is drawn whatever they point at.
+// Draws now, or when the pointer is released. The answer to a request of the operator is drawn in any case.
 export function paint(draw, { asked = false } = {}) {
   if (pressed) {
     postponed = [draw, asked || Boolean(postponed?.[1])];
@@ -128,20 +129,20 @@ export function paint(draw, { asked = false } = {}) {
   }
   if (asked) lastInput = -Infinity;
   answersTheOperator = asked;
-  rowsStandStill = performance.now() - lastInput < STILL_MS && Boolean(find(ABOUT_TO_ACT));
+  rowsStandStill = performance.now() - lastInput < STILL_MS && Boolean(find(ACTIVE_ROW));
   someRowsWait = false;
   draw();
   show("#still", someRowsWait);
 }
 
-// Shows or hides what stands above rows, and would shift them.
+// Shows or hides an element above rows, which would shift them.
 export function showAbove(selector, visible) {
   if (!rowsStandStill) show(selector, visible);
   else someRowsWait ||= find(selector).hidden === visible;
 }
 
-// Brings the rows of a table up to date. A row is known by its key and stays the same node as long as the key is listed.
-// While somebody is about to act on a row, none comes, goes or changes its place; one that is gone says so.
+// Updates the rows of a table. The node of a row stays the same as long as its key is listed. While the operator is
+// about to act on a row, no row is added, removed or moved; rows that are no longer listed are struck through.
 export function fill(table, items, keyOf, draws, titles = null) {
   if (titles && !table.tHead.rows.length) table.tHead.append(make(headings(titles)));
   const body = table.tBodies[0];
@@ -164,8 +165,8 @@ export function fill(table, items, keyOf, draws, titles = null) {
   else arrange(body, old, rows);
 }
 
-// The row that has the focus is not moved, as that would take the focus from it: the others are moved around it. Nor is
-// it removed, unless by what the operator did; then the focus goes to the same control of the row that takes its place.
+// The row that has the focus is not moved, because it would lose the focus: the others are moved around it. It is
+// removed only after an action of the operator; then the focus goes to the same control of the row in its place.
 function arrange(body, old, rows) {
   const focused = old.find((tr) => tr.contains(document.activeElement));
   const place = old.indexOf(focused);
@@ -184,42 +185,42 @@ function arrange(body, old, rows) {
   }
 }
 
-// Returns as many rows as can be in the new order by standing where they are: the longest increasing run of old places.
+// Returns the largest set of rows that need not move: the longest increasing run of their old places.
 function inOrder(rows, old, focused) {
   const place = new Map(old.map((tr, at) => [tr, at]));
   const middle = rows.indexOf(focused);
-  const runs = []; // for each row that may stay: the longest run that ends with it
+  const runs = []; // for each row that may stay, the longest run that ends with it
   rows.forEach((tr, at) => {
     const from = place.get(tr);
     if (from === undefined || (focused && Math.sign(from - place.get(focused)) !== Math.sign(at - middle))) return;
-    const earlier = runs.filter((run) => run.from < from).reduce((most, run) => (run.length > (most?.length ?? 0) ? run : most), null);
+    const earlier = runs.filter((run) => run.from < from).reduce((longest, run) => (run.length > (longest?.length ?? 0) ? run : longest), null);
     runs.push({ tr, from, earlier, length: 1 + (earlier?.length ?? 0) });
   });
   const staying = new Set();
-  let run = runs.reduce((most, one) => (one.length > (most?.length ?? 0) ? one : most), null);
+  let run = runs.reduce((longest, one) => (one.length > (longest?.length ?? 0) ? one : longest), null);
   for (; run; run = run.earlier) staying.add(run.tr);
   return staying;
 }
 
 const controls = (tr) => [...tr.querySelectorAll("a, button, summary")];
 
-// -- questions and actions
+// -- requests and dialogs
 
 export async function ask(url) {
   const response = await fetch(url, { credentials: "same-origin" });
-  if (!response.ok) throw new Error(`the server answers ${response.status}`);
+  if (!response.ok) throw new Error(`the server answered ${response.status}`);
   return response.json();
 }
 
-export async function act(url, wish) {
+export async function act(url, action) {
   const headers = { "Content-Type": "application/json", "X-Keyfold-CSRF": csrf };
-  const response = await fetch(url, { method: "POST", headers, body: JSON.stringify(wish), credentials: "same-origin" });
+  const response = await fetch(url, { method: "POST", headers, body: JSON.stringify(action), credentials: "same-origin" });
   const body = await response.json();
   return response.ok ? body.message : `Refused: ${body.error.message}`;
 }
 
-// Resolves to whether the operator agrees.
-export function answer(question, label, evidence) {
+// Resolves to true if the operator agrees, else to false.
+export function confirmed(question, label, evidence) {
   const dialog = find("#confirm");
   dialog.querySelector("#question").textContent = question;
   const pre = dialog.querySelector("#evidence");
@@ -229,7 +230,7 @@ export function answer(question, label, evidence) {
   return agreed(dialog);
 }
 
-// Resolves to the text as the operator has changed it, or to null.
+// Resolves to the text that the operator has edited, or to null.
 export async function edit(question, label, text) {
   const dialog = find("#editor");
   dialog.querySelector("#editor-question").textContent = question;

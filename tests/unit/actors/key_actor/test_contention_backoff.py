@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import pytest
-from keyfold.actors import Committed, EventBus, ProjectionSystem, Receipt, engine
+from keyfold.actors import EventBus, ProjectionSystem, Receipt, engine
+from keyfold.actors.broadcaster import Committed
 from keyfold.actors.key_actor import contention_backoff
 from keyfold.actors.key_actor.contention_backoff import ContentionBackoff
 from keyfold.actors.pool.timer import Timer

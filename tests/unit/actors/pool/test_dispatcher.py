@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from keyfold.actors import MailboxFull, ProjectionRuntime, ProjectionSystem, Receipt, WouldDeadlock
+from keyfold.actors import MailboxFull, ProjectionRuntime, ProjectionSystem, Receipt
+from keyfold.actors.errors import WouldDeadlock
 from support.counting import Added, Total, Totals
 from support.parking import DEADLINE
 

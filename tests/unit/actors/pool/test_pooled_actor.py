@@ -12,9 +12,9 @@ from typing import Any
 
 import pykka
 import pytest
-from keyfold.actors import PooledActor
 from keyfold.actors.errors import MailboxSealed
 from keyfold.actors.pool.dispatcher import Dispatcher
+from keyfold.actors.pool.pooled_actor import PooledActor
 from keyfold.actors.pool.threads import on_dispatcher_thread
 
 DEADLINE = 10.0

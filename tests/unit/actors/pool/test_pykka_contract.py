@@ -6,7 +6,7 @@ import inspect
 
 import pykka
 import pytest
-from keyfold.actors import PooledActor
+from keyfold.actors.pool.pooled_actor import PooledActor
 from pykka import messages
 from pykka._envelope import Envelope
 

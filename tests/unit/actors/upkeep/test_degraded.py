@@ -15,8 +15,8 @@ from keyfold.actors import (
     ProjectionRuntime,
     ProjectionSystem,
     StoreError,
-    WouldDeadlock,
 )
+from keyfold.actors.errors import WouldDeadlock
 from keyfold.actors.upkeep.degraded import MAX_KEYS, Degraded
 from keyfold.store import StoreRejected, StoreUnavailable
 from support.counting import Added, RecordingBroadcaster, Total, Totals, poison
@@ -103,7 +103,7 @@ def test_what_another_process_mends_is_found_whole_at_the_next_report(
     make_system: Callable[..., ProjectionSystem],
 ) -> None:
     """A key that nobody asks for again does not stay degraded for ever."""
-    here, there = make_system(report_seconds=0.01), make_system()
+    here, there = make_system(tuning={"report_seconds": 0.01}), make_system()
     totals, elsewhere = here.register(Totals()), there.register(Totals())
     break_row(here, totals)
     with pytest.raises(StoreError):
@@ -157,7 +157,7 @@ def test_broken_keys_are_counted_up_to_a_bound() -> None:
     degraded = Degraded()
     for number in range(MAX_KEYS + 5):
         degraded.note(f"{number:05}", StoreError("x" * 10_000))
-    shown = degraded.facts()
+    shown = degraded.stats()
     assert (shown["degraded"], list(shown["degraded_keys"])) == (MAX_KEYS, [f"{n:05}" for n in range(20)])
     assert all(len(error) <= 500 for error in shown["degraded_keys"].values())
     degraded.note("00000", StoreError("again"))
@@ -165,7 +165,7 @@ def test_broken_keys_are_counted_up_to_a_bound() -> None:
     for number in range(MAX_KEYS):
         degraded.clear(f"{number:05}")
     assert not degraded
-    assert degraded.facts() == {"degraded": 0, "degraded_keys": {}}
+    assert degraded.stats() == {"degraded": 0, "degraded_keys": {}}
 
 
 def test_the_facts_say_whether_states_are_verified(system: ProjectionSystem) -> None:
@@ -351,7 +351,7 @@ def test_a_question_that_is_not_answered_in_time_is_unavailable(
     make_system: Callable[..., ProjectionSystem],
 ) -> None:
     """By the setting, or by the seconds given with the question; the database's name is in the message."""
-    system, parking = make_system(read_timeout=0.05), Parking()
+    system, parking = make_system(tuning={"read_timeout": 0.05}), Parking()
     try:
         with pytest.raises(StoreUnavailable, match=r"within 0\.05 s"):
             system.ask(parking.park)

@@ -20,7 +20,9 @@ def test_reads_from_a_frozen_server_end_and_the_readers_are_free_again(
 ) -> None:
     """A server that is frozen, and not dead, answers nothing and closes nothing: 20 reads never returned once."""
     url = postgres_server.url_of("postgres", postgres_proxy.port)
-    with ProjectionSystem(url, read_timeout=0.5, health_seconds=0.2, report_seconds=0) as system:
+    with ProjectionSystem(
+        url, tuning={"read_timeout": 0.5, "health_seconds": 0.2, "report_seconds": 0}
+    ) as system:
         totals = system.register(Totals())
         totals.apply_event(Added("a"), DEADLINE)
         everyone = range(8)

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import psycopg2
 import pytest
 from keyfold.actors import ProjectionSystem
-from keyfold.store import Ledger, Position, Save, SnapshotStore
+from keyfold.store import Position, SnapshotStore
+from keyfold.store.rows import Save
 from keyfold.store.writing import ledger
+from keyfold.store.writing.ledger import Ledger
 from support.counting import Added, Totals
 from support.parking import DEADLINE
 from support.postgres import PostgresServer
@@ -18,8 +20,8 @@ from support.tcp_proxy import TcpProxy
 EIGHT_DAYS = 8 * 86_400.0
 
 
-def committed(store: SnapshotStore, book: Ledger, turn: int) -> bool:
-    return store.run(lambda: book.has_committed(store.database, turn))
+def committed(store: SnapshotStore, book: Ledger, number: int) -> bool:
+    return store.run(lambda: store.dialect.has_committed(store.database, book, number))
 
 
 def test_each_commit_leaves_its_number(postgres_url: str) -> None:
@@ -29,7 +31,7 @@ def test_each_commit_leaves_its_number(postgres_url: str) -> None:
     store.commit([Save("test", "b", None, "e", 1, b"1")], (), other)
     assert committed(store, book, 1)
     assert not committed(store, book, 2)
-    store.sign_off(book)
+    store.remove_writer(book)
     assert not committed(store, book, 1)
     assert committed(store, other, 1)
 

@@ -6,28 +6,16 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import NamedTuple
 
 import psycopg2
 import pykka
 import pytest
-from keyfold.store import (
-    CONFLICT,
-    SAVED,
-    Answer,
-    DeadLetter,
-    Load,
-    Loaded,
-    Position,
-    Rejected,
-    Save,
-    SnapshotStore,
-    SnapshotWriter,
-    StoreError,
-    StoreRejected,
-    StoreUnavailable,
-    Write,
-    WriterFacts,
-)
+from keyfold.store import Position, SnapshotStore, StoreError, StoreRejected, StoreUnavailable
+from keyfold.store.rows import DeadLetter, Save
+from keyfold.store.writing.writer import SnapshotWriter, WriterInbox
+from keyfold.store.writing.writer_messages import CONFLICT, SAVED, Answer, Load, Loaded, Rejected, Write
+from keyfold.store.writing.writer_stats import WriterStats
 from support.parking import DEADLINE, Parking
 from support.postgres import PostgresServer
 
@@ -38,10 +26,10 @@ class Writer:
     """A running writer, and the answers it gave."""
 
     def __init__(self, store: SnapshotStore) -> None:
-        self.facts = WriterFacts()
+        self.facts = WriterStats()
         self.give_up = threading.Event()
         self.answers: queue.SimpleQueue[tuple[str, Answer]] = queue.SimpleQueue()
-        self.ref = SnapshotWriter.start(store, commit_limit=100, give_up=self.give_up, facts=self.facts)
+        self.ref = SnapshotWriter.start(store, commit_limit=100, give_up=self.give_up, stats=self.facts)
 
     def write(self, key: str, state: bytes = b"1", base: Position | None = None, version: int = 1) -> None:
         """Ask for a row to be written."""
@@ -281,3 +269,33 @@ def test_everything_refused_is_trouble_and_one_row_is_not(postgres_url: str, sta
         assert writer.facts.waiting
     assert set(writer.take(40).values()) == {SAVED}
     assert not writer.facts.trouble
+
+
+class _Envelope(NamedTuple):
+    message: object
+
+
+def test_the_inbox_wakes_the_writer_at_a_given_time() -> None:
+    """Once before the messages that wait, and never twice in a row while messages wait."""
+    inbox = WriterInbox()
+    first, second = _Envelope("first"), _Envelope("second")
+    inbox.put(first)
+    inbox.put(second)
+    inbox.wake_at(0.0)
+    retry = inbox.get()
+    assert retry not in (first, second)
+    assert [inbox.get(), inbox.get(), inbox.get()] == [first, retry, second]
+    assert [inbox.get(), inbox.get()] == [retry, retry]
+    inbox.wake_at(None)
+    inbox.put(first)
+    assert inbox.get() is first
+
+
+def test_the_inbox_gives_up_the_messages_of_some_types_only() -> None:
+    """The others stay, in their order."""
+    inbox = WriterInbox()
+    for message in ("a", 1, "b", 2):
+        inbox.put(_Envelope(message))
+    assert inbox.take_all((str,)) == ["a", "b"]
+    assert [inbox.get_nowait().message for _ in range(2)] == [1, 2]
+    assert inbox.empty()

@@ -14,7 +14,8 @@ import pytest
 from click.testing import Result
 from flask import Flask
 from keyfold.actors import Projection, ProjectionSystem, StoreError
-from keyfold.store import Processes, Queries
+from keyfold.store.operator_queries import Queries
+from keyfold.store.processes import Processes
 from keyfold.web import Keyfold
 from support.damage import damage
 from support.parking import DEADLINE
@@ -179,7 +180,7 @@ def degrade(terminal: Terminal, state: str = UNLOADABLE, schema: int = 1, key: s
 def test_status_says_what_another_process_knows_of_degraded_keys(terminal: Terminal) -> None:
     """By count and by key; a process that has just begun has met none. Exit code 1 until it is repaired."""
     degrade(terminal)
-    other = ProjectionSystem(terminal.app.config["KEYFOLD_DATABASE"], report_seconds=0.01)
+    other = ProjectionSystem(terminal.app.config["KEYFOLD_DATABASE"], tuning={"report_seconds": 0.01})
     runtime = other.register(Shop())
     with other:
         with pytest.raises(StoreError):
@@ -460,7 +461,7 @@ def test_a_database_that_does_not_answer_is_exit_code_three(
 ) -> None:
     """Within the setting; no command that only asks waits for ever."""
     url = postgres_server.url_of("postgres", postgres_proxy.port)
-    terminal = Terminal(url, KEYFOLD_READ_TIMEOUT=0.3)
+    terminal = Terminal(url, KEYFOLD_TUNING={"read_timeout": 0.3})
     terminal.sell(1)
     postgres_proxy.freeze()
     for arguments in (

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 import pytest
-from keyfold.actors import InvalidKey, ProjectionSystem, UnknownProjection
-from keyfold.store import Head, Row
+from keyfold.actors import InvalidKey, ProjectionSystem
+from keyfold.actors.errors import UnknownProjection
+from keyfold.store.rows import Head, Row
 from keyfold.web.live.sources import ReadableBy, Sources
 from support.counting import Totals
 from support.parking import DEADLINE
@@ -32,7 +33,7 @@ class Board:
 
 @pytest.fixture
 def system() -> Iterator[ProjectionSystem]:
-    system = ProjectionSystem("sqlite://", report_seconds=0)
+    system = ProjectionSystem("sqlite://", tuning={"report_seconds": 0})
     system.register(Totals())
     yield system
     system.close()

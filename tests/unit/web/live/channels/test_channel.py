@@ -15,7 +15,8 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
-from keyfold.store import Position, Row
+from keyfold.store import Position
+from keyfold.store.rows import Row
 from keyfold.web import WebSettings
 from keyfold.web.live.channels.batch import Batch
 from keyfold.web.live.channels.channel import Channel, ChannelContext

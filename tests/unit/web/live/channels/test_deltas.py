@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from keyfold.store import Head, Position
+from keyfold.store import Position
+from keyfold.store.rows import Head
 from keyfold.web.live.channels.deltas import (
     NO_COMMIT,
     NOWHERE,

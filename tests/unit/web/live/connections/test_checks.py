@@ -266,7 +266,7 @@ def test_a_revoked_user_is_out_whatever_floods(make_app: Callable[..., Flask]) -
 def test_an_answer_that_is_late_ends_the_connection(make_app: Callable[..., Flask], kind: str) -> None:
     """1013, on time, and no other; the client comes back and is asked anew."""
     rights = Rights()
-    app = make_app(authorize=rights, KEYFOLD_REAUTHORIZE_SECONDS=1, KEYFOLD_PING_SECONDS=0.02)
+    app = make_app(authorize=rights, KEYFOLD_REAUTHORIZE_SECONDS=1, KEYFOLD_TUNING={"ping_seconds": 0.02})
     hub, now = hub_of(app), [0.0]
     hub.clock = lambda: now[0]
     with serve(app) as site, ExitStack() as stack:
@@ -321,7 +321,7 @@ def open_as_kim(stack: ExitStack, site: Site, kind: str) -> Callable[[], int | N
 def test_a_process_that_stood_still_waits_for_its_answers(make_app: Callable[..., Flask]) -> None:
     """It asks when the time is over already, and gives authorize the same time to answer; no more than that."""
     rights = Rights()
-    app = make_app(authorize=rights, KEYFOLD_REAUTHORIZE_SECONDS=1, KEYFOLD_PING_SECONDS=0.02)
+    app = make_app(authorize=rights, KEYFOLD_REAUTHORIZE_SECONDS=1, KEYFOLD_TUNING={"ping_seconds": 0.02})
     hub, now = hub_of(app), [0.0]
     hub.clock = lambda: now[0]
     with serve(app) as site, ExitStack() as stack:
@@ -345,7 +345,7 @@ def test_a_process_that_stood_still_waits_for_its_answers(make_app: Callable[...
 def test_an_answer_counts_from_when_it_was_asked(make_app: Callable[..., Flask]) -> None:
     """A first check that took nearly the whole time makes the next one due at once."""
     rights = Rights()
-    app = make_app(authorize=rights, KEYFOLD_REAUTHORIZE_SECONDS=50, KEYFOLD_PING_SECONDS=0.02)
+    app = make_app(authorize=rights, KEYFOLD_REAUTHORIZE_SECONDS=50, KEYFOLD_TUNING={"ping_seconds": 0.02})
     hub, now = hub_of(app), [0.0]
     hub.clock = lambda: now[0]
     with serve(app) as site, ExitStack() as stack:
@@ -366,7 +366,7 @@ def test_an_answer_counts_from_when_it_was_asked(make_app: Callable[..., Flask])
 def test_a_public_key_is_not_asked_about_again(make_app: Callable[..., Flask]) -> None:
     """Nor is it ever late."""
     rights = Rights()
-    app = make_app(authorize=rights, KEYFOLD_REAUTHORIZE_SECONDS=1, KEYFOLD_PING_SECONDS=0.02)
+    app = make_app(authorize=rights, KEYFOLD_REAUTHORIZE_SECONDS=1, KEYFOLD_TUNING={"ping_seconds": 0.02})
     hub, now = hub_of(app), [0.0]
     hub.clock = lambda: now[0]
     with serve(app) as site, ExitStack() as stack:

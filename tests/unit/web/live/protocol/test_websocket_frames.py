@@ -28,7 +28,7 @@ KOSME = "κόσμε".encode()
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    hub = Hub(WebSettings(), ProjectionSystem("sqlite://", report_seconds=0))
+    hub = Hub(WebSettings(), ProjectionSystem("sqlite://", tuning={"report_seconds": 0}))
     yield hub
     hub.close()
 

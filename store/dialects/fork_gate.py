@@ -1,4 +1,4 @@
-"""A gate that holds a fork back until no thread is inside SQLite."""
+"""A gate that delays a fork until no thread is inside SQLite."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from time import monotonic
 _logger = logging.getLogger("keyfold.store")
 
 _PATIENCE = 10.0
-"""Seconds that a fork waits at most for the operations under way."""
+"""The maximal seconds that a fork waits for running operations."""
 
 _gates: weakref.WeakSet[ForkGate] = weakref.WeakSet()
 
 
 class ForkGate:
-    """``enter`` before each operation on SQLite and ``leave`` after it; a fork waits until nobody is inside.
+    """A fork waits until no thread is inside. ``enter`` before each operation on SQLite, ``leave`` after it.
 
-    SQLite keeps one table of locks for all connections of a process. A child that is forked while another thread
-    holds a lock inherits the entry of a connection that nobody will ever use again there, so that the child
-    could never write: its new connections too are told that the database is locked.
+    SQLite has one table of locks for all connections of a process. A child that is forked while another
+    thread holds a lock inherits that lock with a connection that no thread of the child uses. The child could
+    never write: its new connections, too, would find the database locked.
 
-    Entering takes no lock. A thread first says that it is inside and then looks whether the gate is closed; a
-    fork first closes the gate and then looks who is inside. So one of them always sees the other.
+    Entering takes no lock. A thread first notes that it is inside and then checks whether the gate is closed;
+    a fork first closes the gate and then checks which threads are inside. So one of them always sees the
+    other.
     """
 
     def __init__(self) -> None:
@@ -38,22 +39,20 @@ class ForkGate:
         """How many threads are about to fork; the gate is closed meanwhile."""
 
     def enter(self) -> None:
-        """Go inside; wait for a fork that is about to happen. Operations may be nested."""
+        """Enter, after a fork that is about to happen. Operations may be nested."""
         me, inside = threading.get_ident(), self._inside
         depth = inside.get(me, 0)
         inside[me] = depth + 1
-        # A thread that is inside already must not wait here: the fork waits for it.
+        # A thread that is inside already must not wait here, as the fork waits for it.
         if self._forks and not depth:
             self._wait_outside(me)
 
     def leave(self) -> None:
-        """Go outside."""
         me, inside = threading.get_ident(), self._inside
         depth = inside.get(me, 1) - 1
         if depth:
-            inside[me] = (
-                depth  # never taken out in between: a fork would not see a thread that is still inside
-            )
+            # Without removing the entry in between: a fork would not see a thread that is still inside.
+            inside[me] = depth
             return
         inside.pop(me, None)
         if self._forks:
@@ -65,15 +64,15 @@ class ForkGate:
             del self._inside[me]
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._forks)
-            self._inside[me] = 1  # within the lock, which closing takes as well
+            self._inside[me] = 1  # within the lock, which ``close`` takes as well
 
     def close(self) -> None:
-        """Let nobody in any more, before a fork."""
+        """Keep other threads from entering, before a fork."""
         with self._changed:
             self._forks += 1
 
     def wait_until_empty(self, deadline: float) -> set[int]:
-        """Wait until no other thread is inside. Return the idents of those that still are at the deadline."""
+        """Wait until no other thread is inside; return the idents of those that still are at the deadline."""
         with self._changed:
             self._changed.wait_for(lambda: not self._others(), max(0.0, deadline - monotonic()))
             return self._others()
@@ -82,13 +81,13 @@ class ForkGate:
         return self._inside.keys() - {threading.get_ident()}
 
     def open(self) -> None:
-        """Let everybody in again, after a fork."""
+        """Let threads enter again, after a fork."""
         with self._changed:
             self._forks -= 1
             self._changed.notify_all()
 
     def renew(self) -> None:
-        """Start anew in a forked child, where the other threads do not exist."""
+        """Start anew in a forked child, which has no other threads."""
         depth = self._inside.get(threading.get_ident(), 0)
         self._renew()
         if depth:
@@ -102,7 +101,7 @@ def _all_gates() -> list[ForkGate]:
     while True:
         try:
             return list(_gates)
-        except RuntimeError:  # another thread has made one meanwhile
+        except RuntimeError:  # another thread has added a gate meanwhile
             continue
 
 
@@ -115,8 +114,8 @@ def _before_fork() -> None:
     if inside:
         names = [thread.name for thread in threading.enumerate() if thread.ident in inside]
         _logger.error(
-            "the process forks while threads have been inside SQLite for %.0f s (%s): the child may find its "
-            "database locked for ever",
+            "the process forks although threads have been inside SQLite for %.0f s (%s): the child may find "
+            "its database locked for ever",
             _PATIENCE,
             ", ".join(names),
         )

@@ -1,4 +1,4 @@
-"""What the SnapshotWriter counted, readable from any thread."""
+"""The counters of the SnapshotWriter, readable from any thread."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import Any
 _RECENT = 512
 
 
-class WriterFacts:
-    """Numbers of one writer. Only its thread changes them; reading them takes no lock."""
+class WriterStats:
+    """The counters and the state of one writer.
+
+    Only the writer's thread changes them, attribute by attribute; reading them takes no lock. It has more
+    than twelve attributes, as each is one number of the public stats.
+    """
 
     def __init__(self) -> None:
         self.commits = 0
@@ -21,20 +25,20 @@ class WriterFacts:
         self.rejected = 0
         self.retries = 0
         self.trouble = ""
-        """Why nothing can be written at the moment; empty when all is well."""
+        """Why nothing can be written at the moment; empty if the database works."""
         self.waiting = 0
-        """How many messages are deferred, since their rows can't be written now, while others go on."""
+        """How many messages are deferred: their rows can't be written now, while others go on."""
         self.waiting_reason = ""
-        """Why one of them waits, with its row; empty when none is known to be at fault."""
+        """Why one of them waits, with its row; empty if none is known to be at fault."""
         self.thread: threading.Thread | None = None
-        """The writer's own, once it runs."""
+        """The writer's thread, once it runs."""
         self.busy_since: float | None = None
-        """When the step that is under way began; None while it waits for something to do."""
+        """When the current step began, as monotonic time; None while the writer waits for messages."""
         self._sizes: deque[int] = deque(maxlen=_RECENT)
         self._seconds: deque[float] = deque(maxlen=_RECENT)
 
-    def committed(self, written: list[bool], seconds: float) -> None:
-        """Count one transaction and how long it took."""
+    def count_commit(self, written: list[bool], seconds: float) -> None:
+        """Count one transaction: its rows, its conflicts and how long it took."""
         self.commits += 1
         self.commit_seconds += seconds
         self.rows += sum(written)
@@ -43,7 +47,7 @@ class WriterFacts:
         self._seconds.append(seconds)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the numbers as JSON-able values; latencies in milliseconds, over the recent commits."""
+        """Return the numbers as JSON-able values; percentiles are over the last 512 commits."""
         seconds, sizes = sorted(self._seconds.copy()), sorted(self._sizes.copy())
         return {
             "commits": self.commits,
@@ -62,6 +66,6 @@ class WriterFacts:
         }
 
 
-def quantile(ordered: Sequence[Any], share: float) -> Any:
-    """Return the value below which a share of the ordered ones lies; 0 if there are none."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0
+def quantile(ordered: Sequence[Any], fraction: float) -> Any:
+    """Return the value that a fraction (0 to 1) of ordered values lies below; 0 if there are no values."""
+    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from keyfold.store import Amendment, DeadLetter, Position, Queries, Save, SnapshotStore
+from keyfold.store import Position, SnapshotStore
+from keyfold.store.operator_queries import Queries
+from keyfold.store.rows import Amendment, DeadLetter, Save
 
 HERE = Position("e1", 1)
 LETTER = DeadLetter("test", "a", "shop.Sold", '{"count": 1}', "ValueError: no", "Traceback", parked=True)
