@@ -1,8 +1,8 @@
 """An app with Flask-Sock handlers of its own: two give their socket to Keyfold's hub, one keeps it.
 
-Run it: ``gunicorn --threads 8 -c python:keyfold.web.gunicorn --chdir examples flask_sock_app:app``. POST /adjust/north/apple/3
-changes the stock. ``/live/north`` is a WebSocket of one warehouse, ``/compare/north/south`` one of two, and
-``/calculator`` one that a thread of its own answers.
+Run it: ``gunicorn --threads 8 -c python:keyfold.web.gunicorn --chdir examples flask_sock_app:app``. POST
+/adjust/north/apple/3 changes the stock. ``/live/north`` is a WebSocket of one warehouse,
+``/compare/north/south`` one of two, and ``/calculator`` one that a thread of its own answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Keyfold as a Flask extension."""
+"""Keyfold as a Flask extension.
+
+This module makes the objects of an app and connects them, so it imports a module of each room of the web part.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +47,10 @@ class Keyfold:
     Args:
         authorize: Called as ``authorize(request, name, key)``; returns True if the request may read the key.
             Any other result, and any exception, refuses.
-        authorize_admin: Called with a request for an admin endpoint; returns True to allow it. Without it, the
-            token of ``KEYFOLD_ADMIN_TOKEN`` is needed.
-        identify: Called with a request for a connection; returns the name of its user, or None. The name counts for
-            the limit on each user's connections and for ``disconnect``.
+        authorize_admin: Called with a request for an admin endpoint; returns True to allow it. Without it,
+            the token of ``KEYFOLD_ADMIN_TOKEN`` is needed.
+        identify: Called with a request for a connection; returns the name of its user, or None. The name
+            counts for the limit on each user's connections and for ``disconnect``.
         observers: Notified of commits and of failures.
         sock: The app's Flask-Sock extension. The library's own WebSocket routes are registered with it. By
             default, they get one of their own.
@@ -93,8 +96,8 @@ class Keyfold:
             app: The app, whose config is complete.
 
         Raises:
-            ConfigError: A config key is missing, unknown or malformed, or one of the app's routes has the same
-                URL as one of Keyfold's.
+            ConfigError: A config key is missing, unknown or malformed, or one of the app's routes has the
+                same URL as one of Keyfold's.
             RuntimeError: The app has been initialised before.
         """
         if EXTENSION in app.extensions:
@@ -147,25 +150,27 @@ class Keyfold:
         """Give the socket of the app's own Flask-Sock handler to the hub, as the last step of the handler.
 
         ``serve(ws, name, key)`` makes it a socket of one key: its client gets the messages of
-        ``/ws/projection/<name>/<key>``, and ``?since=`` and ``?ticket=`` in the request's URL count. With pairs,
-        ``serve(ws, (name, key), (name, key))``, it is a socket of many keys that is subscribed to these, and
-        ``serve(ws)`` is one that is subscribed to none: its client may subscribe to more, as on
-        ``/ws/projection``. Access rules, limits and the check of the Origin are those of the library's own routes.
+        ``/ws/projection/<name>/<key>``, and ``?since=`` and ``?ticket=`` in the request's URL count. With
+        pairs, ``serve(ws, (name, key), (name, key))``, it is a socket of many keys that is subscribed to
+        these, and ``serve(ws)`` is one that is subscribed to none: its client may subscribe to more, as on
+        ``/ws/projection``. Access rules, limits and the check of the Origin are those of the library's own
+        routes.
 
-        This returns at once. The hub takes the socket over when the handler has returned, with every byte that the
-        client has sent and the handler has not received. For the handler, ``ws`` is closed from now on: ``send``,
-        ``receive`` and ``close`` raise ConnectionClosed, and Flask-Sock leaves the connection open.
+        This returns at once. The hub takes the socket over when the handler has returned, with every byte
+        that the client has sent and the handler has not received. For the handler, ``ws`` is closed from now
+        on: ``send``, ``receive`` and ``close`` raise ConnectionClosed, and Flask-Sock leaves the connection
+        open.
 
         Args:
             ws: The socket, as Flask-Sock gave it to the handler of the current request.
             *channels: The name of a projection and a key of it, or any number of (name, key) pairs.
 
         Raises:
-            ConnectionClosed: The request was refused, or the client has gone. The handshake was answered before, so a
-                refusal is a close code: 4401 (ticket or sign-in), 4403 (not allowed), 4404 (no such projection, no
-                valid key or position), 4429 (limit), 1013 (no descriptor), 1001 (shutdown). Flask-Sock handles this
-                exception; the handler does not have to.
-            RuntimeError: The socket does not come from a Flask-Sock route of an app that has Keyfold.
+            ConnectionClosed: The request was refused, or the client has gone. The handshake was answered
+                before, so a refusal is a close code: 4401 (invalid ticket), 4403 (not allowed), 4404 (no such
+                projection, no valid key or position), 4429 (limit), 1013 (no descriptor), 1001 (shutdown).
+                Flask-Sock handles this exception; the handler does not have to.
+            RuntimeError: The socket is not that of a Flask-Sock route of this app, in the current request.
             TypeError: The channels are neither a name and a key nor pairs.
         """
         if len(channels) == 2 and all(isinstance(part, str) for part in channels):  # noqa: PLR2004
@@ -177,11 +182,11 @@ class Keyfold:
         return serve_socket(ws, list(dict.fromkeys(channels)), many=True)
 
     def ticket(self, name: str, key: str, user: str | None = None) -> str:
-        """Return a signed ticket that opens one socket or stream of one key, once, within ``KEYFOLD_TICKET_SECONDS``.
+        """Return a signed ticket for one key, which opens one socket, stream or subscription of it.
 
-        It is for clients that cannot send the session's cookie; they pass it as ``?ticket=`` or in a
-        ``subscribe`` message. Each process remembers the tickets that it has redeemed, and does not know of those that
-        another process has. Needs an app context.
+        It is valid once, for ``KEYFOLD_TICKET_SECONDS``, and meant for clients that cannot send the session's
+        cookie. They pass it as ``?ticket=`` or in a ``subscribe`` message. Each process remembers the tickets
+        that it has redeemed, and does not know of those that another process has. Needs an app context.
 
         Args:
             name: The projection's name.
@@ -255,7 +260,7 @@ def create_app(
 
 
 def _with_ping_interval(settings: WebSettings, app: Flask) -> WebSettings:
-    """Return the settings with Flask-Sock's ping interval, if the app has set one and it is the shorter one."""
+    """Return the settings with the app's ping interval for Flask-Sock, if that is the shorter one."""
     seconds = (app.config.get(OPTIONS) or {}).get("ping_interval")
     if not seconds or seconds >= settings.ping_seconds:
         return settings
@@ -297,7 +302,7 @@ def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: Web
 
 
 def attach(app: Flask, state: KeyfoldState, sock: Sock) -> None:
-    """Give an app the routes, and the objects that they work on. Raises ConfigError if a URL is the app's own."""
+    """Give an app the routes and the objects that they need. Raises ConfigError if a URL is the app's own."""
     app.extensions[EXTENSION] = state
     signals = SignalObserver(app, state.hub)
     state.system.observe(signals)
@@ -310,7 +315,8 @@ def attach(app: Flask, state: KeyfoldState, sock: Sock) -> None:
     checked = False
 
     def check_once() -> None:
-        # The routes and the config that the app has added after init_app. Flask takes none after the first request.
+        # The routes and the config that the app has added after init_app. Flask takes none after the first
+        # request.
         nonlocal checked
         if not checked:
             install_reader(app.config)

@@ -1,8 +1,9 @@
 """Hooks for gunicorn: ``gunicorn -c python:keyfold.web.gunicorn app:app``.
 
-A worker that is told to end says 1001 to its sockets at once, also to those that its request threads
-carry and that would hold it up until ``--graceful-timeout``; what was accepted is committed while it ends.
-With a configuration file of your own, import the hooks into it: ``from keyfold.web.gunicorn import *``.
+A worker that gets the signal to end closes its sockets with 1001 at once. That includes the sockets that its
+request threads carry, which would otherwise delay it until ``--graceful-timeout``. The accepted events are
+committed while it ends. With a configuration file of your own, import the hooks into it:
+``from keyfold.web.gunicorn import *``.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ __all__ = ["child_exit", "post_worker_init", "worker_exit"]
 
 
 def post_worker_init(worker: Any) -> None:
-    """Look for room for the sockets, so that the log tells at the start if there is little of it.
+    """Prepare a worker, before it waits for requests.
 
-    And let the signals that end a worker end its sockets as well, before the worker waits for its requests.
+    Its log says at the start if it has too few descriptors for the sockets. The signals that end it also end
+    its sockets.
+
+    Args:
+        worker: gunicorn's worker.
     """
     carried = worker.cfg.is_ssl or not is_plain()
     for system in all_systems():
@@ -37,10 +42,10 @@ def post_worker_init(worker: Any) -> None:
         before = signal.getsignal(number)
 
         def handle(given: int, frame: Any, before: Any = before) -> None:
-            # Not here: a handler may interrupt whoever holds a lock that the goodbye needs. And not by a Thread, whose
-            # start waits until it runs: with gevent a handler runs where nothing may wait.
+            # Not in the handler: it may interrupt a thread that holds a lock which closing needs. And not by
+            # a Thread, whose start waits until it runs: gevent runs the handler where nothing may wait.
             try:
-                _thread.start_new_thread(_say_goodbye, ())
+                _thread.start_new_thread(_close_sockets, ())
             except RuntimeError:
                 pass  # the process may have no more threads: worker_exit ends the sockets, a little later
             finally:
@@ -51,41 +56,52 @@ def post_worker_init(worker: Any) -> None:
 
 
 def _compare_with_worker_connections(cfg: Any, room: Room) -> None:
-    """Log it if gunicorn takes fewer connections than Keyfold would, or so many that no descriptor may be left to accept one."""
+    """Log it if gunicorn accepts fewer connections than Keyfold, or more than it may have descriptors for."""
     if cfg.worker_class_str == "sync":  # it takes one at a time
         return
-    most, reserve = cfg.worker_connections, reserve_of(room.descriptors)
+    max_accepted, reserve = cfg.worker_connections, reserve_of(room.descriptors)
     if not is_plain():
-        if most < room.connections:
+        if max_accepted < room.connections:
             _logger.warning(
-                "this worker accepts %d connections at once, requests and sockets together, though there is room for "
-                "%d sockets; raise --worker-connections",
-                most,
+                "this worker accepts %d connections at once, requests and sockets together, though there is "
+                "room for %d sockets; raise --worker-connections",
+                max_accepted,
                 room.connections,
             )
-    elif most > reserve:
+    elif max_accepted > reserve:
         _logger.warning(
-            "this worker accepts %d connections at once for requests, and only %d open files are kept for them: it ends "
-            "if it finds none; lower --worker-connections to less than that, or raise the limit of open files",
-            most,
+            "this worker accepts %d connections at once for requests, and only %d open files are kept for "
+            "them: it ends if it finds none; lower --worker-connections to less than that, or raise the "
+            "limit of open files",
+            max_accepted,
             reserve,
         )
 
 
-def _say_goodbye() -> None:
+def _close_sockets() -> None:
     for system in all_systems():
         if system.broadcaster is not None:
             system.broadcaster.close(system.settings.close_timeout)
 
 
 def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
-    """Commit what was accepted, and end the threads, however the worker came to its end (max_requests too)."""
+    """Commit the accepted events and end the threads of a worker that ends, by max_requests too.
+
+    Args:
+        server: gunicorn's arbiter.
+        worker: gunicorn's worker.
+    """
     for system in all_systems():
         system.close()
 
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
-    """In the master: forget the gauges of a worker that is gone."""
+    """Remove the gauges of a worker that has ended. In the master process.
+
+    Args:
+        server: gunicorn's arbiter.
+        worker: gunicorn's worker, which has ended.
+    """
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415  # an extra
 

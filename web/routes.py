@@ -1,4 +1,4 @@
-"""The URLs: channels as sockets and streams, snapshots over HTTP, the client, the operator's numbers."""
+"""The routes: sockets and streams of keys, snapshots over HTTP, the browser client, the operator's pages."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _FOLDERS = {
     "admin_parts.js": _WEB / "operator" / "static",
     "admin.css": _WEB / "operator" / "static",
 }
-_AWAY = "the database can't be reached at the moment; try again"
+_UNAVAILABLE = "the database can't be reached at the moment; try again"
 _NEWER = "a newer release has written this, which this server does not know yet; try again"
 _REFUSED = "this can't be read; the server's log says why"
-_CLIENT_SECONDS = 3600
+_CLIENT_MAX_AGE = 3600
 _KINDS = {"js": "text/javascript", "ts": "text/plain", "css": "text/css"}
-_SHARED = ("keyfold.stream", "keyfold.snapshot")
+_CROSS_ORIGIN = ("keyfold.stream", "keyfold.snapshot")
 
 
 def make_blueprint(settings: WebSettings, sock: Sock) -> Blueprint:
@@ -70,7 +70,7 @@ def make_blueprint(settings: WebSettings, sock: Sock) -> Blueprint:
     add_probes(blueprint)
     blueprint.after_request(_add_headers)
     blueprint.register_error_handler(HTTPException, _as_json)
-    blueprint.register_error_handler(StoreUnavailable, _away)
+    blueprint.register_error_handler(StoreUnavailable, _unavailable)
     blueprint.register_error_handler(NewerRow, _newer)
     blueprint.register_error_handler(Closed, _closed)
     blueprint.register_error_handler(StoreError, _refused)
@@ -100,10 +100,10 @@ def _stream(name: str, key: str) -> Response:
 
 
 def _add_headers(response: Response) -> Response:
-    """Say that the type is meant, and let the pages of allowed origins read streams and snapshots."""
+    """Forbid browsers to guess another type, and let pages of allowed origins read streams and snapshots."""
     response.headers["X-Content-Type-Options"] = "nosniff"
     origin = request.headers.get("Origin")
-    if request.endpoint in _SHARED:
+    if request.endpoint in _CROSS_ORIGIN:
         response.vary.add("Origin")
         if origin is not None and current_state().access.origins.admits(origin, request):
             response.access_control_allow_origin = origin
@@ -122,7 +122,7 @@ def _snapshot(name: str, key: str) -> Response:
     body = b'%b,"state":%b,"updated_at":%b}' % (head[:-1], row.state, json.encode(row.updated_at))
     response = Response(body, mimetype="application/json")
     response.set_etag(str(Position(row.epoch, row.version)))
-    # Kept by the browser alone, and asked about each time: a 304 is cheap, an old state is wrong.
+    # For the browser's cache alone, which revalidates it each time: a 304 is cheap, an old state is wrong.
     response.cache_control.private = True
     response.cache_control.no_cache = True
     response.make_conditional(request)
@@ -133,8 +133,8 @@ def _client(file: str) -> Response:
     kind = _KINDS[file.rpartition(".")[2]]
     response = Response((_FOLDERS[file] / file).read_bytes(), mimetype=kind)
     response.add_etag()
-    response.cache_control.max_age = _CLIENT_SECONDS
-    # A page of another origin may import it: it is no secret, and holds none.
+    response.cache_control.max_age = _CLIENT_MAX_AGE
+    # A page of another origin may import it: it is not secret.
     response.headers["Access-Control-Allow-Origin"] = "*"
     response.make_conditional(request)
     return response
@@ -153,12 +153,12 @@ def _as_json(error: HTTPException) -> Response:
     return response
 
 
-def _away(error: StoreUnavailable) -> Response:
-    return _hidden(error, ServiceUnavailable(_AWAY, retry_after=RETRY_SECONDS))
+def _unavailable(error: StoreUnavailable) -> Response:
+    return _log_and_answer(error, ServiceUnavailable(_UNAVAILABLE, retry_after=RETRY_SECONDS))
 
 
 def _newer(error: NewerRow) -> Response:
-    return _hidden(error, ServiceUnavailable(_NEWER, retry_after=RETRY_SECONDS))
+    return _log_and_answer(error, ServiceUnavailable(_NEWER, retry_after=RETRY_SECONDS))
 
 
 def _closed(_error: Closed) -> Response:
@@ -166,14 +166,14 @@ def _closed(_error: Closed) -> Response:
 
 
 def _refused(error: StoreError) -> Response:
-    """A row does not load, or the database refuses the question: no request will change that by itself."""
-    return _hidden(error, InternalServerError(_REFUSED))
+    """Answer when a row does not load, or the database refuses the query: a retry would fail alike."""
+    return _log_and_answer(error, InternalServerError(_REFUSED))
 
 
-def _hidden(error: StoreError, answer: HTTPException) -> Response:
-    """Log the error, and tell its text to operators alone.
+def _log_and_answer(error: StoreError, answer: HTTPException) -> Response:
+    """Log the error, and show its text to operators alone.
 
-    It names hosts, paths, users and values, and quotes drivers: the answer that others get is a fixed sentence.
+    The text names hosts, paths, users and values, and quotes drivers. All others get a fixed sentence.
     """
     level = logging.ERROR if answer.code == InternalServerError.code else logging.WARNING
     _logger.log(level, "%s", error, extra=error.facts)

@@ -1,9 +1,10 @@
 """Reading the socket of an app's own Flask-Sock handler, until the handler gives it to the hub.
 
 simple-websocket starts a thread per socket that reads it, and offers no way to stop it. Two readers of one
-socket would each take a part of the client's bytes. So Keyfold sets ``thread_class`` in ``SOCK_SERVER_OPTIONS``:
-the thread reads as simple-websocket's own does, but ends on request between two reads. The bytes and messages
-that it has read by then, and the parser with half a frame in it, go to the hub.
+socket would each take a part of the client's bytes. So Keyfold sets ``thread_class`` in
+``SOCK_SERVER_OPTIONS``: the thread reads as simple-websocket's own does, but ends on request between two
+reads. The bytes and messages that it has read by then, and the parser with half a frame in it, go to the
+hub.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _MIN_BYTES_PER_FRAGMENT = 8
 
 
 def install_reader(config: MutableMapping[str, Any]) -> dict[str, Any]:
-    """Put Keyfold's ``thread_class`` into the options of Flask-Sock, in front of the app's own, and return them."""
+    """Put Keyfold's ``thread_class`` in front of the app's own in Flask-Sock's options, and return them."""
     options: dict[str, Any] = dict(config.get(OPTIONS) or {})
     if not isinstance(options.get("thread_class"), ReaderFactory):
         # A new dictionary: several apps may share the one that is there.
@@ -52,7 +53,7 @@ class ReaderFactory:
         self._thread_class = thread_class
 
     def __call__(self, target: Callable[[], None]) -> Any:
-        """Return the thread for a socket. simple-websocket calls this after the handshake, and then ``start``."""
+        """Return the thread for a socket. simple-websocket calls this after the handshake, then ``start``."""
         thread_class = self._thread_class or threading.Thread
         ws = getattr(target, "__self__", None)
         if not isinstance(ws, Server):  # another version of simple-websocket: serve() refuses its sockets
@@ -104,7 +105,7 @@ class SocketReader:
             raise
 
     def stop(self, ws: Any, max_bytes: int) -> tuple[ResumedReader, bytes]:
-        """End the thread, and return what is left to read by. The socket stays open, and ``ws`` counts as closed.
+        """End the thread. The socket stays open, and ``ws`` counts as closed.
 
         Args:
             ws: The socket that this reads.

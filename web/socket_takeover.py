@@ -1,9 +1,10 @@
 """Taking a connection over from the WSGI server, so that no request thread stays with it.
 
-Where the server gives a plain socket, its descriptor is duplicated, and the server is left with one end of a dead
-socket pair: it may shut that down or close it, which has no effect on the connection. Elsewhere (TLS inside the
-server, gevent, eventlet) the socket is more than its descriptor. There the request's thread or greenlet carries
-bytes between the client and the reactor until one of them ends. To the reactor both are one plain socket.
+Where the server gives a plain socket, its descriptor is duplicated, and the server is left with one end of a
+dead socket pair: it may shut that down or close it, which has no effect on the connection. Elsewhere (TLS
+inside the server, gevent, eventlet) the socket is more than its descriptor. There the request's thread or
+greenlet carries bytes between the client and the reactor until one of them ends. To the reactor both are one
+plain socket.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _MAX_AHEAD = 8 * 1024
 _SEND_BUFFER_BYTES = 256 * 1024
 _USER_TIMEOUT_MS = 60_000
 _MAX_UNSENT = 64 * 1024
-"""As many bytes as one ``send`` passes to the kernel, so that it takes them at once if nothing is waiting there."""
+"""As many bytes as one ``send`` passes to the kernel: it takes them at once if nothing is waiting there."""
 _PLAIN_SERVERS = ("werkzeug.socket", "gunicorn.socket")
 
 
@@ -76,7 +77,7 @@ def is_plain() -> bool:
 
 @cache
 def _survives_its_server() -> bool:
-    """Try with a socket pair whether a socket that was taken over outlives the server's shutdown and close."""
+    """Try with a socket pair whether a socket that is taken over outlives the server's shutdown and close."""
     client, server = socket.socketpair()
     with client, server, take_over(server) as ours:
         with contextlib.suppress(OSError):
@@ -132,7 +133,7 @@ class SocketTakeover:
 
 
 def take_over(sock: socket.socket) -> socket.socket:
-    """Return a new socket for the same connection, and leave a dead one in the descriptor of the given one."""
+    """Return a new socket for the same connection, and leave a dead one in the descriptor of ``sock``."""
     ours, dead = _dead_pair(sock)
     _replace_by_dead(sock, dead)
     return ours
@@ -157,8 +158,9 @@ def _replace_by_dead(sock: socket.socket, dead: socket.socket) -> None:
 def tune(sock: socket.socket) -> None:
     """Bound the bytes that the kernel holds for a slow client, and let it notice a client that is gone.
 
-    The kernel holds few bytes that are not yet on the network, and reports the socket as writable again when half
-    of those are sent. Otherwise answers would wait behind a third of its buffer: on a slow link for half a minute.
+    The kernel holds few bytes that are not yet on the network, and reports the socket as writable again when
+    half of those are sent. Otherwise answers would wait behind a third of its buffer: on a slow link for
+    half a minute.
     """
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
@@ -169,10 +171,10 @@ def tune(sock: socket.socket) -> None:
 
 
 class Carriage:
-    """The slot of a carried connection. The hub and the request's thread both hold it, and it is free after both.
+    """The slot of a carried connection. It is free when both the hub and the request's thread have left it.
 
-    When the hub leaves first, the thread may be waiting in a write to a client that reads nothing, or in a read of
-    half a record of TLS. So the client's socket is shut down then, which ends both.
+    When the hub leaves first, the thread may be waiting in a write to a client that reads nothing, or in a
+    read of half a record of TLS. So the client's socket is shut down then, which ends both.
     """
 
     def __init__(self, slot: HeldSlot) -> None:
@@ -304,8 +306,8 @@ class Stream(Response):
 def read_ahead(environ: Mapping[str, Any]) -> bytes:
     """Return the bytes behind the request that gunicorn or Werkzeug has read from the socket already.
 
-    A client has to wait for the answer to its handshake. One that does not wait is still served on these servers, as
-    they keep the bytes that they have read.
+    A client has to wait for the answer to its handshake. One that does not wait is still served on these
+    servers, as they keep the bytes that they have read.
     """
     given = environ.get("wsgi.input")
     unreader = getattr(getattr(given, "reader", None), "unreader", None)
@@ -379,6 +381,6 @@ def carry(client: socket.socket, ours: socket.socket) -> None:
 
 
 def new_selector() -> selectors.BaseSelector:
-    """Return a selector that takes no descriptor, as it might be the one too many, or that of gevent or eventlet."""
+    """Return a selector that takes no descriptor, as none may be left; under gevent or eventlet, theirs."""
     usual = selectors.DefaultSelector
     return selectors.PollSelector() if usual is getattr(selectors, "EpollSelector", None) else usual()

@@ -1,9 +1,9 @@
 """Opening connections: the checks of a request, Flask-Sock's handshake, and the way of the socket to the hub.
 
-The library's own routes are routes of a ``flask_sock.Sock``. Flask-Sock answers the handshake before it calls a
-handler, so the checks of these routes run in front of Flask-Sock (``SocketRoutes``) and refuse with an HTTP status.
-A handler of the app's own has been answered already when it calls ``Keyfold.serve``: there, the same checks refuse
-with a close code.
+The library's own routes are routes of a ``flask_sock.Sock``. Flask-Sock answers the handshake before it
+calls a handler, so the checks of these routes run in front of Flask-Sock (``SocketRoutes``) and refuse with
+an HTTP status. A handler of the app's own has been answered already when it calls ``Keyfold.serve``: there,
+the same checks refuse with a close code.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .live.connections.connection_limits import CARRIED, Slot, TooManyConnection
 from .live.connections.websocket import WebSocketConnection
 from .live.protocol.messages import parse_position
 from .live.protocol.websocket_frames import FrameReader, MessageReader, close_frame
-from .sock_reader import UNREAD, SocketReader, UnreadSocket, install_reader
+from .sock_reader import OPTIONS, UNREAD, SocketReader, UnreadSocket, install_reader
 from .socket_takeover import SocketTakeover, Upgraded, has_socket, raw_socket
 
 _logger = logging.getLogger("keyfold.routes")
@@ -119,7 +119,7 @@ def admit(row_keys: Sequence[RowKey], since: str | None) -> Admission:
 
 
 def begin_takeover() -> SocketTakeover:
-    """Take all descriptors that a connection needs, while the client can still be told that there are none."""
+    """Take all descriptors that a connection needs, while a lack of them can still be answered over HTTP."""
     try:
         current_state().hub.prepare()
         takeover = SocketTakeover(request.environ)
@@ -131,7 +131,7 @@ def begin_takeover() -> SocketTakeover:
 
 
 def unused() -> list[Callable[[], object]]:
-    """Return the calls that give back the slot and the descriptors of this request, if no connection needs them."""
+    """Return the calls that give back this request's slot and descriptors, unless a connection needs them."""
     calls: list[Callable[[], object]] = g.get(_UNUSED)
     return calls
 
@@ -146,7 +146,7 @@ def release_unused(_error: BaseException | None) -> None:
 
 
 class SocketRoutes:
-    """A blueprint, as ``flask_sock.Sock.route`` sees it: it puts the checks of each route before the handshake."""
+    """The blueprint that ``flask_sock.Sock.route`` gets: it puts a route's checks before the handshake."""
 
     def __init__(self, blueprint: Blueprint) -> None:
         self._blueprint = blueprint
@@ -177,11 +177,18 @@ def _checked(websocket_route: Callable[..., Response]) -> Callable[..., Response
         options = install_reader(current_app.config)
         ws = _shake_hands(websocket_route, arguments, options)
         bound = _max_message_bytes(options)
-        # Most clients never send more than a pong: without a bound of the app's, the reader is made when needed.
+        # Most clients never send more than a pong: without a bound of the app's, the reader is made when
+        # needed.
         reader = FrameReader(bound) if bound < WebSocketConnection.max_message_bytes else None
-        ahead = ws.thread.ahead if isinstance(ws.thread, UnreadSocket) else b""
+        unread: UnreadSocket = ws.thread
         return _upgrade(
-            admission, takeover, ws.sock, row_keys, many=not row_keys, reader=reader, ahead=ahead or None
+            admission,
+            takeover,
+            ws.sock,
+            row_keys,
+            many=not row_keys,
+            reader=reader,
+            ahead=unread.ahead or None,
         )
 
     return view
@@ -262,16 +269,20 @@ def serve_socket(ws: Any, row_keys: Sequence[RowKey], *, many: bool) -> None:
 
     Raises:
         ConnectionClosed: The socket was refused and has been closed, or it had ended before.
-        RuntimeError: The socket is read by a thread that Keyfold cannot end.
+        RuntimeError: The socket is another request's, or is read by a thread that Keyfold cannot end.
     """
     thread = getattr(ws, "thread", None)
     if not isinstance(thread, SocketReader):
         msg = (
-            "serve() can't end the thread that reads this socket: it takes the socket of a flask_sock.Sock route, of an "
-            "app that init_app was called for and whose SOCK_SERVER_OPTIONS are not replaced after its first request"
+            "serve() can't end the thread that reads this socket: it takes the socket of a flask_sock.Sock "
+            "route, of an app that has Keyfold and whose SOCK_SERVER_OPTIONS are not replaced after the "
+            "first request"
         )
         raise RuntimeError(msg)  # noqa: TRY004
-    bound = _max_message_bytes(current_app.config["SOCK_SERVER_OPTIONS"])
+    if ws.environ is not request.environ:
+        msg = "serve() takes the socket of the current request"
+        raise RuntimeError(msg)
+    bound = _max_message_bytes(current_app.config[OPTIONS])
     reader, ahead = thread.stop(ws, bound)
     try:
         if len(row_keys) > current_state().settings.max_channels_per_socket:
@@ -299,7 +310,7 @@ def _refuse(ws: Any, code: int, reason: str) -> None:
 
 
 def _close(ws: Any, code: int, reason: str) -> None:
-    """Send a close frame, and read on for a moment: a close with unread data would be a reset, and lose the frame."""
+    """Send a close frame, and read on for a moment: closing with unread data would reset the connection."""
     until, sock = monotonic() + _LINGER_SECONDS, ws.sock
     with contextlib.suppress(OSError, ValueError):
         sock.settimeout(_LINGER_SECONDS)

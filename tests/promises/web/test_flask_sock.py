@@ -1,4 +1,4 @@
-"""Flask-Sock: an app's own handler gives its socket to the hub; the options of the app hold for all sockets."""
+"""Flask-Sock: an app's own handler gives its socket to the hub; the app's options hold for all sockets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def route_of(sock: Any, path: str) -> Callable[[Callable[..., None]], None]:
 
 
 class Shop:
-    """An app with handlers of its own, and all that its tests look at."""
+    """An app with handlers of its own."""
 
     def __init__(self, database: str, **config: Any) -> None:
         self.sock = Sock()
@@ -246,7 +246,7 @@ def test_a_handler_that_keeps_its_socket_works_as_without_keyfold(served: tuple[
 
 
 def test_an_error_of_the_handler_does_not_end_the_hub_s_socket(served: tuple[Shop, Site]) -> None:
-    """What it does after ``serve`` is its own affair."""
+    """``serve`` is not undone by it."""
     shop, site = served
     watcher = watch(site, "/fails")
     assert watcher.next()["version"] == 0
@@ -255,7 +255,7 @@ def test_an_error_of_the_handler_does_not_end_the_hub_s_socket(served: tuple[Sho
 
 
 def test_a_handler_that_is_cut_off_gives_everything_back(make_shop: Callable[..., tuple[Shop, Site]]) -> None:
-    """An app that lets errors through to the server makes no response: the slot is free, the connection ends."""
+    """An app that passes errors on to the server makes no response: the slot is free, the connection ends."""
     shop, site = make_shop(PROPAGATE_EXCEPTIONS=True)
     with (
         contextlib.redirect_stderr(None),
@@ -278,10 +278,10 @@ def test_wrong_arguments_are_the_app_s_error(make_shop: Callable[..., tuple[Shop
     assert [type(error) for error in shop.caught] == [TypeError] * 5
 
 
-def test_a_socket_of_another_origin_than_flask_sock_is_refused_by_name(
+def test_a_socket_that_serve_cannot_take_is_the_handler_s(
     make_shop: Callable[..., tuple[Shop, Site]],
 ) -> None:
-    """Its thread can't be ended: the error says what is needed, and the handler keeps the socket."""
+    """One that Flask-Sock has not made, and one of another request: an error of the app's, which names it."""
     shop, site = make_shop()
 
     @shop.app.route("/bare", websocket=True)
@@ -293,13 +293,22 @@ def test_a_socket_of_another_origin_than_flask_sock_is_refused_by_name(
         ws.close()
         return ""
 
+    @route_of(shop.sock, "/other")
+    def other(ws: Any) -> None:
+        with shop.app.test_request_context(), pytest.raises(RuntimeError, match="current request"):
+            shop.keyfold.serve(ws, NAME, "a")
+        ws.send("still open")
+
+    client = websocket.create_connection(f"ws://127.0.0.1:{site.port}/other", timeout=DEADLINE)
+    assert client.recv() == "still open"
+    client.close()
     client = websocket.create_connection(f"ws://127.0.0.1:{site.port}/bare", timeout=DEADLINE)
     client.send("mine")
     assert client.recv() == "mine"
     client.close()
 
 
-# -- who may
+# -- access
 
 
 @pytest.mark.parametrize(
@@ -472,7 +481,7 @@ def test_the_library_s_routes_are_routes_of_the_app_s_sock(sqlite_url: str) -> N
 
 
 def test_the_hub_reads_a_ping_that_was_on_its_way(served: tuple[Shop, Site]) -> None:
-    """A pong for each ping, whichever of the two readers has seen it."""
+    """A pong for each ping, from either of the two readers."""
     _, site = served
     with socket.create_connection(("127.0.0.1", site.port), DEADLINE) as sock:
         sock.sendall(handshake(f"/own/{NAME}/a"))

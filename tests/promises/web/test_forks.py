@@ -1,4 +1,4 @@
-"""What a forked child finds of the web part, whatever the threads of its parent were at."""
+"""The web part in a forked child: no state of the parent's threads is left in it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BEARER = {"Authorization": "Bearer let-me-see"}
 
 
 def _parts_of(thing: object) -> Iterator[object]:
-    """What an object of the web part holds on to: its attributes, items, and what its functions enclose."""
+    """The objects that one of the web part refers to: attributes, items, and the closures of functions."""
     if isinstance(thing, dict):
         yield from thing.values()
     elif isinstance(thing, (list, tuple, set)):
@@ -78,36 +78,36 @@ def _in_a_child(work: Callable[[], None]) -> int:
 
 
 def test_a_child_waits_for_no_lock_of_its_parent(make_app: Callable[..., Flask]) -> None:
-    """Each lock of the web part may be held by a thread that the child does not have: here all of them are."""
+    """A thread that the child does not have may hold any lock of the web part: here, all locks are held."""
     app = make_app(KEYFOLD_ADMIN_TOKEN="let-me-see")
     app.secret_key = "s" * 30
-    kept = app.extensions["keyfold"]
+    state = app.extensions["keyfold"]
     with serve(app) as site, app.app_context():
-        kept.system.bus.dispatch(Added("a")).result(DEADLINE)
-        used, unused = (kept.access.ticket(app, "test.private", "a", "kim") for _ in range(2))
+        state.system.bus.dispatch(Added("a")).result(DEADLINE)
+        used, unused = (state.access.ticket(app, "test.private", "a", "kim") for _ in range(2))
         before = [site.watch("test.totals", "a"), site.watch("test.private", "a", ticket=used)]
         for watcher in before:
             assert watcher.next()["type"] == "snapshot"
         assert site.request("/keyfold/metrics", **_BEARER)[0] == 200
 
         def work() -> None:
-            assert (kept.hub.connection_limits._open, len(kept.hub.connections)) == (0, 0)
+            assert (state.hub.connection_limits._open, len(state.hub.connections)) == (0, 0)
             with serve(app) as here:
                 watcher = here.watch("test.private", "a", ticket=unused)
                 assert watcher.next()["type"] == "snapshot"
-                assert kept.hub.connection_limits._open == 1
+                assert state.hub.connection_limits._open == 1
                 status, _, text = here.request("/keyfold/metrics", **_BEARER)
                 assert (status, "keyfold_sockets_opened_total 1.0" in text) == (200, True)
-                kept.hub.close(DEADLINE)
+                state.hub.close(DEADLINE)
                 assert watcher.close_code() == 1001
 
-        locks = _locks_of([kept])
+        locks = _locks_of([state])
         assert len(locks) >= 8
         with ExitStack() as held:
             for lock in locks:
                 held.enter_context(lock)
             assert _in_a_child(work) == 0
-        assert kept.hub.connection_limits._open == 2
+        assert state.hub.connection_limits._open == 2
         for watcher in before:
             watcher.send(type="ping")
             assert watcher.next() == {"type": "pong"}

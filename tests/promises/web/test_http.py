@@ -54,7 +54,7 @@ def test_a_snapshot_has_an_etag_that_revalidates(app: Flask, system: ProjectionS
     ],
 )
 def test_refusals_are_json_with_a_reason(app: Flask, path: str, status: int, code: str) -> None:
-    """Closed by default, over HTTP too; the message says what to do."""
+    """Closed by default, over HTTP too; the message names the remedy."""
     answer = app.test_client().get(path)
     assert answer.status_code == status
     assert answer.get_json()["error"]["code"] == code
@@ -130,7 +130,7 @@ def test_a_ticket_of_an_app_without_a_secret_key_is_none(app: Flask, path: str) 
     ],
 )
 def test_a_signed_word_that_is_no_ticket_is_refused(make_app: Callable[..., Flask], payload: Any) -> None:
-    """Whatever the app may have signed with the same salt."""
+    """The app may have signed anything with the same salt."""
     app = make_app()
     app.secret_key = "secret"
     word = URLSafeTimedSerializer("secret", salt="keyfold.ticket").dumps(payload)

@@ -1,4 +1,4 @@
-"""How the reading of an app's own Flask-Sock socket ends: between two reads, and without the loss of a byte."""
+"""The reading of an app's own Flask-Sock socket ends between two reads, without the loss of a byte."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ WHOLE = [(TEXT, b"first"), (TEXT, "secönd".encode()), (BINARY, b"\0\1\2"), (TEX
 @pytest.mark.parametrize("deflate", [False, True], ids=["plain", "deflate"])
 @pytest.mark.parametrize("received", [0, 1], ids=["nothing received", "one received"])
 def test_no_byte_is_lost_wherever_the_reading_stops(*, deflate: bool, received: int) -> None:
-    """The client's bytes up to any position came before the stop, the others after it; pings are answered once."""
+    """The bytes up to any position came before the stop, the others after it; pings are answered once."""
     position = size = 0
     while position <= size:
         pair = Pair(deflate=deflate)
@@ -239,7 +239,7 @@ def test_afterwards_the_socket_is_open_and_the_handler_s_object_closed() -> None
 
 
 def test_a_thread_that_hangs_in_a_write_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client takes no pongs, so the thread waits for it: the connection ends instead of the handler's wait."""
+    """The client takes no pongs, so the thread waits for it: the connection ends, and the handler goes on."""
     monkeypatch.setattr(sock_reader, "_STOP_SECONDS", 0.01)
     pair = Pair(receive_bytes=64 * 1024)
     pair.ws.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -257,7 +257,8 @@ def test_a_socket_of_the_library_s_own_routes_is_read_by_no_thread() -> None:
     environ: dict[str, Any] = {
         "HTTP_HOST": "test", "HTTP_UPGRADE": "websocket", "HTTP_CONNECTION": "Upgrade",
         "HTTP_SEC_WEBSOCKET_KEY": "dGhlIHNhbXBsZSBub25jZQ==", "HTTP_SEC_WEBSOCKET_VERSION": "13",
-        "werkzeug.socket": server, "wsgi.input": io.BufferedReader(io.BytesIO(early)), sock_reader.UNREAD: True,
+        "werkzeug.socket": server, "wsgi.input": io.BufferedReader(io.BytesIO(early)),
+        sock_reader.UNREAD: True,
     }  # fmt: skip
     before = threading.active_count()
     ws = Server(environ, thread_class=ReaderFactory())

@@ -1,4 +1,4 @@
-"""How a connection leaves the server's hands."""
+"""The takeover of a connection from its server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     server.close()
 
 
-def test_what_the_server_does_afterwards_hits_nothing(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_the_server_s_shutdown_and_close_have_no_effect_afterwards(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     """It shuts down, writes and closes; the connection goes on."""
     client, server = pair
     with socket_takeover.take_over(server) as ours:
@@ -128,7 +130,7 @@ def test_a_handshake_has_one_key_of_16_bytes(app: Flask, key: str) -> None:
 def test_frames_in_the_packet_of_the_handshake_are_answered(
     app: Flask, system: ProjectionSystem, monkeypatch: pytest.MonkeyPatch, *, survives: bool
 ) -> None:
-    """The server has read them with the request; they are not lost, and come before what follows."""
+    """The server has read them with the request; they are not lost, and come before all later ones."""
     monkeypatch.setattr(socket_takeover, "_survives_its_server", lambda: survives)
     with serve(app) as site, socket.create_connection(("127.0.0.1", site.port), DEADLINE) as sock:
         first, second = client_frame(PING, b"first"), client_frame(PING, b"second")
@@ -172,7 +174,7 @@ def test_without_descriptors_a_client_gets_an_answer_over_http(
 
 
 class _Logged(WSGIRequestHandler):
-    """Keeps what the log would say."""
+    """Collects the lines of the log."""
 
     lines: ClassVar[list[tuple[str, str]]] = []
 
@@ -230,7 +232,7 @@ def test_a_client_that_takes_nothing_does_not_keep_the_thread_that_carries(
     """The hub closes it, and the thread that waits in a write for it is free again, and then the place."""
     monkeypatch.setattr(socket_takeover, "_survives_its_server", lambda: False)
     app = make_app(KEYFOLD_TUNING={"stall_seconds": 0.1})
-    kept, at_first = app.extensions["keyfold"], set(threading.enumerate())
+    state, at_first = app.extensions["keyfold"], set(threading.enumerate())
     path = f"/{kind}/projection/test.totals/a"
     request = handshake(path) if kind == "ws" else f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
@@ -244,13 +246,13 @@ def test_a_client_that_takes_nothing_does_not_keep_the_thread_that_carries(
         sock.connect(("127.0.0.1", site.port))
         sock.sendall(request)
         assert head_of(sock).split()[1] in ("101", "200")
-        wait_until(lambda: len(kept.hub.connections) == 1)
-        assert (carrying(), kept.hub.connection_limits._open) == (1, 1)
-        while len(kept.hub.connections):
-            kept.system.bus.dispatch(Added("a", 1, lambda _state: {"blob": BLOB * 4})).result(DEADLINE)
-        wait_until(lambda: (carrying(), kept.hub.connection_limits._open) == (0, 0))
-        assert kept.hub.counts["stalled"] == 1
-        kept.system.close()
+        wait_until(lambda: len(state.hub.connections) == 1)
+        assert (carrying(), state.hub.connection_limits._open) == (1, 1)
+        while len(state.hub.connections):
+            state.system.bus.dispatch(Added("a", 1, lambda _state: {"blob": BLOB * 4})).result(DEADLINE)
+        wait_until(lambda: (carrying(), state.hub.connection_limits._open) == (0, 0))
+        assert state.hub.counts["stalled"] == 1
+        state.system.close()
 
 
 def test_a_carried_connection_s_place_is_free_when_both_have_left(
@@ -285,16 +287,16 @@ def test_a_carried_connection_s_place_is_free_when_both_have_left(
 class _Decrypted:
     """A socket that has taken more from its descriptor than it was asked for, as one of TLS does."""
 
-    def __init__(self, sock: socket.socket, kept: bytes) -> None:
-        self._sock, self._kept = sock, kept
+    def __init__(self, sock: socket.socket, decrypted: bytes) -> None:
+        self._sock, self._decrypted = sock, decrypted
 
     def pending(self) -> int:
-        return len(self._kept)
+        return len(self._decrypted)
 
     def recv(self, most: int) -> bytes:
-        if not self._kept:
+        if not self._decrypted:
             return self._sock.recv(most)
-        data, self._kept = self._kept[:1000], self._kept[1000:]
+        data, self._decrypted = self._decrypted[:1000], self._decrypted[1000:]
         return data
 
     def __getattr__(self, name: str) -> Any:
@@ -304,7 +306,7 @@ class _Decrypted:
 def test_what_tls_has_decrypted_is_carried_before_anything_is_waited_for(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    """And what the hub says goes out meanwhile."""
+    """And the hub's bytes go out meanwhile."""
     client, server = pair
     ours, hub = socket.socketpair()
     with ours, hub:
