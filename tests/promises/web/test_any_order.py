@@ -210,7 +210,7 @@ class AnyOrder(RuleBasedStateMachine):
         wait_until(
             lambda: (
                 self.hub.stats()["buffering"] == 0
-                and not any(c._read is not None and c._read.subscriptions for c in self.channels())
+                and not any((read := c._read) is not None and read.subscriptions for c in self.channels())
             )
         )
         assert self.hub.stats()["subscriptions"] == len(self.wanted) == len(self.connection.subscriptions)

@@ -26,7 +26,9 @@ class Talker:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.hub = Hub(WebSettings(), ProjectionSystem("sqlite://", tuning={"report_seconds": 0}), clock=lambda: self.now)
+        self.hub = Hub(
+            WebSettings(), ProjectionSystem("sqlite://", tuning={"report_seconds": 0}), clock=lambda: self.now
+        )
         ours, theirs = socket.socketpair()
         for sock in (ours, theirs):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

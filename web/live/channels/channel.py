@@ -283,9 +283,8 @@ class Channel:
     @property
     def is_watched(self) -> bool:
         """Whether there is a subscription."""
-        return bool(
-            self.live or self.ahead or self.waiting or (self._read is not None and self._read.subscriptions)
-        )
+        read = self._read
+        return bool(self.live or self.ahead or self.waiting or (read is not None and read.subscriptions))
 
     @property
     def is_needed(self) -> bool:
