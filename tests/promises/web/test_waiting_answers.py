@@ -1,4 +1,4 @@
-"""All bytes that wait for a client are under a bound, answers too; and a stream reads nothing from its client."""
+"""All bytes that wait for a client are bounded, answers too; and a stream reads nothing from its client."""
 
 from __future__ import annotations
 

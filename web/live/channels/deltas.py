@@ -50,7 +50,7 @@ class Missed(NamedTuple):
 
 
 Notice = Deltas | Replaced | Missed
-"""News of a commit on its way to a channel."""
+"""A commit on its way to a channel, in one of three forms."""
 
 
 class Inbox:

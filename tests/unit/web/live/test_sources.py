@@ -1,4 +1,4 @@
-"""Sources: the row key that a client means, and who may read it."""
+"""Sources: the row key that a client means, and the right to read it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.parking import DEADLINE
 
 
 class Longer(Totals):
-    """A projection whose name begins with the other one's."""
+    """A projection with a name that begins like the other one's."""
 
     name = "test.totals.of"
     public = False

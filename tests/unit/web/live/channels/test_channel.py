@@ -71,7 +71,7 @@ class Client:
 
 
 class Desk:
-    """The hub of one channel. Reads are answered when the test says so, with the row of whatever moment."""
+    """The collaborators of one channel. The test answers reads when it wants, with the row of any moment."""
 
     def __init__(self, **limits: Any) -> None:
         sync: Any = SimpleNamespace(patience=limits.pop("patience", 0.0), unwatch=lambda _channel: None)
@@ -112,7 +112,7 @@ class Desk:
 
 
 class World:
-    """A row, what was committed to it and is still on its way to the hub, and the hub."""
+    """A row, its commits that are still on their way to the channel, and the channel."""
 
     def __init__(self, **limits: Any) -> None:
         self.desk = Desk(**limits)
@@ -135,7 +135,7 @@ class World:
         self.row = Row(epoch, version, 1, json.dumps(self.values).encode(), NOW, commit_id=str(self.commits))
 
     def read(self) -> Row | None:
-        """Return the row, which leaves its epoch first if it has lost what the channel names."""
+        """Return the row. It leaves its epoch first if it has lost the commit that the channel names."""
         lost = None if self.channel._read is None else self.channel._read.lost
         if self.row is not None and lost is not None and lost.is_gone_from(self.row.head):
             self.row = self.row._replace(epoch=self.new_epoch())
@@ -200,7 +200,7 @@ values = st.lists(st.integers(0, 9), min_size=1, max_size=7)
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Whatever happens in whatever order, in the end every client's state is the row's."""
+    """In any order of events, in the end the state of every client is the row's."""
 
     clients = Bundle("clients")
 
@@ -312,10 +312,10 @@ class AnyOrder(RuleBasedStateMachine):
         self.world.settle()
         self.time_for_another_try()
         self.world.settle()
-        # Nobody had to come for it: what was found to have gone back has left its epoch.
+        # No client had to come for it: each row that was found to have gone back has left its epoch.
         assert not self.world.desk.reads
         assert self.world.channel.is_needed == self.world.channel.is_watched
-        if not self.alone:  # what only another process knows comes with the next heartbeat
+        if not self.alone:  # the commits of another process come with the next heartbeat
             self.world.channel.heartbeat()
             self.world.settle()
         for client in self.watching:
@@ -373,7 +373,7 @@ def test_a_row_read_before_the_commits_is_led_on_by_the_deltas() -> None:
 
 
 def test_a_row_read_after_the_commits_makes_their_deltas_old() -> None:
-    """Ahead of what was published: the deltas that come later are not sent again."""
+    """Ahead of the published deltas: those that come later are not sent again."""
     world, first, second = World(), Client(), Client()
     world.commit([1])
     brought_up(world, first)
@@ -624,7 +624,7 @@ def test_only_a_few_turns_wait_for_the_one_before_them() -> None:
 
 
 def test_an_error_while_frames_go_out_costs_a_snapshot_and_no_more() -> None:
-    """A subscriber about whom nothing certain is known is brought back by the row."""
+    """A subscriber whose state is uncertain gets the row."""
     world, client = World(), Client()
     brought_up(world, client)
     deliver, client.deliver = client.deliver, None  # type: ignore[assignment, method-assign]
@@ -638,7 +638,7 @@ def test_an_error_while_frames_go_out_costs_a_snapshot_and_no_more() -> None:
 
 
 def test_an_error_while_a_row_is_brought_loses_nobody() -> None:
-    """Those who asked, and those who were live, wait for another read."""
+    """The subscriptions of the read, and the live ones, wait for another read."""
     world, first, second, live = World(), Client(), Client(), Client()
     world.commit([1])
     brought_up(world, live)
@@ -710,7 +710,7 @@ def test_a_row_that_went_back_leaves_its_epoch_though_nobody_watches() -> None:
 
 
 def test_a_read_that_lags_makes_no_epoch() -> None:
-    """The row has what the read did not show: whoever watches is brought to it, and nothing else happens."""
+    """The row has more than the read showed: all subscriptions get it, and nothing else happens."""
     world, client = World(), Client()
     world.commit([1])
     brought_up(world, client)
@@ -726,7 +726,7 @@ def test_a_read_that_lags_makes_no_epoch() -> None:
 
 
 def test_a_row_that_moves_on_between_the_look_and_the_new_epoch_gets_it_all_the_same() -> None:
-    """Another process commits all the time: what was lost decides, not what was seen."""
+    """Another process commits all the time: the lost commit decides, not the one that was seen."""
     world, client = World(), Client()
     world.commit([1])
     brought_up(world, client)
@@ -773,7 +773,7 @@ def channels_of(world: World) -> Channels:
 
 
 def test_a_database_that_gives_no_new_epoch_still_gives_the_row() -> None:
-    """A role without the right to change rows, for instance: pages show the row, and it is not read for ever."""
+    """As for a role that may not change rows: pages show the row, and it is not read again and again."""
     for in_place in ([2], None):
         world, client = World(), Client()
         world.commit([1])
@@ -795,7 +795,7 @@ def test_a_database_that_gives_no_new_epoch_still_gives_the_row() -> None:
 
 
 def test_what_only_a_read_of_the_row_has_shown_is_remembered_too() -> None:
-    """Another process committed it, and no delta of it ever came here: who was brought to it is not resumed on another."""
+    """Another process committed it without a delta here: a client with it is not resumed from another one."""
     world, live, other = World(), Client(), Client()
     world.commit([1])
     brought_up(world, live)
