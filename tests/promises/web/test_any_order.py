@@ -1,4 +1,4 @@
-"""Any order of what a client says and what the app decides leaves what the client's last word asked for."""
+"""Any order of messages and of the app's decisions leaves the subscriptions that the client wanted last."""
 
 from __future__ import annotations
 
@@ -68,14 +68,15 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = TemporaryDirectory()
-        self.hub = Hub(WebSettings(max_channels_per_socket=MOST, reauthorize_seconds=0), clock=self.clock)
+        settings = WebSettings(max_channels_per_socket=MOST, reauthorize_seconds=0)
         self.now = 0.0
-        self.system = ProjectionSystem(f"sqlite:///{self.directory.name}/k.db", broadcaster=self.hub)
-        self.hub.serve(self.system)
+        self.system = ProjectionSystem(f"sqlite:///{self.directory.name}/k.db")
+        self.hub = Hub(settings, self.system, clock=self.clock)
+        self.system.broadcast_to(self.hub)
         for projection in (Totals(), Checked()):
             self.system.register(projection)
         self.arrived: queue.SimpleQueue[Call] = queue.SimpleQueue()
-        # The model: the subscriptions that the client wants, those that wait for a check, and those being checked.
+        # The model: the subscriptions that the client wants, those that wait for a check, those in a check.
         self.wanted: dict[Address, Life] = {}
         self.waiting: deque[Life] = deque()
         self.checked: list[tuple[Life, Call]] = []
@@ -118,13 +119,13 @@ class AnyOrder(RuleBasedStateMachine):
         return frames
 
     def begin_checks(self) -> None:
-        """Move on, in the model, what is asked by now, and meet the call."""
+        """Move the next check of the model on, and meet the call."""
         while self.waiting and len(self.checked) < AT_ONCE:
             life, call = self.waiting.popleft(), self.arrived.get(timeout=DEADLINE)
             assert call.key == life.address[1]
             self.checked.append((life, call))
 
-    # -- what may happen
+    # -- events
 
     @rule(address=ADDRESSES, by_text=st.booleans())
     def subscribe(self, address: Address, *, by_text: bool) -> None:
@@ -156,7 +157,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.wanted)
     @rule(slot=st.integers(0, MOST - 1))
     def begin_another_life(self, slot: int) -> None:
-        """As a page does that is drawn twice, or whose list scrolls back."""
+        """As a page does that is drawn twice, or that scrolls back."""
         address = list(self.wanted)[slot % len(self.wanted)]
         self.unsubscribe(address)
         self.subscribe(address, by_text=True)
@@ -202,11 +203,16 @@ class AnyOrder(RuleBasedStateMachine):
             self.directory.cleanup()
 
     def end(self) -> None:
-        """Decide all, then commit to every key: exactly what is wanted hears of it. Then go: nothing is left."""
+        """Decide all, then commit to every key: exactly the wanted ones get it. Then go: nothing is left."""
         while self.checked:
             self.decide(0, may=True)
         assert all(life.is_live for life in self.wanted.values())
-        wait_until(lambda: self.hub.stats()["buffering"] == 0 and not any(c._asking for c in self.channels()))
+        wait_until(
+            lambda: (
+                self.hub.stats()["buffering"] == 0
+                and not any((read := c._read) is not None and read.subscriptions for c in self.channels())
+            )
+        )
         assert self.hub.stats()["subscriptions"] == len(self.wanted) == len(self.connection.subscriptions)
         assert self.answers() == []
         for name in (CHECKED, OPEN):

@@ -1,4 +1,4 @@
-"""Several processes' worth of hubs over one database and a real Redis: here within one, each with its own port."""
+"""Hubs of several processes over one database and a real Redis: here in one process, each with a port."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keyfold.store.processes import Processes
 from keyfold.web import Keyfold
 from keyfold.web.live.backplane.backplane import Backplane
 from keyfold.web.live.backplane.cross_process_sync import notice_of
-from keyfold.web.live.channels.inbox import Turn
+from keyfold.web.live.channels.deltas import Deltas
 from keyfold.web.live.protocol.messages import delta_messages
 from keyfold.web.live.protocol.websocket_frames import text_frame
 from msgspec import msgpack
@@ -33,7 +33,7 @@ TUNING = {"heartbeat_seconds": 3600.0}  # nothing heals by waiting, unless a tes
 
 
 class Node(NamedTuple):
-    """What a process of a site would be."""
+    """Stands for one process of a site."""
 
     app: Flask
     site: Site
@@ -84,7 +84,7 @@ def until(what: Callable[[], bool]) -> None:
 
 
 def versions(watcher: Watcher, last: int) -> list[tuple[str, int]]:
-    """Read until a version is reached, and return what brought each frame's."""
+    """Read until a version is reached, and return the type of the message that brought each."""
     seen: list[tuple[str, int]] = []
     while not seen or seen[-1][1] < last:
         frame = watcher.next()
@@ -176,7 +176,7 @@ def test_what_was_committed_while_redis_was_away_arrives_when_it_is_back(
 def test_a_socket_that_comes_while_redis_is_away(
     make_node: Callable[..., Node], redis_server: RedisServer
 ) -> None:
-    """It gets the row, and what comes later once Redis is back."""
+    """It gets the row, and later commits once Redis is back."""
     here, there = make_node(), make_node()
     redis_server.stop()
     there.add("a")
@@ -196,7 +196,7 @@ def test_a_lost_message_heals_by_the_next_one(make_node: Callable[..., Node]) ->
     assert watcher.next()["version"] == 0
     there.add("a")
     assert watcher.next()["version"] == 1
-    # A process without Redis: what it commits is told to nobody.
+    # A process without Redis: no other process learns of its commits.
     silent = make_node(KEYFOLD_REDIS=None)
     silent.add("a")
     there.add("a")
@@ -253,15 +253,15 @@ TURN = delta_messages("projection.test.totals.a", "delta", "e", 0, [b"1"])[0]
     ],
 )
 def test_nothing_of_a_message_is_taken_on_trust(content: Any) -> None:
-    """Whatever is not exactly what this library sends is no news."""
+    """A message that this library would not send is no notice."""
     assert notice_of("projection.test.totals.a", content) is None
-    assert notice_of("projection.test.totals.a", [0, "e", 0, [TURN]]) == Turn("e", 0, [text_frame(TURN)])
+    assert notice_of("projection.test.totals.a", [0, "e", 0, [TURN]]) == Deltas("e", 0, [text_frame(TURN)])
 
 
 def test_a_release_without_ids_of_commits_understands_what_is_published(
     make_node: Callable[..., Node], redis_server: RedisServer
 ) -> None:
-    """And is understood: while a release is rolled out, both run side by side, and neither waits for a heartbeat."""
+    """And the other way round: during a rollout both run side by side, and neither waits for a heartbeat."""
     node = make_node()
     epoch = node.watch("a").next()["epoch"]
     heard: list[list[Any]] = []
@@ -292,7 +292,7 @@ def test_a_release_without_ids_of_commits_understands_what_is_published(
 
 
 def heard_by_the_release_before(pubsub: Any, heard: list[list[Any]]) -> int:
-    """Take a message as the release before the ids of commits does, word for word, and return how many were turns or news."""
+    """Take a message as the release without commit ids does, word for word. Returns the number taken so far."""
     if (message := pubsub.get_message(timeout=0.01)) is not None:
         origin, *content = msgpack.decode(message["data"])
         assert origin != "its own"
@@ -335,7 +335,7 @@ def test_the_ids_of_commits_arrive_beside_the_message(redis_server: RedisServer)
 def test_garbage_is_counted_logged_once_and_silences_nobody(
     make_node: Callable[..., Node], redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Those who watch the key go on; and nobody hears of it a second time within a minute."""
+    """The watchers of the key go on, and it is not logged a second time within a minute."""
     here, there = make_node(KEYFOLD_TUNING={"heartbeat_seconds": 0.05}), make_node()
     there.add("a")
     watcher = here.watch("a")
@@ -358,7 +358,7 @@ def test_garbage_is_counted_logged_once_and_silences_nobody(
 def test_forged_versions_are_healed_by_the_next_heartbeat(
     make_node: Callable[..., Node], redis_server: RedisServer
 ) -> None:
-    """And by a first read: nobody who comes is sent any of them, and what is committed then arrives."""
+    """And by a first read: no new watcher gets any of them, and later commits arrive."""
     for config in ({"KEYFOLD_TUNING": {"heartbeat_seconds": 0.05}}, {}):
         here, there = make_node(**config), make_node()
         there.add("a")
@@ -386,7 +386,7 @@ def test_forged_versions_are_healed_by_the_next_heartbeat(
 
 
 def publish(server: RedisServer, data: bytes, key: str = "a") -> int:
-    """Say this to whoever listens to the key, and return how many did."""
+    """Publish this to the listeners of the key, and return their number."""
     client = Redis.from_url(server.url)
     try:
         return int(client.publish(f"keyfold:projection.test.totals.{key}", data))
@@ -395,7 +395,7 @@ def publish(server: RedisServer, data: bytes, key: str = "a") -> int:
 
 
 def test_a_frozen_redis_stops_nobody(make_node: Callable[..., Node], redis_server: RedisServer) -> None:
-    """It takes connections and answers nothing; commits and local sockets go on, and what waits is bounded."""
+    """It accepts connections and answers nothing: commits and local sockets go on, with a bounded queue."""
     here = make_node()
     watcher = here.watch("a")
     assert watcher.next()["version"] == 0
@@ -422,7 +422,7 @@ def test_what_a_stopping_process_still_commits_is_told(make_node: Callable[..., 
 
 
 def test_a_frozen_redis_holds_no_close_up(make_node: Callable[..., Node], redis_server: RedisServer) -> None:
-    """What it does not take within three seconds is given up."""
+    """Messages that it does not take within three seconds are given up."""
     here = make_node()
     here.add("a")
     redis_server.freeze()
@@ -551,7 +551,7 @@ def test_what_waits_for_redis_is_bounded(redis_server: RedisServer) -> None:
 
 
 def test_what_nobody_watches_any_more_is_not_listened_to(redis_server: RedisServer) -> None:
-    """Redis itself says who listens."""
+    """Redis itself reports the listeners."""
     confirmed = threading.Event()
     backplane = Backplane(
         redis_server.url, "p:", received=lambda *_: None, confirmed=lambda _: confirmed.set()

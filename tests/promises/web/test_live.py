@@ -184,7 +184,7 @@ def test_a_channel_twice_and_one_that_is_not_watched(site: Site) -> None:
 
 
 def test_channels_of_one_socket_are_capped(make_app: Callable[..., Flask]) -> None:
-    """Promise 9; what was refused is counted."""
+    """Promise 9; the refused ones are counted."""
     app = make_app(KEYFOLD_MAX_CHANNELS_PER_SOCKET=3)
     with serve(app) as site:
         many = site.watch_many()
@@ -214,9 +214,9 @@ def test_names_and_keys_with_dots_are_told_apart(sqlite_url: str) -> None:
     with app.app_context():
         system = keyfold.system
     hub = hub_of(app)
-    assert hub.address_of("projection.test.totals.of.a", None, None) == ("test.totals.of", "a")
-    assert hub.address_of("projection.test.totals.off.a", None, None) == ("test.totals", "off.a")
-    assert hub.address_of(None, "test.totals", "of.a") == ("test.totals", "of.a")
+    assert hub.sources.resolve("projection.test.totals.of.a", None, None) == ("test.totals.of", "a")
+    assert hub.sources.resolve("projection.test.totals.off.a", None, None) == ("test.totals", "off.a")
+    assert hub.sources.resolve(None, "test.totals", "of.a") == ("test.totals", "of.a")
     with serve(app) as site:
         long, short = site.watch("test.totals.of", "a"), site.watch("test.totals", "of.a")
         assert [long.next()["version"], short.next()["version"]] == [0, 0]
@@ -338,7 +338,7 @@ def test_pages_of_allowed_origins_may_read(make_app: Callable[..., Flask], path:
 
 @pytest.fixture
 def guarded(sqlite_url: str) -> Iterator[tuple[Flask, Keyfold, dict[str, bool]]]:
-    """An app whose projection asks who is signed in; ``allowed`` says what users may."""
+    """An app with a projection that asks for the signed-in user; ``allowed`` lists the keys of users."""
     allowed = {"kim": True}
     keyfold = Keyfold(
         authorize=lambda _request, _name, _key: allowed.get(session.get("user", ""), False),
@@ -501,7 +501,7 @@ def test_too_many_frames_a_second_close_4429(site: Site, app: Flask, system: Pro
 
 
 def test_a_frame_of_a_megabyte_and_empty_fragments_without_end_close_1009(site: Site, app: Flask) -> None:
-    """By the length of what came, long before it is all there."""
+    """By the length that came so far, long before it is all there."""
     big = site.watch("test.totals", "a")
     big.next()
     big.raw.sendall(client_frame(TEXT, b"x" * 40_000, length=1_000_000))
@@ -583,7 +583,8 @@ def test_compression_is_offered_and_not_taken(site: Site) -> None:
 def test_a_slow_handshake_and_a_half_open_one_hold_up_nobody(site: Site, system: ProjectionSystem) -> None:
     """Byte by byte, or never finished: others come and go beside them."""
     request = (
-        b"GET /ws/projection/test.totals/a HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"GET /ws/projection/test.totals/a HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
     slow = [socket.create_connection(("127.0.0.1", site.port), DEADLINE) for _ in range(5)]
@@ -671,7 +672,7 @@ def test_the_client_asks_once_for_the_snapshot_that_it_needs(
             for number in range(7, 207)
         ]
         for frame in frames:
-            hub.reactor.call(connection.say, frame.encode())  # type: ignore[attr-defined]
+            hub.reactor.call(connection.send_message, frame.encode())  # type: ignore[attr-defined]
         change = watch.next(DEADLINE)
         assert change is not None
         assert (change.is_snapshot, change.position.version) == (True, 1)
@@ -685,7 +686,7 @@ def test_the_client_asks_once_for_the_snapshot_that_it_needs(
 
 @pytest.mark.usefixtures("hurried")
 def test_the_client_comes_through_a_ticket_office_that_is_away(site: Site, app: Flask) -> None:
-    """An OSError is a connection that failed; another error is the caller's, who may go on."""
+    """An OSError is a connection that failed; another error is the caller's own, and it may go on."""
     app.secret_key = "test"
     errors: list[Exception] = [ConnectionRefusedError("away"), KeyError("token")]
 
@@ -720,7 +721,7 @@ def test_a_client_that_is_closed_while_it_connects_stays_closed(site: Site, app:
 def test_the_client_comes_back_soon_with_the_next_ticket_when_a_right_has_ended(
     site: Site, app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A right that ends in its time is no failure: the pauses don't grow. One that ends as soon as it is given is."""
+    """A right that ends in its time is no failure, so the pauses don't grow. One that ends at once is."""
     hub, later, tickets = hub_of(app), 0.0, list[str]()
     access: Access = app.extensions["keyfold"].access
     app.secret_key = "test"

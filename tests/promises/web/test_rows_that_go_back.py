@@ -1,7 +1,7 @@
-"""Promise 8 where a backup is restored, or a replica promoted that lagged: every page ends at the row, nobody is misled.
+"""Promise 8 after a restored backup or the promotion of a replica that lagged: every page ends at the row.
 
-Several processes are several systems here, over one database. Deltas add up, so that a page which is led on from a
-history that was lost is wrong for good, whatever comes later.
+Several processes are several systems here, over one database. Deltas add up, so that a page which is led on
+from a history that was lost is wrong for good, whatever comes later.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NEVER = {"KEYFOLD_TUNING": {"heartbeat_seconds": 3600.0}}
 
 
 class Sums(Projection[Added, Total]):
-    """Its deltas say what was added, not what that came to."""
+    """Its deltas give the amount that was added, not the sum."""
 
     name = NAME
     public = True
@@ -41,7 +41,7 @@ class Sums(Projection[Added, Total]):
 
 
 class Page:
-    """A browser's page: it folds what it is sent, and keeps its position when it reconnects."""
+    """A browser's page: it folds the messages, and keeps its position when it reconnects."""
 
     def __init__(self, watcher: Watcher, key: str) -> None:
         self.watcher, self.key = watcher, key
@@ -75,7 +75,7 @@ class Page:
 
 
 class Node(NamedTuple):
-    """What a process of a site would be."""
+    """Stands for one process of a site."""
 
     site: Site
     system: ProjectionSystem
@@ -136,7 +136,7 @@ def lose(node: Node, *lost: int, key: str = "a") -> None:
 
 
 def test_the_heartbeat_finds_a_row_behind_what_was_shown(make_node: Callable[..., Node]) -> None:
-    """Whoever watched the lost history is brought to the row, in an epoch of its own, of each key that went back."""
+    """The watchers of the lost history get the row, in a new epoch, of each key that went back."""
     node = make_node(**QUICK)
     node.add(1)
     node.add(5, key="b")
@@ -162,7 +162,7 @@ def test_the_heartbeat_finds_a_row_behind_what_was_shown(make_node: Callable[...
 
 
 def test_the_actor_finds_its_row_behind_what_it_committed(make_node: Callable[..., Node]) -> None:
-    """At its next event, by itself: nobody looks, and what it commits then is in an epoch of its own."""
+    """At its next event, by itself, without any watcher: its commit is in a new epoch."""
     node = make_node(**NEVER)
     node.add(1)
     page = node.watch()
@@ -225,7 +225,7 @@ def test_who_comes_back_from_the_lost_history_is_neither_resumed_nor_told_304(
 
 
 def test_it_leaves_its_epoch_also_while_nobody_watches(make_node: Callable[..., Node]) -> None:
-    """The tab sleeps, and the actor that knew has retired: the channel alone remembers what was shown."""
+    """The tab sleeps, and the actor that knew has retired: the channel alone remembers the shown state."""
     node = make_node(**NEVER)
     node.add(1)
     page = node.watch()
@@ -268,7 +268,7 @@ def test_a_read_that_lags_costs_snapshots_and_no_epoch(make_node: Callable[..., 
 
 
 def test_a_hot_key_gets_its_new_epoch(make_node: Callable[..., Node]) -> None:
-    """Another process, which knows nothing of what was lost, commits all the time while this one looks."""
+    """Another process, which does not know the lost commits, commits all the time while this one reads."""
     here, there = make_node(**QUICK), make_node(**NEVER)
     here.add(1)
     page = here.watch()
@@ -303,7 +303,7 @@ def test_a_hot_key_gets_its_new_epoch(make_node: Callable[..., Node]) -> None:
 def test_the_same_version_by_other_events_is_another_commit(
     make_node: Callable[..., Node], *, retired: bool
 ) -> None:
-    """One commit was lost, and another process made one in its place: nothing of that is overwritten or hidden."""
+    """One commit was lost, and another process made one in its place: neither is overwritten or hidden."""
     here, there = make_node(**QUICK), make_node(**NEVER)
     here.add(1)
     page = here.watch()
@@ -326,7 +326,7 @@ def test_the_same_version_by_other_events_is_another_commit(
 def test_an_actor_does_not_write_over_the_commit_that_took_the_place_of_its_own(
     make_node: Callable[..., Node],
 ) -> None:
-    """Epoch and version are what it expects, and the statement still says no."""
+    """Epoch and version are as expected, and the statement still refuses."""
     here, there = make_node(**NEVER), make_node(**NEVER)
     here.add(1)
     lose(here, 10)
@@ -381,7 +381,7 @@ def test_a_row_that_is_not_there_any_more(make_node: Callable[..., Node], look: 
 
 
 def test_two_processes_that_notice_at_once_draw_one_epoch(make_node: Callable[..., Node]) -> None:
-    """The row alone decides: whoever comes second finds it in another epoch already."""
+    """The row alone decides: the second process finds it in another epoch already."""
     nodes = [make_node(**QUICK), make_node(**QUICK)]
     nodes[0].add(1)
     copy = copy_row(nodes[0].system.store, "a", name=NAME)
@@ -404,7 +404,7 @@ def test_two_processes_that_notice_at_once_draw_one_epoch(make_node: Callable[..
 
 @pytest.mark.parametrize("version", [2, 10**17])
 def test_a_client_draws_no_epoch(make_node: Callable[..., Node], version: int) -> None:
-    """Whatever position it makes up: it gets the row as it stands."""
+    """For any made-up position it gets the row as it stands."""
     node = make_node(**QUICK)
     node.add(1)
     before = copy_row(node.system.store, "a", name=NAME)

@@ -32,20 +32,20 @@ AT_ONCE = 16
 
 
 class Large:
-    """An app whose states have 30 kB, where an outbox may have 20 kB."""
+    """An app with states of 30 kB, and a send buffer of 20 kB."""
 
     def __init__(self, app: Flask, port: int, stack: ExitStack) -> None:
         self.hub: Hub = app.extensions["keyfold"].hub
         self.system: ProjectionSystem = app.extensions["keyfold"].system
         self.reads: Counter[str] = Counter()
         self._port, self._stack = port, stack
-        read = self.hub.rows.read
+        read = self.hub.row_reader.read
 
-        def counted(channel: Any) -> None:
+        def counted(channel: Any, lost: Any) -> None:
             self.reads[channel.key] += 1
-            read(channel)
+            read(channel, lost)
 
-        self.hub.rows.read = counted
+        self.hub.row_reader.read = counted
 
     def grow(self, *keys: str, size: int = 30_000) -> None:
         """Give each key a state of so many bytes, and a delta of as many."""
@@ -99,7 +99,7 @@ def messages(client: RawClient) -> Iterator[dict[str, Any]]:
 
 
 def test_a_slow_client_that_is_closed_leaves_no_subscription(large: Large) -> None:
-    """What it had lost by then is not asked for when it takes the farewell."""
+    """The rows of its lost frames are not requested when it takes the close."""
     large.grow("a")
     client = large.client("/ws/projection/test.totals/a")
     large.fill("a")
@@ -114,7 +114,7 @@ def test_a_slow_client_that_is_closed_leaves_no_subscription(large: Large) -> No
 
 
 def test_a_row_is_read_once_for_each_snapshot_that_is_taken(large: Large) -> None:
-    """A hundred large states over a slow socket: about a hundred reads. All of them at once were five thousand."""
+    """A hundred large states over a slow socket: about a hundred reads. All at once were five thousand."""
     keys = [f"k{number}" for number in range(100)]
     large.grow(*keys)
     client = large.client()
@@ -130,7 +130,7 @@ def test_a_row_is_read_once_for_each_snapshot_that_is_taken(large: Large) -> Non
 
 
 def test_asking_again_and_again_reads_nothing_more(large: Large) -> None:
-    """A resync of all keys whose snapshots wait already is one of each."""
+    """A resync of all keys with a snapshot that waits already is one of each."""
     keys = [f"k{number}" for number in range(10)]
     large.grow(*keys)
     client = large.client()
@@ -186,7 +186,7 @@ def test_a_row_that_does_not_come_holds_up_no_other(large: Large, monkeypatch: p
 
 
 def test_a_channel_that_was_forgotten_meanwhile_is_found_again(large: Large) -> None:
-    """While all who watch it are being waited for, nobody stands in it, and it may be swept away."""
+    """While all its subscriptions wait for their rows it is empty, and a sweep may remove it."""
     large.grow("a")
     client = large.client("/ws/projection/test.totals/a")
     large.fill("a")
@@ -218,7 +218,7 @@ def test_answers_do_not_wait_behind_what_channels_sent(large: Large) -> None:
     client.send(*[say(type="ping")] * 100)
     [theirs] = large.hub.connections
     answers = 100 * len(text_frame(PONG))
-    wait_until(lambda: theirs._send_buffer is not None and theirs._send_buffer._bytes_of_answers == answers)
+    wait_until(lambda: theirs._send_buffer is not None and theirs._send_buffer._answer_bytes == answers)
     large.grow("small", size=100)
     kinds = [next(coming)["type"] for _ in range(104)]
     assert kinds == ["subscribed", "snapshot", *["pong"] * 100, "delta", "delta"]
@@ -230,8 +230,8 @@ def test_answers_do_not_wait_behind_what_channels_sent(large: Large) -> None:
 
 @pytest.fixture
 def lane() -> Iterator[tuple[Hub, WebSocketConnection, RawClient]]:
-    """A connection without HTTP, over a pipe whose kernel wakes nobody up before most of it is taken."""
-    hub = Hub(WebSettings())
+    """A connection without HTTP, over a pipe that becomes writable only after most of it is taken."""
+    hub = Hub(WebSettings(), ProjectionSystem("sqlite://", tuning={"report_seconds": 0}))
     ours, theirs = socket.socketpair()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
     identity = ClientIdentity("test", None, lambda _name, _key, _ticket: None)
@@ -270,7 +270,7 @@ def test_one_who_takes_anything_is_not_stalled(
 
 
 def test_the_kernel_asks_for_more_after_a_little() -> None:
-    """A slow client need not take a third of 256 KiB first; and where nothing waits, 64 KiB go in one send."""
+    """A slow client need not take a third of 256 KiB first; and an empty buffer takes 64 KiB in one send."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client, ExitStack() as stack:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(server.getsockname())

@@ -1,4 +1,4 @@
-"""The wire: a snapshot first, every version after it, and nobody let in who may not."""
+"""The wire: a snapshot first, every version after it, and no client without the right to read."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_five_dispatches_five_frames(site: Site, system: ProjectionSystem) -> No
 def test_initial_u1_u2_in_order_though_they_commit_during_the_initial_read(
     site: Site, system: ProjectionSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Promise 8: what is committed between registering and reading is neither lost nor doubled."""
+    """Promise 8: commits between registering and reading are neither lost nor doubled."""
     dispatch(system, "a", 1)
     parking = Parking()
     read = system.store.row
@@ -328,7 +328,7 @@ def test_at_the_end_every_socket_is_told_1001(site: Site, system: ProjectionSyst
         watcher.close()
 
 
-# -- who may
+# -- rights
 
 
 def refused(site: Site, name: str, key: str = "a", **options: Any) -> int:
@@ -406,7 +406,11 @@ def test_sockets_are_capped(make_app: Callable[..., Flask], limit: str) -> None:
     """Promise 9: 429 before the upgrade, counted; a place becomes free when a socket ends."""
     app = make_app(**{limit: 2})
     inner = app.wsgi_app
-    app.wsgi_app = lambda environ, start: inner({**environ, "REMOTE_ADDR": "192.0.2.7"}, start)  # type: ignore[method-assign, assignment]
+
+    def from_afar(environ: Any, start: Any) -> Any:
+        return inner({**environ, "REMOTE_ADDR": "192.0.2.7"}, start)
+
+    app.wsgi_app = from_afar  # type: ignore[method-assign, assignment]
     with serve(app) as site:
         watchers = [site.watch("test.totals", "a") for _ in range(2)]
         for watcher in watchers:

@@ -1,4 +1,4 @@
-"""A subscription has one life, whatever a client says in which order, and each message has one answer."""
+"""A subscription has one life in any order of messages, and each message has one answer."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_duplicate_is_told_whatever_it_calls_the_channel(make_app: Callable[..
 
 
 def test_what_is_being_checked_counts_as_a_channel(make_app: Callable[..., Flask]) -> None:
-    """A socket has so many subscriptions, in whatever state; an unsubscribe makes room."""
+    """A socket has so many subscriptions, in any state; an unsubscribe makes room."""
     gate = Gate()
     parkings = [gate.expect(key, True)[0] for key in "ab"]
     app = make_app(authorize=gate, KEYFOLD_MAX_CHANNELS_PER_SOCKET=2)
@@ -231,7 +231,10 @@ def test_a_connection_that_breaks_by_the_answer_keeps_no_channel(make_app: Calla
     [
         ({"type": "subscribe", "channel": PUBLIC + "a", "since": 5}, "malformed"),
         ({"type": "subscribe", "projection": "test.totals", "key": "a", "ticket": []}, "malformed"),
-        ({"type": "subscribe", "channel": "mine", "projection": "test.totals", "key": "a", "since": "x"}, "malformed"),
+        (
+            {"type": "subscribe", "channel": "mine", "projection": "test.totals", "key": "a", "since": "x"},
+            "malformed",
+        ),
         ({"type": 7, "channel": PUBLIC + "a"}, "malformed"),
         ({"type": "dance", "channel": PUBLIC + "a"}, "unknown_type"),
         ({"type": "resync", "channel": PUBLIC + "a"}, "not_subscribed"),
@@ -278,7 +281,7 @@ def test_json_nested_too_deeply_is_malformed(
 
 
 def test_the_largest_legal_subscribe_is_understood(make_app: Callable[..., Flask]) -> None:
-    r"""512 characters, each a pair of \uXXXX, in the channel, in the key and in a ticket for a user of that length."""
+    r"""512 characters, each a pair of \uXXXX, in channel, key and the ticket of a user of that length."""
     app = make_app()
     app.secret_key = "test"
     key = "".join(Random(1).choices([chr(code) for code in range(0x20000, 0x2A000)], k=512))

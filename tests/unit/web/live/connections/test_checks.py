@@ -15,7 +15,7 @@ import websocket
 from flask import Flask, session
 from keyfold.web import Hub, Keyfold
 from keyfold.web.access.tickets import Tickets
-from keyfold.web.live.connections.sign_outs import SignOuts
+from keyfold.web.live.connections.connections import SignOuts
 from keyfold.web.signals import subscriber_connected
 from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking, wait_until
@@ -189,7 +189,7 @@ def test_receivers_of_signals_hold_up_no_check(make_app: Callable[..., Flask]) -
         told: list[int] = []
         wait_until(lambda: hub.stats()["open"] == 5)
         for number in range(1000):
-            hub.aside(lambda number=number: told.append(number))  # type: ignore[misc]
+            hub.run_in_background(lambda number=number: told.append(number))  # type: ignore[misc]
         assert hub.stats()["signals_dropped"] == 4
         parking.release()
         wait_until(lambda: len(told) == 996)
@@ -218,7 +218,7 @@ def test_a_receiver_that_raises_is_logged_and_the_next_is_told(
 
 
 class Rights:
-    """Is ``authorize``: users may, those in ``revoked`` may not, and those in ``hanging`` are told nothing."""
+    """Is ``authorize``: users may read, except those in ``revoked``; for those in ``hanging`` it hangs."""
 
     def __init__(self) -> None:
         self.revoked: set[str] = set()
@@ -319,7 +319,7 @@ def open_as_kim(stack: ExitStack, site: Site, kind: str) -> Callable[[], int | N
 
 
 def test_a_process_that_stood_still_waits_for_its_answers(make_app: Callable[..., Flask]) -> None:
-    """It asks when the time is over already, and gives authorize the same time to answer; no more than that."""
+    """It asks after the time is over, and gives authorize the same time to answer, not more."""
     rights = Rights()
     app = make_app(authorize=rights, KEYFOLD_REAUTHORIZE_SECONDS=1, KEYFOLD_TUNING={"ping_seconds": 0.02})
     hub, now = hub_of(app), [0.0]
@@ -386,7 +386,7 @@ def test_a_public_key_is_not_asked_about_again(make_app: Callable[..., Flask]) -
 
 @pytest.fixture
 def ticketed(sqlite_url: str) -> Iterator[tuple[Flask, Keyfold]]:
-    """An app whose projection is opened by tickets alone; each user may have two sockets."""
+    """An app with a projection for tickets alone; each user may have two sockets."""
     keyfold = Keyfold(identify=lambda _request: session.get("user"))
 
     class Closed(Totals):
@@ -437,7 +437,7 @@ def test_a_ticket_s_user_can_be_disconnected(ticketed: tuple[Flask, Keyfold]) ->
     "path", ["/ws/projection/test.totals/a", "/ws/projection", "/sse/projection/test.totals/a"]
 )
 def test_who_signs_out_while_being_checked_stays_out(sqlite_url: str, path: str) -> None:
-    """The request was with authorize or identify when disconnect was called: the session that it saw has ended."""
+    """authorize or identify ran when disconnect was called: the session that they saw has ended."""
     parking, session_is_open = Parking(), [True]
 
     def identify(request: Any) -> str:
@@ -512,7 +512,7 @@ def test_a_ticket_whose_user_is_disconnected_while_it_is_checked(
 
 
 def test_sign_outs_are_remembered_within_bounds() -> None:
-    """Of more users than are remembered, whoever may be one of them is refused."""
+    """Of more users than are remembered, any user that may be one of them is refused."""
     sign_outs = SignOuts()
     for number in range(10_002):
         sign_outs.note(f"user {number}", float(number))
@@ -559,7 +559,7 @@ def test_the_end_of_a_ticket_is_no_reason_to_ping(sqlite_url: str) -> None:
 
 
 def test_a_ticket_s_user_has_a_limit(ticketed: tuple[Flask, Keyfold]) -> None:
-    """A socket counts once, however many tickets; it stays, and it counts no more when the last channel has ended."""
+    """A socket counts once for any number of tickets, and no more once the last channel has ended."""
     app, keyfold = ticketed
     with serve(app) as site, app.app_context(), ExitStack() as stack:
         first, second, third = (site.watch_many() for _ in range(3))

@@ -1,4 +1,4 @@
-"""Who counts as one client, and how many connections the descriptors of a process allow."""
+"""The addresses that count as one client, and the connections that the descriptors of a process allow."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keyfold.web import WebSettings
-from keyfold.web.live.connections.connection_limits import ConnectionLimits, TooManyConnections
-from keyfold.web.live.connections.descriptors import Room, make_room, needed_for, reserve_of
+from keyfold.web.live.connections.connection_limits import (
+    ConnectionLimits,
+    Room,
+    TooManyConnections,
+    make_room,
+    needed_for,
+    reserve_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +51,7 @@ def test_something_is_always_left(descriptors: int) -> None:
 
 
 def test_a_number_beyond_half_of_the_reserve_is_short() -> None:
-    """Whoever has opened the others: the lowest free number tells."""
+    """No matter which code opened the others: the lowest free number shows it."""
     assert Room(1_000_000, 10).is_short is False
     assert Room(8, 10).is_short is True
 

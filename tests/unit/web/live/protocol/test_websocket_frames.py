@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+from keyfold.actors import ProjectionSystem
 from keyfold.web import Hub, WebSettings
 from support.raw_client import (
     BINARY,
@@ -27,7 +28,7 @@ KOSME = "κόσμε".encode()
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    hub = Hub(WebSettings())
+    hub = Hub(WebSettings(), ProjectionSystem("sqlite://", tuning={"report_seconds": 0}))
     yield hub
     hub.close()
 
@@ -79,15 +80,23 @@ def test_2_many_pings_in_one_go_and_pongs_unasked(client: RawClient) -> None:
     "bad",
     [
         pytest.param(client_frame(PING, b"x" * 126), id="2-ping-too-long"),
-        *(pytest.param(client_frame(TEXT, b"x", reserved=bits), id=f"3-reserved-{bits}") for bits in range(1, 8)),
+        *(
+            pytest.param(client_frame(TEXT, b"x", reserved=bits), id=f"3-reserved-{bits}")
+            for bits in range(1, 8)
+        ),
         pytest.param(client_frame(PING, b"x", reserved=4), id="3-reserved-ping"),
         pytest.param(client_frame(CLOSE, b"", reserved=1), id="3-reserved-close"),
-        *(pytest.param(client_frame(code, b""), id=f"4-opcode-{code}") for code in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)),
+        *(
+            pytest.param(client_frame(code, b""), id=f"4-opcode-{code}")
+            for code in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)
+        ),
         pytest.param(client_frame(PING, b"", final=False), id="5-ping-in-fragments"),
         pytest.param(client_frame(PONG, b"", final=False), id="5-pong-in-fragments"),
         pytest.param(client_frame(CLOSE, b"", final=False), id="5-close-in-fragments"),
         pytest.param(client_frame(CONTINUATION, b"x"), id="5-continuation-of-nothing"),
-        pytest.param(client_frame(CONTINUATION, b"x", final=False), id="5-continuation-of-nothing-unfinished"),
+        pytest.param(
+            client_frame(CONTINUATION, b"x", final=False), id="5-continuation-of-nothing-unfinished"
+        ),
         pytest.param(
             client_frame(TEXT, b"x", final=False) + client_frame(TEXT, b"y"), id="5-text-inside-a-text"
         ),
@@ -107,7 +116,7 @@ def test_2_many_pings_in_one_go_and_pongs_unasked(client: RawClient) -> None:
     ],
 )  # fmt: skip
 def test_2_to_7_a_broken_rule_ends_the_connection_with_1002(client: RawClient, bad: bytes) -> None:
-    """What came before it is answered, nothing after it."""
+    """The frames before it are answered, the frames after it are not."""
     client.send(client_frame(TEXT, b"before"), bad, client_frame(TEXT, b"after"))
     assert client.frame() == (TEXT, b"before")
     assert client.close_code() == 1002
