@@ -1,4 +1,7 @@
-"""The part of a system that belongs to one process: its threads, and the actors on them."""
+"""The part of a system that belongs to one process: its threads, and the actors on them.
+
+It imports a module per part, as it makes the parts and passes them to each other.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A registered projection: the door to its keys."""
+"""A registered projection: the door to its keys.
+
+It imports a module per subject, as everything that an app may do with a key begins here.
+"""
 
 from __future__ import annotations
 

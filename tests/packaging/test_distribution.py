@@ -1,4 +1,4 @@
-"""What is installed, what imports what, and how big it is."""
+"""The distribution: the files of the wheel, and the front door."""
 
 from __future__ import annotations
 
@@ -14,19 +14,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PARTS = ("actors", "store", "web")
 MODULES = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
-
-
-def imported_by(path: Path) -> set[str]:
-    """Return what a module imports, relative imports written out (``..store`` as ``keyfold.store``)."""
-    package = ("keyfold", *path.relative_to(ROOT).parent.parts)
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            found.add(".".join([*base, *([node.module] if node.module else [])]))
-    return found
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -90,16 +77,3 @@ def test_the_front_door_loads_no_flask() -> None:
     """An app without Flask takes what it needs, and pays for nothing else."""
     program = "import sys, keyfold.actors; keyfold.Projection; sys.exit('flask' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_arrows_point_one_way(path: Path) -> None:
-    """web → actors → store; no actor knows Flask, the store knows neither."""
-    part = path.relative_to(ROOT).parts[0]
-    forbidden = {
-        "store": ("keyfold.actors", "keyfold.web", "flask", "werkzeug"),
-        "actors": ("keyfold.web", "flask", "werkzeug", "simple_websocket"),
-        "web": ("pykka", "psycopg2"),
-    }[part]
-    wrong = {name for name in imported_by(path) if name.startswith(forbidden)}
-    assert not wrong

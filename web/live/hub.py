@@ -1,4 +1,7 @@
-"""The hub: takes what actors commit to the sockets of the clients that watch it."""
+"""The hub: takes the commits of actors to the sockets of the clients that watch them.
+
+It imports most modules of the live part, as it makes the parts and passes them to each other.
+"""
 
 from __future__ import annotations
 
@@ -75,8 +78,7 @@ class Hub(Broadcaster):
     rest happens on the reactor's thread, which starts with the first connection. A frame is built once for
     any number of subscriptions, and without a Redis not at all for a key without any.
 
-    The hub makes the parts of the live part and passes them to each other; that is why it imports most
-    modules here and has so many attributes.
+    It has many attributes: the parts of the live part, which it makes and passes to each other.
 
     Args:
         settings: The limits and intervals.

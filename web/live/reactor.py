@@ -36,7 +36,7 @@ class Reactor:
 
     It uses a plain selector rather than asyncio: ``benchmarks/fan_out.py`` shows the cost of both. The thread
     and its descriptors come with the first call. A callback that raises is logged and harms no other
-    callback.
+    callback. It has many attributes: the queues of the three kinds of callbacks, and the parts of the loop.
 
     Args:
         name: The name of the thread.

@@ -43,6 +43,8 @@ class Checks:
     nothing is locked. Threads start when they are needed. If all of them hang, up to 12 more start; if those
     hang too, no check is made until one returns.
 
+    It has many attributes: its collaborators, the queue in its fair order, and the jobs of its threads.
+
     Args:
         reactor: Runs the answers.
         clock: Returns the time in seconds.
