@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.sync.client import ClientConnection, connect
 
 from ..store import Position
-from .live.channels.recent_deltas import NOWHERE
+from .live.channels.deltas import NOWHERE
 
 _logger = logging.getLogger("keyfold.client")
 

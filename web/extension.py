@@ -105,12 +105,12 @@ class Keyfold:
             raise RuntimeError(msg)
         database, keywords, settings = read_config(app.config, stacklevel=2)
         settings = _with_ping_interval(settings, app)
-        hub = Hub(settings)
-        system = ProjectionSystem(database, broadcaster=hub, **keywords)
-        hub.serve(system)
+        system = ProjectionSystem(database, **keywords)
+        hub = Hub(settings, system)
+        system.broadcast_to(hub)
         for projection in self._projections:
             system.register(projection)
-        access = Access(system, settings, **self._checks)
+        access = Access(hub.sources, settings, **self._checks)
         for observer in self._observers:
             system.observe(observer)
         attach(app, make_state(system, hub, access, settings), self._sock)
@@ -246,15 +246,14 @@ def create_app(
         RuntimeError: The system has another broadcaster, or has started.
     """
     web_settings = make_web_settings(settings, tuning, stacklevel=2)
-    hub = Hub(web_settings)
+    hub = Hub(web_settings, system)
     system.broadcast_to(hub)
-    hub.serve(system)
     here = str(
         Path(__file__).parent
     )  # given, as Flask cannot find the folder of a namespace package by itself
     app = Flask("keyfold.web", root_path=here, instance_path=here, static_folder=None)
     access = Access(
-        system, web_settings, authorize=authorize, authorize_admin=authorize_admin, identify=identify
+        hub.sources, web_settings, authorize=authorize, authorize_admin=authorize_admin, identify=identify
     )
     attach(app, make_state(system, hub, access, web_settings), Sock())
     return app
@@ -296,7 +295,7 @@ def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: Web
 
     for forked in (health.after_fork, access.after_fork, after_fork):
         system.after_fork(forked)
-    hub.sources[OVERVIEW] = overview.row
+    hub.sources.add(OVERVIEW, overview)
     system.reporter.hooks.append(mirror)
     system.reporter.hooks.append(lambda _stats: hub.cross_process_sync.look_around(system.reporter.others))
     return KeyfoldState(system, hub, access, settings, overview, health, metrics)
@@ -307,7 +306,7 @@ def attach(app: Flask, state: KeyfoldState, sock: Sock) -> None:
     app.extensions[EXTENSION] = state
     signals = SignalObserver(app, state.hub)
     state.system.observe(signals)
-    state.hub.connected = signals.connected
+    state.hub.on_connected(signals.connected)
     app.cli.add_command(make_cli())
     install_reader(app.config)
     app.register_blueprint(make_blueprint(state.settings, sock))

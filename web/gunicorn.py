@@ -15,7 +15,7 @@ import signal
 from typing import Any
 
 from ..actors.system import all_systems
-from .live.connections.descriptors import CARRIED, Room, reserve_of
+from .live.connections.connection_limits import CARRIED, Room, reserve_of
 from .live.hub import Hub
 from .socket_takeover import is_plain
 

@@ -59,4 +59,4 @@ class SignalObserver(Observer):
         """Send ``subscriber_connected`` on the thread for background jobs: the caller runs on the reactor."""
         if subscriber_connected.receivers:
             send = partial(subscriber_connected.send, self._app, projection=projection, key=key, user=user)
-            self._hub.aside(send)
+            self._hub.run_in_background(send)

@@ -22,7 +22,7 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 from wsproto.frame_protocol import CloseReason, Opcode
 from wsproto.utilities import LocalProtocolError
 
-from .live.protocol.websocket_frames import Broken, Incoming
+from .live.protocol.websocket_frames import Incoming, ProtocolViolation
 from .socket_takeover import cut, new_selector, read_ahead
 
 OPTIONS = "SOCK_SERVER_OPTIONS"
@@ -221,7 +221,7 @@ class ResumedReader:
         self._max_bytes = max_bytes
 
     def feed(self, data: bytes) -> Iterator[Incoming]:
-        """Yield the messages and control frames that are complete now. Raises Broken."""
+        """Yield the messages and control frames that are complete now. Raises ProtocolViolation."""
         messages, self._messages = self._messages, []
         for message in messages:
             self._check_size(len(payload := _encoded(message)))
@@ -237,7 +237,7 @@ class ResumedReader:
                     if (
                         self._connection.state is ConnectionState.OPEN
                     ):  # not the client's: it broke the protocol
-                        raise Broken(event.code, event.reason or "")
+                        raise ProtocolViolation(event.code, event.reason or "")
                     yield Incoming(Opcode.CLOSE, b"", event.code)
                 case TextMessage() | BytesMessage():
                     self._message += _encoded(event.data)
@@ -253,7 +253,7 @@ class ResumedReader:
         # Fragments are counted too: empty ones would keep the thread busy and have no size.
         if size > self._max_bytes or self._fragments > self._max_bytes // _MIN_BYTES_PER_FRAGMENT:
             msg = f"a message of more than {self._max_bytes} bytes"
-            raise Broken(CloseReason.MESSAGE_TOO_BIG, msg)
+            raise ProtocolViolation(CloseReason.MESSAGE_TOO_BIG, msg)
 
 
 def _encoded(data: str | bytes | bytearray) -> bytes:

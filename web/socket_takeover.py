@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from flask import Response
 
-from .live.connections.connection_limits import Taken
+from .live.connections.connection_limits import HeldSlot
 
 _MAX_READ = 64 * 1024
 _MAX_AHEAD = 8 * 1024
@@ -114,7 +114,7 @@ class SocketTakeover:
             _replace_by_dead(self._raw, self._server_end)
         return self._hub_end
 
-    def hold(self, slot: Taken) -> Taken:
+    def hold(self, slot: HeldSlot) -> HeldSlot:
         """Return the slot that the hub has to leave when the connection ends."""
         if not self.carried:
             return slot
@@ -177,7 +177,7 @@ class Carriage:
     read of half a record of TLS. So the client's socket is shut down then, which ends both.
     """
 
-    def __init__(self, slot: Taken) -> None:
+    def __init__(self, slot: HeldSlot) -> None:
         self._slot = slot
         self._lock = threading.Lock()
         self._client: socket.socket | None = None

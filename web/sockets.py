@@ -36,10 +36,9 @@ from ..store import Position
 from .app_registry import current_state
 from .live.connections.client_identity import ClientIdentity
 from .live.connections.connection import FORBIDDEN, GOING_AWAY, LIMIT, TRY_AGAIN_LATER, UNAUTHENTICATED
-from .live.connections.connection_limits import Slot, TooManyConnections
-from .live.connections.descriptors import CARRIED
+from .live.connections.connection_limits import CARRIED, Slot, TooManyConnections
 from .live.connections.websocket import WebSocketConnection
-from .live.protocol.positions import parse_position
+from .live.protocol.messages import parse_position
 from .live.protocol.websocket_frames import FrameReader, MessageReader, close_frame
 from .sock_reader import OPTIONS, UNREAD, SocketReader, UnreadSocket, install_reader
 from .socket_takeover import SocketTakeover, Upgraded, has_socket, raw_socket
@@ -112,7 +111,7 @@ def admit(row_keys: Sequence[RowKey], since: str | None) -> Admission:
         raise Closed(CLOSED)
     try:
         descriptors = CARRIED if raw_socket(request.environ) is None else 1
-        slot = state.hub.connection_limits.enter(identity.address, identity.user, descriptors)
+        slot = state.hub.connection_limits.enter(identity.client_address, identity.user, descriptors)
     except TooManyConnections as error:
         raise TooManyRequests(str(error), retry_after=10) from None
     setattr(g, _UNUSED, [slot.leave])
@@ -180,7 +179,7 @@ def _checked(websocket_route: Callable[..., Response]) -> Callable[..., Response
         bound = _max_message_bytes(options)
         # Most clients never send more than a pong: without a bound of the app's, the reader is made when
         # needed.
-        reader = FrameReader(bound) if bound < WebSocketConnection.most_inbound else None
+        reader = FrameReader(bound) if bound < WebSocketConnection.max_message_bytes else None
         unread: UnreadSocket = ws.thread
         return _upgrade(
             admission,
@@ -229,7 +228,7 @@ def _shake_hands(
 
 
 def _max_message_bytes(options: Mapping[str, Any]) -> int:
-    bound = WebSocketConnection.most_inbound
+    bound = WebSocketConnection.max_message_bytes
     return min(bound, options.get("max_message_size") or bound)
 
 

@@ -220,7 +220,7 @@ def test_a_gap_asks_for_a_snapshot(browser: Browser, app: Flask) -> None:
             "version": 8,
         }
         hub.reactor.call(
-            connection.say, json.dumps(frame | {"event": "delta", "data": {"total": 99}}).encode()
+            connection.send_message, json.dumps(frame | {"event": "delta", "data": {"total": 99}}).encode()
         )
         wait(browser, lambda: len([e for e in logged(browser) if e[0] == "state"]) == 3)
         assert deltas(browser) == [1]

@@ -6,6 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from keyfold.actors import ProjectionSystem
 from keyfold.web import Hub, WebSettings
 from keyfold.web.live.connections import connection
 from keyfold.web.live.protocol import messages
@@ -33,7 +34,7 @@ def test_every_close_code_and_counter_is_explained() -> None:
     assert len(codes) >= 6
     for code in codes:
         assert str(code) in PAGE
-    for counter in set(Hub(WebSettings()).stats()) - {
+    for counter in set(Hub(WebSettings(), ProjectionSystem("sqlite://")).stats()) - {
         "open",
         "channels",
         "subscriptions",

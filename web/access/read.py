@@ -14,13 +14,13 @@ from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound, 
 from ...actors import InvalidKey, ProjectionKey
 from ...actors.errors import UnknownProjection
 from ..live.connections.client_identity import ClientIdentity, May, Permission
-from ..operator.overview import OVERVIEW
+from ..live.sources import ReadableBy
 from .admin import REAUTHORIZING, AdminAccess, AuthorizeAdmin, allows
 from .origin import AllowedOrigins
 from .tickets import INVALID_TICKET, Tickets
 
 if TYPE_CHECKING:
-    from ...actors import ProjectionSystem
+    from ..live.sources import Sources
     from ..settings import WebSettings
 
 _logger = logging.getLogger("keyfold.access")
@@ -52,7 +52,7 @@ class Access:
 
     def __init__(
         self,
-        system: ProjectionSystem,
+        sources: Sources,
         settings: WebSettings,
         *,
         authorize: Authorize | None = None,
@@ -61,7 +61,7 @@ class Access:
     ) -> None:
         self.origins = AllowedOrigins(settings.allowed_origins)
         self.admin = AdminAccess(settings.admin_token, settings.metrics_token, self.origins, authorize_admin)
-        self._system = system
+        self._sources = sources
         self._settings = settings
         self._authorize = authorize
         self._identify = identify
@@ -81,8 +81,7 @@ class Access:
             BadRequest: The text cannot be a key.
         """
         try:
-            if name != OVERVIEW:
-                self._system.runtime(name)
+            self._sources.get(name)
             ProjectionKey(key)
         except UnknownProjection:
             msg = f"there is no projection {name!r}"
@@ -93,20 +92,18 @@ class Access:
     def check_read(self, request: Request, name: str, key: str) -> None:
         """Refuse a request that may not read the key. Raises NotFound, BadRequest or Forbidden."""
         self.check_row_key(name, key)
-        if self._is_public(name):
+        readable_by = self._sources.get(name).readable_by
+        if readable_by is ReadableBy.EVERYONE:
             return
-        check = self._authorize if name != OVERVIEW else None
+        check = self._authorize if readable_by is ReadableBy.AUTHORIZED else None
         if check is not None and allows(lambda: check(request, name, key)):
             return
         if self.admin.is_admin(request):
             return
-        if check is None and name != OVERVIEW:
+        if check is None and readable_by is ReadableBy.AUTHORIZED:
             _logger.warning("%s is not public, and no authorize callable is set: refused", name)
         msg = f"you may not read {name!r}"
         raise Forbidden(msg)
-
-    def _is_public(self, name: str) -> bool:
-        return name != OVERVIEW and self._system.runtime(name).projection.public
 
     def user(self, request: Request) -> str | None:
         """Return the name of the user behind a request, or None if the app does not name it."""
@@ -138,7 +135,7 @@ class Access:
                 return ClientIdentity(client_address, user, _may_not, by_ticket=True)
             self.check_read(request, *row_key)
         user = self.user(request)
-        if row_key is not None and self._is_public(row_key[0]):
+        if row_key is not None and self._sources.is_public(row_key[0]):
             return ClientIdentity(client_address, user, _may_not)
         return ClientIdentity(client_address, user, self._reauthorize(app, request))
 

@@ -10,7 +10,7 @@ from flask.cli import AppGroup
 
 from ...actors import ProjectionError
 from ...store import StoreUnavailable
-from ..live.protocol.positions import parse_position
+from ..live.protocol.messages import parse_position
 from .output import (
     REFUSED,
     as_json_option,

@@ -1,1 +1,1 @@
-"""Live delivery without Flask: the hub, its reactor, and the sources of its rows."""
+"""The live part: the hub sends clients the rows that they watch, and each change. It knows no Flask."""

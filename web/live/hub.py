@@ -1,4 +1,4 @@
-"""Who watches what: the way from the actors to the sockets."""
+"""The hub: takes what actors commit to the sockets of the clients that watch it."""
 
 from __future__ import annotations
 
@@ -7,35 +7,33 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...actors import ProjectionSystem
 from ...actors.broadcaster import Broadcaster, Committed
-from ...actors.pool.threads import ThreadHealth
 from ...store import Position
 from .background_jobs import BackgroundJobs
 from .backplane.cross_process_sync import CrossProcessSync
-from .channels.channel import Channel
+from .channels.channel import ChannelContext
 from .channels.channels import Channels
-from .channels.inbox import Missed, Notice, Replaced, Turn
+from .channels.deltas import Deltas, Missed, Replaced
 from .connections.checks import Checks
 from .connections.connection import GOING_AWAY, Connection
 from .connections.connection_limits import ConnectionLimits
-from .connections.connections import Connections
-from .connections.sign_outs import SignOuts
+from .connections.connections import Connections, SignOuts
 from .log_throttle import LogThrottle
 from .protocol.messages import delta_messages
-from .protocol.row_keys import find_address
 from .protocol.websocket_frames import text_frame
 from .reactor import Reactor
 from .row_reader import RowReader
 from .settings import LiveSettings
+from .sources import Sources
 
 if TYPE_CHECKING:
-    from ...store.rows import Row
+    from ...actors.pool.threads import ThreadHealth
 
-Wish = tuple[str, str, Position | None]
-"""Projection, key, and the position to go on from."""
+WantedChannel = tuple[str, str, Position | None]
+"""Projection, key, and the position that the client has."""
 
 _COUNTS = [
     "opened",
@@ -54,61 +52,104 @@ _COUNTS = [
     "late",
     "refused_channels",
 ]
-_SOURCE_SECONDS = 1.0
-_SWEEPS_A_HEARTBEAT = 5
+_UNPUBLISHED_SECONDS = 1.0
+"""The time between two reads of a source that does not publish its changes."""
+_ONLY_KEY = "all"
+"""The key of such a source."""
+_SWEEPS_PER_HEARTBEAT = 5
+_MIN_SWEEP_SECONDS = 0.01
 _CLOSE_SECONDS = 3.0
 
 
-class Hub(Broadcaster):
-    """Fans committed changes out to everyone who watches.
+class Connected(Protocol):
+    """Told of each new connection. Called on the reactor's thread; must not block."""
 
-    Actors call ``publish`` and the like, request threads ``adopt``; neither ever waits for a socket.
-    Everything else happens on the reactor's thread, which starts with the first connection. A frame is
-    built once whatever the number of subscribers, and without a Redis not at all for a key that nobody watches.
+    def __call__(self, projection: str | None, key: str | None, user: str | None, /) -> object:
+        """Projection and key are None for a connection that names its channels later."""
+
+
+class Hub(Broadcaster):
+    """Sends committed changes to all clients that watch them.
+
+    Actors call ``publish`` and the like, and request threads ``adopt``; neither ever waits for a socket. The
+    rest happens on the reactor's thread, which starts with the first connection. A frame is built once for
+    any number of subscriptions, and without a Redis not at all for a key without any.
+
+    The hub makes the parts of the live part and passes them to each other; that is why it imports most
+    modules here and has so many attributes.
+
+    Args:
+        settings: The limits and intervals.
+        system: The system whose rows are read. It gets the hub by ``system.broadcast_to(hub)``.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, settings: LiveSettings, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        settings: LiveSettings,
+        system: ProjectionSystem,
+        *,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self.settings = settings
         self.clock = clock
-        self.sources: dict[str, Callable[[], Row | None]] = {}
-        """Channels (by name; the key is ``all``) that come from elsewhere than a projection's rows: read anew every second while watched."""
-        self.connected: Callable[[str | None, str | None, str | None], object] | None = None
-        """Called with projection, key and user of each connection, on the reactor's thread."""
-        self._system: ProjectionSystem | None = None
-        self._closed = False
-        self._fresh()
-
-    def serve(self, system: ProjectionSystem) -> None:
-        """Say whose rows are read."""
+        self.sources = Sources(system)
         self._system = system
-        self.rows = RowReader(self, system)
+        self._connected: list[Connected] = []
+        self._closed = False
+        self._make_parts()
 
-    def _fresh(self) -> None:
+    def _make_parts(self) -> None:
+        settings, system = self.settings, self._system
+
+        def clock() -> float:
+            return self.clock()  # looked up at each call: a test may set it
+
         self._lock = threading.Lock()
-        self._all_told = threading.Event()
-        self._reactor: Reactor | None = None
-        self.connection_limits = ConnectionLimits(self.settings)
-        self.counts: Counter[str] = Counter()
-        self.gone_back_log = LogThrottle(self.clock)
-        self.channels = Channels(self)
-        self.connections = Connections()
-        self.sign_outs = SignOuts()
-        self.checks = Checks(self, "keyfold-checks", lambda at, *answer: at.decided(*answer))
-        self.rechecks = Checks(self, "keyfold-rechecks", lambda at, *answer: at.confirmed(*answer))
-        self._background_jobs = BackgroundJobs("keyfold-errands")
-        self.cross_process_sync = CrossProcessSync(self)
+        self._all_notified = threading.Event()
         self._resyncs: Counter[str] = Counter()
+        self._background_jobs = BackgroundJobs("keyfold-errands")
+        self.counts: Counter[str] = Counter()
+        self.reactor = Reactor("keyfold-hub", self._start_timers)
+        self.cross_process_sync = CrossProcessSync(settings, system, self.reactor, clock)
+        self.row_reader = RowReader(self.reactor, self.cross_process_sync)
+        context = ChannelContext(
+            settings,
+            clock,
+            self.reactor,
+            self.row_reader,
+            self.cross_process_sync,
+            self.counts,
+            self._resyncs,
+            LogThrottle(clock),
+        )
+        self.channels = Channels(context, self.sources, system)
+        self.connections = Connections()
+        self.connection_limits = ConnectionLimits(settings)
+        self.sign_outs = SignOuts()
+        # A queue of their own for rechecks: new subscriptions, however many, do not delay them.
+        self.checks = Checks(
+            self.reactor,
+            clock,
+            "keyfold-checks",
+            lambda subscription, *answer: subscription.connection.on_checked(subscription, *answer),
+        )
+        self.rechecks = Checks(
+            self.reactor,
+            clock,
+            "keyfold-rechecks",
+            lambda subscription, *answer: subscription.connection.on_rechecked(subscription, *answer),
+        )
 
     def after_fork(self) -> None:
-        """In a forked child: no socket of the parent is ours, and its reactor's thread is not here."""
-        connections, reactor = self.connections, self._reactor
-        self._fresh()
+        """In a forked child: start without sockets. They are the parent's, and so is the reactor's thread."""
+        connections, reactor = self.connections, self.reactor
+        self._make_parts()
         for connection in connections:
             connection.abandon()
-        if reactor is not None:
-            reactor.abandon()
+        reactor.abandon()
 
-    # -- what the actors say
+    # -- commits, from the actors' threads
 
     def publish(self, committed: Committed) -> None:
         channel = self.channels.find(committed.projection, committed.key)
@@ -118,16 +159,14 @@ class Hub(Broadcaster):
             committed.channel, committed.event_name, committed.epoch, committed.base_version, committed.deltas
         )
         if channel is not None:
-            frames = [text_frame(payload) for payload in payloads]
-            self.tell(
-                channel,
-                Turn(
+            channel.notify(
+                Deltas(
                     committed.epoch,
                     committed.base_version,
-                    frames,
+                    [text_frame(payload) for payload in payloads],
                     committed.base_commit_id,
                     committed.commit_id,
-                ),
+                )
             )
         self.cross_process_sync.publish(committed, payloads)
 
@@ -136,66 +175,87 @@ class Hub(Broadcaster):
     ) -> None:
         channel = self.channels.find(projection, key)
         if channel is not None:
-            self.tell(channel, Replaced(position, state, reason))
+            channel.notify(Replaced(position, state, reason))
         self.cross_process_sync.invalidate(projection, key, reason)
 
     def invalidate(self, projection: str, key: str) -> None:
         channel = self.channels.find(projection, key)
         if channel is not None:
-            self.tell(channel, Missed())
+            channel.notify(Missed())
         self.cross_process_sync.invalidate(projection, key, "gap")
 
-    def tell(self, channel: Channel, news: Notice) -> None:
-        """Bring news to a channel. From any thread."""
-        if channel.offer(news):
-            self.reactor.call(channel.take_news)
+    # -- connections, from any thread
 
-    # -- connections
-
-    @property
-    def reactor(self) -> Reactor:
-        """The thread that owns all sockets, started at the first use in this process."""
-        if self._reactor is None:
-            with self._lock:
-                if self._reactor is None:
-                    reactor = Reactor("keyfold-hub")
-                    reactor.start()
-                    reactor.call(self._sweep)
-                    reactor.call(self._beat_sources)
-                    self._reactor = reactor
-        return self._reactor
+    def on_connected(self, connected: Connected) -> None:
+        """Call ``connected`` with each new connection."""
+        self._connected.append(connected)
 
     def prepare(self) -> None:
-        """Start what owns the sockets, if nothing has yet. Raises OSError if there is no descriptor left."""
+        """Start the reactor, unless it was started. Raises OSError if the process has no descriptor left."""
         if not self._closed:
-            _ = self.reactor
+            self.reactor.start()
 
     def adopt(
         self,
         connection: Connection,
-        wishes: Sequence[Wish] = (),
+        wanted: Sequence[WantedChannel] = (),
         *,
         carried: bool = False,
         ahead: bytes | None = None,
     ) -> None:
-        """Take over a connection. From any thread.
+        """Take over a connection.
 
         Args:
-            connection: The connection, which nothing else reads or writes from now on.
-            wishes: The channels that it is subscribed to at once.
-            carried: A request's thread carries its bytes.
-            ahead: Bytes that its client has sent already, empty if its reader holds messages. None: neither.
+            connection: A connection that was just made. Nothing else reads or writes its socket from now on.
+            wanted: The channels to subscribe it to at once. The client may read them.
+            carried: Whether a request's thread carries its bytes.
+            ahead: Bytes that its client has sent already; empty if only its reader holds some. None: neither.
         """
         if self._closed:
             connection.abandon()
             connection.slot.leave()
             return
-        self.reactor.call(self._begin, connection, wishes, carried, ahead)
+        self.reactor.call(self._start, connection, wanted, carried, ahead)
 
-    def _begin(
+    def disconnect(self, user: str) -> int:
+        """Close every connection of a user with 4401.
+
+        Returns:
+            The number of connections that were closed.
+        """
+        if self._closed:
+            return 0
+        closed = Future[int]()
+        # First, so that a connection that is still being checked is refused when it comes.
+        self.sign_outs.note(user, self.clock())
+
+        def close() -> None:
+            connections = self.connections.of_user(user)
+            for connection in connections:
+                connection.sign_out()
+            closed.set_result(len(connections))
+
+        self.reactor.call(close)
+        return closed.result(_CLOSE_SECONDS)
+
+    def drop(self, number: int) -> bool:
+        """Close one connection of this process, as an operator asks. Returns False if there is none."""
+        connection = self.connections.find(number)
+        if connection is None:
+            return False
+        self.reactor.call(connection.close, GOING_AWAY, "an operator has closed this connection")
+        return True
+
+    def run_in_background(self, function: Callable[[], object]) -> None:
+        """Run code of the app on a thread for that, in order. While a thousand wait, more are dropped."""
+        self._background_jobs.run(function)
+
+    # -- on the reactor's thread
+
+    def _start(
         self,
         connection: Connection,
-        wishes: Sequence[Wish],
+        wanted: Sequence[WantedChannel],
         carried: bool,  # noqa: FBT001
         ahead: bytes | None,
     ) -> None:
@@ -206,144 +266,90 @@ class Hub(Broadcaster):
         if self._closed:
             connection.close(GOING_AWAY, "the server is shutting down")
             return
-        if connection.is_outdated:
+        if connection.is_signed_out:
             connection.sign_out()
             return
-        for wish in wishes:
-            connection.begin(*wish)
-        if self.connected is not None:
-            watched: list[tuple[str | None, str | None]] = [(name, key) for name, key, _ in wishes]
-            for name, key in watched or [(None, None)]:
-                self.connected(name, key, connection.identity.user)
+        for channel in wanted:
+            connection.subscribe(*channel)
+        row_keys: list[tuple[str | None, str | None]] = [(name, key) for name, key, _ in wanted]
+        for name, key in row_keys or [(None, None)]:
+            for connected in self._connected:
+                connected(name, key, connection.identity.user)
         if ahead is not None:
             connection.received(ahead)
 
-    def gone(self, connection: Connection) -> None:
-        """Forget a connection that has ended. On the reactor's thread."""
+    def forget(self, connection: Connection) -> None:
+        """Remove a connection that has ended. On the reactor's thread."""
         self.connections.remove(connection)
         self.counts["closed"] += 1
 
-    def disconnect(self, user: str) -> int:
-        """Close every connection of a user with 4401, and return how many there were. From any thread."""
-        if self._closed:
-            return 0
-        closed = Future[int]()
-        # Before those that are open are looked for: one that is still being checked is refused when it comes.
-        self.sign_outs.note(user, self.clock())
-
-        def close() -> None:
-            theirs = self.connections.of_user(user)
-            for connection in theirs:
-                connection.sign_out()
-            closed.set_result(len(theirs))
-
-        self.reactor.call(close)
-        return closed.result(_CLOSE_SECONDS)
-
-    def is_public(self, name: str) -> bool:
-        """Say whether everybody may read a projection, so that nobody is to be asked."""
-        runtime = None if self._system is None else self._system.projections.get(name)
-        return runtime is not None and runtime.projection.public
-
-    def aside(self, function: Callable[[], object]) -> None:
-        """Tell code of the app's something, on a thread of its own. From any thread."""
-        self._background_jobs.run(function)
-
-    def snapshot_sent(self, name: str, reason: str) -> None:
-        """Count it, if it stands for deltas that would not do."""
-        if reason not in ("initial", "rebuild"):
-            self._resyncs[name] += 1
-
-    def drop(self, number: int) -> bool:
-        """Close one connection of this process, as an operator asks. False: there is none. From any thread."""
-        connection = self.connections.find(number)
-        if connection is None:
-            return False
-        self.reactor.call(connection.close, GOING_AWAY, "an operator has closed this connection")
-        return True
-
-    def address_of(self, channel: str | None, projection: str | None, key: str | None) -> tuple[str, str]:
-        """Return (name, key) of what a client wants. Raises UnknownProjection, InvalidKey."""
-        return find_address(self._projections, channel, projection, key)
-
-    @property
-    def _projections(self) -> dict[str, Any]:
-        return self.sources | ({} if self._system is None else self._system.projections)
-
-    # -- channels, on the reactor's thread
-
-    def channel(self, name: str, key: str) -> Channel:
-        """Return the channel of a key."""
-        return self.channels.get(name, key)
-
-    def read(self, channel: Channel) -> None:
-        """Read the row of a channel on one of the readers' threads."""
-        self.cross_process_sync.before_read(channel, lambda: self.rows.read(channel))
-
-    def later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call function on the reactor's thread."""
-        self.reactor.call_later(seconds, function)
+    def _start_timers(self) -> None:
+        self._sweep()
+        self._read_unpublished()
 
     def _sweep(self) -> None:
         self.channels.sweep()
-        if self._system is not None:
-            self._system.reporter.report()
-        self.reactor.call_later(max(0.01, self.settings.heartbeat_seconds / _SWEEPS_A_HEARTBEAT), self._sweep)
+        self._system.reporter.report()
+        seconds = max(_MIN_SWEEP_SECONDS, self.settings.heartbeat_seconds / _SWEEPS_PER_HEARTBEAT)
+        self.reactor.call_later(seconds, self._sweep)
 
-    def _beat_sources(self) -> None:
-        for name in self.sources:
-            channel = self.channels.find(name, "all")
+    def _read_unpublished(self) -> None:
+        """Read the rows of sources that do not publish their changes, while clients watch them."""
+        for name in self.sources.unpublished():
+            channel = self.channels.find(name, _ONLY_KEY)
             if channel is not None and channel.is_watched:
-                channel.beat()
-        self.reactor.call_later(_SOURCE_SECONDS, self._beat_sources)
+                channel.heartbeat()
+        self.reactor.call_later(_UNPUBLISHED_SECONDS, self._read_unpublished)
 
-    # -- the end, and facts
+    # -- the end, and stats
 
     def close(self, timeout: float = _CLOSE_SECONDS) -> None:
-        """Tell every connection 1001, and end the reactor once all have gone or the timeout is over.
+        """Close every connection with 1001, and end the reactor.
 
-        Other processes are still told what is committed until the system has closed.
+        Commits are still sent to other processes until the system has closed.
+
+        Args:
+            timeout: Seconds to wait for the connections to end.
         """
         self._close_connections(timeout)
-        if self._system is None or self._system.closed:
+        if self._system.closed:
             self.cross_process_sync.close(min(timeout, _CLOSE_SECONDS))
 
     def _close_connections(self, timeout: float) -> None:
+        reactor = self.reactor
         with self._lock:
-            closing, self._closed = self._closed, True
-            reactor = self._reactor
+            was_closed, self._closed = self._closed, True
         self._background_jobs.close()
         self.checks.close()
         self.rechecks.close()
-        if reactor is None:
+        if not reactor.is_started:
             return
-        if closing:
-            self._all_told.wait(timeout)  # somebody else is at it: the process must not end before
+        if was_closed:
+            self._all_notified.wait(timeout)  # another thread closes: the process must not end before
             return
-        if not reactor.is_alive:  # nobody can say goodbye any more, so nothing is to be waited for
+        if not reactor.is_alive:  # no thread can send a close any more, so there is nothing to wait for
             for connection in self.connections:
                 connection.end()
-            self._all_told.set()
+            self._all_notified.set()
             return
         self.connections.close_all(reactor, GOING_AWAY, "the server is shutting down", timeout)
-        self._all_told.set()
+        self._all_notified.set()
         reactor.stop(timeout)
 
     def loops(self) -> list[ThreadHealth]:
-        reactor = self._reactor
-        return (
-            []
-            if reactor is None or self._closed
-            else [reactor.loop(monotonic()), *self.cross_process_sync.loops()]
-        )
+        if not self.reactor.is_started or self._closed:
+            return []
+        return [self.reactor.health(monotonic()), *self.cross_process_sync.loops()]
 
     def stats(self) -> dict[str, Any]:
-        """Return what is open now, and the totals since the process began."""
+        """Return the numbers of connections and subscriptions, and the counts since the process began."""
         counts, watched, resyncs = self.counts.copy(), self.channels.by_projection(), self._resyncs.copy()
-        names = [name for name in self._projections if name not in self.sources]
         return {
             "open": len(self.connections),
-            "projections": {name: {"subscribers": watched[name], "resyncs": resyncs[name]} for name in names},
+            "projections": {
+                name: {"subscribers": watched[name], "resyncs": resyncs[name]}
+                for name in list(self._system.projections)
+            },
             **self.channels.stats(),
             "backplane": self.cross_process_sync.stats(),
             "limit": self.connection_limits.limit,

@@ -1,4 +1,4 @@
-"""What may happen many times a second, and is worth a line in the log once a minute."""
+"""Throttles the log of an event that may happen many times per second."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _SECONDS = 60.0
 
 
 class LogThrottle:
-    """Says whether another line is due. Whoever writes it says how many there were."""
+    """Allows one line per minute. The line should give the number of events so far."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._next = -inf
 
     def is_due(self) -> bool:
-        """Return whether the last one was a minute ago; then the next minute begins."""
+        """Return whether a line may be logged now; if so, the next minute begins."""
         now = self._clock()
         if now < self._next:
             return False

@@ -1,4 +1,4 @@
-"""Committed rows for channels, read on threads that may wait, and brought back to the reactor's."""
+"""Reads of committed rows for channels: the readers' threads read, the reactor's thread gets the answers."""
 
 from __future__ import annotations
 
@@ -6,94 +6,109 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from ...actors import Closed, ProjectionSystem
+from ...actors import Closed
 from ...store.rows import differ
-from ..operator.overview import SCAN_SECONDS
-from .channels.recent_deltas import NO_COMMIT
+from .channels.deltas import NO_COMMIT
 
 if TYPE_CHECKING:
+    from ...actors import ProjectionSystem
     from ...store.rows import Head, Row, RowKey
+    from .backplane.cross_process_sync import CrossProcessSync
     from .channels.channel import Channel
-    from .hub import Hub
+    from .reactor import Reactor
 
-_AT_ONCE = 500
+_MAX_KEYS_PER_QUERY = 500
 
 
 class RowReader:
-    """Reads for the channels of one hub."""
+    """Reads the rows of the channels of one hub. Called on the reactor's thread."""
 
-    def __init__(self, hub: Hub, system: ProjectionSystem) -> None:
-        self._hub, self._system = hub, system
+    def __init__(self, reactor: Reactor, cross_process_sync: CrossProcessSync) -> None:
+        self._reactor = reactor
+        self._cross_process_sync = cross_process_sync
 
-    def read(self, channel: Channel) -> None:
-        """Read the row of a channel, and tell it ``row_came`` or ``no_row_came``.
+    def read(self, channel: Channel, lost: Head | None) -> None:
+        """Read the row of a channel, then call its ``row_came`` or ``no_row_came``.
 
-        Where the channel knows of an epoch that the row has to leave, it is given another one first.
+        The read begins once no commit of another process can be missed after it.
+
+        Args:
+            channel: The channel.
+            lost: A commit that clients were shown. If the row has lost it, the row gets a new epoch first.
         """
-        reactor, system, leaves = self._hub.reactor, self._system, channel.leaving
+        self._cross_process_sync.call_when_listening(channel, lambda: self._read(channel, lost))
 
-        def came(future: Future[Row | None]) -> None:
+    def _read(self, channel: Channel, lost: Head | None) -> None:
+        def answer(future: Future[Row | None]) -> None:
             error = future.exception()
             if error is not None:
-                reactor.call(channel.no_row_came, error)
+                self._reactor.call(channel.no_row_came, error)
                 return
-            reactor.call(channel.row_came, future.result())
-            if leaves is not None:
-                self._hub.cross_process_sync.hint(channel.text)
+            self._reactor.call(channel.row_came, future.result())
+            if lost is not None:
+                self._cross_process_sync.hint(channel.text)
 
-        source = self._hub.sources.get(channel.name)
         try:
-            reading = (
-                system.submit_read(channel.name, channel.key, leaves=leaves)
-                if source is None
-                else system.submit(source, seconds=SCAN_SECONDS)
-            )
-            reading.add_done_callback(came)
+            channel.source.submit_read(channel.key, lost).add_done_callback(answer)
         except Exception as error:
-            reactor.call(channel.no_row_came, error)
+            self._reactor.call(channel.no_row_came, error)
 
-    def compare(
-        self,
-        channels: Sequence[Channel],
-        *,
-        same: Callable[[Channel], None],
-        differs: Callable[[Channel], None],
-    ) -> None:
-        """Ask which commits the rows hold, 500 a query, and tell of each channel whether its ring leads there.
 
-        Those whose rows are elsewhere, or can't be asked for, are told by ``differs``: the reads that this makes find
-        out where.
-        """
-        for start in range(0, len(channels), _AT_ONCE):
-            self._compare_some(channels[start : start + _AT_ONCE], same, differs)
+def compare_with_rows(
+    channels: Sequence[Channel],
+    system: ProjectionSystem,
+    reactor: Reactor,
+    *,
+    same: Callable[[Channel], None],
+    differs: Callable[[Channel], None],
+) -> None:
+    """Compare the newest delta of each channel with the commit that its row holds, 500 rows per query.
 
-    def _compare_some(
-        self, channels: Sequence[Channel], same: Callable[[Channel], None], differs: Callable[[Channel], None]
-    ) -> None:
-        # Taken before the question: a row that has not come so far has gone back.
-        commits = [
-            None if (recent_deltas := channel.recent_deltas) is None else recent_deltas.commit
-            for channel in channels
-        ]
-        row_keys = [(channel.name, channel.key) for channel in channels]
+    A channel whose row is not in the database, or can't be queried, counts as different: the read that
+    follows finds its position.
 
-        def came(future: Future[dict[RowKey, Head]]) -> None:
-            known = future.exception() is None
-            heads = future.result() if known else {}
-            for channel, row_key, commit in zip(channels, row_keys, commits, strict=True):
-                reached = known and _is_at(commit, heads.get(row_key, NO_COMMIT))
-                # Each by itself: what goes wrong in one channel is not to reach the others.
-                self._hub.reactor.call(same if reached else differs, channel)
+    Args:
+        channels: The channels. Called on the reactor's thread.
+        system: The system whose store is queried, on a reader's thread.
+        reactor: Runs the answers.
+        same: Called with each channel that has the deltas up to its row, on the reactor's thread.
+        differs: Called with each of the other channels, on the reactor's thread.
+    """
+    for start in range(0, len(channels), _MAX_KEYS_PER_QUERY):
+        _compare_some(channels[start : start + _MAX_KEYS_PER_QUERY], system, reactor, same, differs)
 
-        try:
-            asking = self._system.submit(lambda: self._system.store.heads(row_keys))
-        except Closed:
-            return
-        asking.add_done_callback(lambda future: self._hub.reactor.call(came, future))
+
+def _compare_some(
+    channels: Sequence[Channel],
+    system: ProjectionSystem,
+    reactor: Reactor,
+    same: Callable[[Channel], None],
+    differs: Callable[[Channel], None],
+) -> None:
+    # Read before the query: a row that has not reached this commit by then has gone back.
+    commits = [
+        None if (recent_deltas := channel.recent_deltas) is None else recent_deltas.commit
+        for channel in channels
+    ]
+    row_keys = [(channel.name, channel.key) for channel in channels]
+
+    def answer(future: Future[dict[RowKey, Head]]) -> None:
+        is_known = future.exception() is None
+        heads = future.result() if is_known else {}
+        for channel, row_key, commit in zip(channels, row_keys, commits, strict=True):
+            is_same = is_known and _is_at(commit, heads.get(row_key, NO_COMMIT))
+            # One call per channel: an error in one channel must not reach the others.
+            reactor.call(same if is_same else differs, channel)
+
+    try:
+        query = system.submit(lambda: system.store.heads(row_keys))
+    except Closed:
+        return
+    query.add_done_callback(lambda future: reactor.call(answer, future))
 
 
 def _is_at(commit: Head | None, row: Head) -> bool:
-    """Say whether a ring led to the very commit that a row holds."""
+    """Return whether the newest delta belongs to the very commit that a row holds."""
     return (
         commit is not None and commit.position == row.position and not differ(commit.commit_id, row.commit_id)
     )

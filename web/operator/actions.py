@@ -19,7 +19,7 @@ from ...actors import (
 from ...actors.errors import LetterNotFound
 from ...store import StoreRejected
 from ..app_registry import current_state
-from ..live.protocol.positions import parse_position
+from ..live.protocol.messages import parse_position
 
 REFUSALS = (
     ApplyError,

@@ -12,9 +12,13 @@ import msgspec
 from ...store.operator_queries import Queries
 from ...store.rows import Row
 from ...store.validation import check_key
+from ..live.sources import ReadableBy
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from ...actors import ProjectionRuntime, ProjectionSystem
+    from ...store.rows import Head
     from ..live.hub import Hub
 
 OVERVIEW = "keyfold.overview"
@@ -29,13 +33,23 @@ NOTHING_DEGRADED: dict[str, Any] = {"degraded": 0, "degraded_keys": {}}
 
 
 class Overview:
-    """Stats and details for operators. Its methods query the database: call them on a reader's thread."""
+    """Stats and details for operators. Its methods query the database: call them on a reader's thread.
+
+    It is the source of the channel that the admin page watches.
+    """
+
+    readable_by = ReadableBy.OPERATORS
+    is_published = False
 
     def __init__(self, system: ProjectionSystem, hub: Hub) -> None:
         self._system = system
         self._hub = hub
         self._queries = Queries(system.store)
         self._versions = itertools.count(1)
+
+    def submit_read(self, key: str, lost: Head | None) -> Future[Row | None]:  # noqa: ARG002
+        """Begin to read the whole overview. It is never lost: each answer is a new version."""
+        return self._system.submit(self.row, seconds=SCAN_SECONDS)
 
     def row(self) -> Row:
         """Return the whole overview as a row that was never saved, with a new version at each call."""
@@ -92,7 +106,9 @@ class Overview:
                 for row in self._queries.keys(name, halted=True, limit=_MAX_KEYS)
             ],
             "letters": [letter._asdict() for letter in self._queries.newest_letters(name, _MAX_LETTERS)],
-            "clients": self._hub.connections.describe(self._hub.clock(), projection=name, most=_MAX_CLIENTS),
+            "clients": self._hub.connections.describe(
+                self._hub.clock(), projection=name, max_count=_MAX_CLIENTS
+            ),
             "process": self._system.reporter.process,
         }
         if key is not None:

@@ -121,10 +121,10 @@ class Echo(WebSocketConnection):
 
     __slots__ = ()
 
-    most_inbound = 20_000_000
+    max_message_bytes = 20_000_000
 
     @property
-    def _most_allowance(self) -> float:
+    def _max_allowance(self) -> float:
         return 1e9
 
     def message(self, opcode: Opcode, payload: bytes) -> None:

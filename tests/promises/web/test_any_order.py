@@ -68,10 +68,11 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = TemporaryDirectory()
-        self.hub = Hub(WebSettings(max_channels_per_socket=MOST, reauthorize_seconds=0), clock=self.clock)
+        settings = WebSettings(max_channels_per_socket=MOST, reauthorize_seconds=0)
         self.now = 0.0
-        self.system = ProjectionSystem(f"sqlite:///{self.directory.name}/k.db", broadcaster=self.hub)
-        self.hub.serve(self.system)
+        self.system = ProjectionSystem(f"sqlite:///{self.directory.name}/k.db")
+        self.hub = Hub(settings, self.system, clock=self.clock)
+        self.system.broadcast_to(self.hub)
         for projection in (Totals(), Checked()):
             self.system.register(projection)
         self.arrived: queue.SimpleQueue[Call] = queue.SimpleQueue()
@@ -206,7 +207,12 @@ class AnyOrder(RuleBasedStateMachine):
         while self.checked:
             self.decide(0, may=True)
         assert all(life.is_live for life in self.wanted.values())
-        wait_until(lambda: self.hub.stats()["buffering"] == 0 and not any(c._asking for c in self.channels()))
+        wait_until(
+            lambda: (
+                self.hub.stats()["buffering"] == 0
+                and not any(c._read is not None and c._read.subscriptions for c in self.channels())
+            )
+        )
         assert self.hub.stats()["subscriptions"] == len(self.wanted) == len(self.connection.subscriptions)
         assert self.answers() == []
         for name in (CHECKED, OPEN):

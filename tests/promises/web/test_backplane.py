@@ -18,7 +18,7 @@ from keyfold.store.processes import Processes
 from keyfold.web import Keyfold
 from keyfold.web.live.backplane.backplane import Backplane
 from keyfold.web.live.backplane.cross_process_sync import notice_of
-from keyfold.web.live.channels.inbox import Turn
+from keyfold.web.live.channels.deltas import Deltas
 from keyfold.web.live.protocol.messages import delta_messages
 from keyfold.web.live.protocol.websocket_frames import text_frame
 from msgspec import msgpack
@@ -255,7 +255,7 @@ TURN = delta_messages("projection.test.totals.a", "delta", "e", 0, [b"1"])[0]
 def test_nothing_of_a_message_is_taken_on_trust(content: Any) -> None:
     """Whatever is not exactly what this library sends is no news."""
     assert notice_of("projection.test.totals.a", content) is None
-    assert notice_of("projection.test.totals.a", [0, "e", 0, [TURN]]) == Turn("e", 0, [text_frame(TURN)])
+    assert notice_of("projection.test.totals.a", [0, "e", 0, [TURN]]) == Deltas("e", 0, [text_frame(TURN)])
 
 
 def test_a_release_without_ids_of_commits_understands_what_is_published(

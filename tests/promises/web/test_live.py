@@ -214,9 +214,9 @@ def test_names_and_keys_with_dots_are_told_apart(sqlite_url: str) -> None:
     with app.app_context():
         system = keyfold.system
     hub = hub_of(app)
-    assert hub.address_of("projection.test.totals.of.a", None, None) == ("test.totals.of", "a")
-    assert hub.address_of("projection.test.totals.off.a", None, None) == ("test.totals", "off.a")
-    assert hub.address_of(None, "test.totals", "of.a") == ("test.totals", "of.a")
+    assert hub.sources.resolve("projection.test.totals.of.a", None, None) == ("test.totals.of", "a")
+    assert hub.sources.resolve("projection.test.totals.off.a", None, None) == ("test.totals", "off.a")
+    assert hub.sources.resolve(None, "test.totals", "of.a") == ("test.totals", "of.a")
     with serve(app) as site:
         long, short = site.watch("test.totals.of", "a"), site.watch("test.totals", "of.a")
         assert [long.next()["version"], short.next()["version"]] == [0, 0]
@@ -671,7 +671,7 @@ def test_the_client_asks_once_for_the_snapshot_that_it_needs(
             for number in range(7, 207)
         ]
         for frame in frames:
-            hub.reactor.call(connection.say, frame.encode())  # type: ignore[attr-defined]
+            hub.reactor.call(connection.send_message, frame.encode())  # type: ignore[attr-defined]
         change = watch.next(DEADLINE)
         assert change is not None
         assert (change.is_snapshot, change.position.version) == (True, 1)

@@ -39,13 +39,13 @@ class Large:
         self.system: ProjectionSystem = app.extensions["keyfold"].system
         self.reads: Counter[str] = Counter()
         self._port, self._stack = port, stack
-        read = self.hub.rows.read
+        read = self.hub.row_reader.read
 
-        def counted(channel: Any) -> None:
+        def counted(channel: Any, lost: Any) -> None:
             self.reads[channel.key] += 1
-            read(channel)
+            read(channel, lost)
 
-        self.hub.rows.read = counted
+        self.hub.row_reader.read = counted
 
     def grow(self, *keys: str, size: int = 30_000) -> None:
         """Give each key a state of so many bytes, and a delta of as many."""
@@ -218,7 +218,7 @@ def test_answers_do_not_wait_behind_what_channels_sent(large: Large) -> None:
     client.send(*[say(type="ping")] * 100)
     [theirs] = large.hub.connections
     answers = 100 * len(text_frame(PONG))
-    wait_until(lambda: theirs._send_buffer is not None and theirs._send_buffer._bytes_of_answers == answers)
+    wait_until(lambda: theirs._send_buffer is not None and theirs._send_buffer._answer_bytes == answers)
     large.grow("small", size=100)
     kinds = [next(coming)["type"] for _ in range(104)]
     assert kinds == ["subscribed", "snapshot", *["pong"] * 100, "delta", "delta"]
@@ -231,7 +231,7 @@ def test_answers_do_not_wait_behind_what_channels_sent(large: Large) -> None:
 @pytest.fixture
 def lane() -> Iterator[tuple[Hub, WebSocketConnection, RawClient]]:
     """A connection without HTTP, over a pipe whose kernel wakes nobody up before most of it is taken."""
-    hub = Hub(WebSettings())
+    hub = Hub(WebSettings(), ProjectionSystem("sqlite://", tuning={"report_seconds": 0}))
     ours, theirs = socket.socketpair()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
     identity = ClientIdentity("test", None, lambda _name, _key, _ticket: None)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from flask import Flask
+from keyfold.actors import ProjectionSystem
 from keyfold.web import Hub, WebSettings
 from keyfold.web.live.connections.client_identity import ClientIdentity
 from keyfold.web.live.connections.connection_limits import ConnectionLimits
@@ -25,7 +26,9 @@ class Talker:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.hub = Hub(WebSettings(), clock=lambda: self.now)
+        self.hub = Hub(
+            WebSettings(), ProjectionSystem("sqlite://", tuning={"report_seconds": 0}), clock=lambda: self.now
+        )
         ours, theirs = socket.socketpair()
         for sock in (ours, theirs):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

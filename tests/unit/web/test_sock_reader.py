@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from keyfold.web import sock_reader
-from keyfold.web.live.protocol.websocket_frames import Broken, Incoming
+from keyfold.web.live.protocol.websocket_frames import Incoming, ProtocolViolation
 from keyfold.web.sock_reader import ReaderFactory, SocketReader, UnreadSocket, install_reader
 from simple_websocket import ConnectionClosed, Server
 from support.parking import DEADLINE, wait_until
@@ -284,7 +284,7 @@ def test_the_bounds_of_a_message_hold(frames: list[bytes], code: int) -> None:
     """Of one that came before the hand-over, and of one that comes after it."""
     pair = Pair()
     reader, _ = pair.stop(100)
-    with pytest.raises(Broken) as caught:
+    with pytest.raises(ProtocolViolation) as caught:
         list(reader.feed(b"".join(frames)))
     assert caught.value.code == code
     pair.close()
@@ -296,7 +296,7 @@ def test_a_long_message_that_the_thread_has_read_is_refused_too() -> None:
     pair.client.sendall(client_frame(TEXT, b"x" * 101))
     wait_until(lambda: bool(pair.ws.input_buffer))
     reader, ahead = pair.stop(100)
-    with pytest.raises(Broken, match="more than 100 bytes"):
+    with pytest.raises(ProtocolViolation, match="more than 100 bytes"):
         list(reader.feed(ahead))
     pair.close()
 
@@ -307,7 +307,7 @@ def test_a_compressed_message_is_bounded_by_its_real_size() -> None:
     reader, _ = pair.stop()
     data = pair.protocol.send(TextMessage(data="x" * (BOUND + 1)))
     assert len(data) < 200
-    with pytest.raises(Broken) as caught:
+    with pytest.raises(ProtocolViolation) as caught:
         list(reader.feed(data))
     assert caught.value.code == 1009
     pair.close()

@@ -1,1 +1,1 @@
-"""Commits of other processes, through Redis or the rows."""
+"""Commits of other processes: through Redis, or by a look at the rows."""

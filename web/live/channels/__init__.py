@@ -1,1 +1,1 @@
-"""One channel per key: its subscribers and its recent deltas."""
+"""Channels: one per row key that clients watch, with its subscribers and its recent deltas."""

@@ -1,4 +1,4 @@
-"""Frames on their way to everyone who watches a channel: joined once, whatever the number of sockets."""
+"""Frames on their way to all subscribers of a channel, joined once for any number of sockets."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from ....store import Position
 from ..protocol.messages import heartbeat_message, resumed_message, snapshot_message
 from ..protocol.websocket_frames import payload_of, text_frame
 
-_MOST_TOGETHER = 64 * 1024
+_MAX_JOINED_BYTES = 64 * 1024
 
 
-class Piece(NamedTuple):
-    """Bytes for one ``send``, and the number of whole frames in them."""
+class JoinedFrames(NamedTuple):
+    """Bytes for one ``send``."""
 
     data: bytes
     frames: int
+    """The number of frames in them, or of events."""
 
 
 class Batch:
-    """WebSocket frames of one kind, of consecutive versions that end at ``head``."""
+    """WebSocket frames of one kind, for consecutive versions that end at ``head``."""
 
     def __init__(self, event: str, frames: list[bytes], head: Position) -> None:
         self._event = event
@@ -30,28 +31,31 @@ class Batch:
 
     @classmethod
     def snapshot(cls, channel: str, position: Position, state: bytes, reason: str) -> Self:
-        """Hold a whole state, which is JSON."""
+        """Return a batch with a whole state, which is JSON."""
         return cls("snapshot", [text_frame(snapshot_message(channel, position, state, reason))], position)
 
     @classmethod
     def resumed(cls, channel: str, since: Position, head: Position) -> Self:
-        """Hold the word that nothing is missing. Its id in a stream is where the client was: deltas follow."""
+        """Return a batch with the message that the client missed nothing.
+
+        Its id in an event stream is the client's own position, since the deltas follow.
+        """
         frame = text_frame(resumed_message(channel, head, since.version))
         return cls("resumed", [frame], Position(head.epoch, since.version))
 
     @classmethod
     def heartbeat(cls, channel: str, head: Position) -> Self:
-        """Hold the position of a channel."""
+        """Return a batch with the position of a channel."""
         return cls("heartbeat", [text_frame(heartbeat_message(channel, head))], head)
 
     @cached_property
-    def for_sockets(self) -> list[Piece]:
-        """As WebSocket traffic."""
+    def for_sockets(self) -> list[JoinedFrames]:
+        """The frames as WebSocket traffic."""
         return list(_join(self._frames))
 
     @cached_property
-    def for_streams(self) -> list[Piece]:
-        """As Server-Sent Events. The id of each is the position that it leads to."""
+    def for_streams(self) -> list[JoinedFrames]:
+        """The frames as Server-Sent Events. The id of each event is the position after it."""
         first = self._head.version - len(self._frames) + 1
         return list(
             _join(
@@ -64,21 +68,22 @@ class Batch:
         )
 
 
-def _join(frames: list[bytes]) -> Iterable[Piece]:
-    if sum(map(len, frames)) <= _MOST_TOGETHER:
-        yield Piece(b"".join(frames), len(frames))
+def _join(frames: list[bytes]) -> Iterable[JoinedFrames]:
+    if sum(map(len, frames)) <= _MAX_JOINED_BYTES:
+        yield JoinedFrames(b"".join(frames), len(frames))
         return
-    together: list[bytes] = []
+    joined: list[bytes] = []
     size = 0
     for frame in frames:
-        if together and size + len(frame) > _MOST_TOGETHER:
-            yield Piece(b"".join(together), len(together))
-            together, size = [], 0
-        together.append(frame)
+        if joined and size + len(frame) > _MAX_JOINED_BYTES:
+            yield JoinedFrames(b"".join(joined), len(joined))
+            joined, size = [], 0
+        joined.append(frame)
         size += len(frame)
-    yield Piece(b"".join(together), len(together))
+    yield JoinedFrames(b"".join(joined), len(joined))
 
 
 def _one_line(payload: bytes) -> bytes:
-    # A line break is white space in JSON, and would end an event here. States are stored as others wrote them.
+    # A line break is white space in JSON, but would end an event. A stored state may have been written
+    # elsewhere.
     return payload.replace(b"\n", b" ").replace(b"\r", b" ")

@@ -1,1 +1,1 @@
-"""One connection per client: sockets and streams, and their limits."""
+"""Connections: one per client, as a WebSocket or an event stream, with its bounds and its rights."""

@@ -1,145 +1,160 @@
-"""Asking the app who may read: on a few threads, in fair turns, no more at once than it can bear."""
+"""Checks: the app is asked who may read, on a few threads, and in fair order among the connections."""
 
 from __future__ import annotations
 
 import logging
 import queue
-import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from ....actors.pool.threads import WatchedThread
 from .client_identity import Permission
 
 if TYPE_CHECKING:
-    from ..channels.subscription import Subscription
-    from ..host import Host
+    from ..reactor import Reactor
     from .connection import Connection
+    from .subscription import Subscription
 
 _logger = logging.getLogger("keyfold.access")
 
 _THREADS = 4
-_AT_ONCE = 2
-"""Of one connection: while one of its checks hangs, its other channels go on, and it holds no more than this."""
+_MAX_PER_CONNECTION = 2
+"""Checks of one connection that run together. If one hangs, its other channels go on."""
 HANG_SECONDS = 5.0
-"""A call that takes longer has a thread to itself: another one takes its place in the queue."""
-_MOST_HANGING = 12
+"""A check that takes longer no longer counts against the number of threads."""
+_MAX_HANGING = 12
 
-Answered = Callable[["Connection", "Subscription", Permission | None, float], None]
-"""Called on the reactor's thread, once for each question that was begun, with the time of its beginning."""
+
+class CheckAnswered(Protocol):
+    """Takes the answer of a check. Called on the reactor's thread, once for each check that was started."""
+
+    def __call__(
+        self, subscription: Subscription, permission: Permission | None, started_at: float, /
+    ) -> None:
+        """``permission`` is None if it was refused; ``started_at`` is by the hub's clock."""
 
 
 class Checks:
-    """A queue of questions to the app, asked in turns: each connection that waits gets one, then the next one's.
+    """A queue of checks, in fair order: each connection that waits gets one check, then the next connection.
 
-    So a connection with a hundred wishes delays another by one of them. What has ended while it waited
-    is not asked. All but the calls of the app happens on the reactor's thread, so nothing is locked.
-    Threads start when there is something to ask. If all of them hang, up to 12 more take their places; if
-    those hang too, nothing is asked until one returns.
+    So a connection with a hundred subscriptions delays another one by a single check. A subscription that
+    ends while it waits is not checked. All but the calls of the app happens on the reactor's thread, so
+    nothing is locked. Threads start when they are needed. If all of them hang, up to 12 more start; if those
+    hang too, no check is made until one returns.
+
+    Args:
+        reactor: Runs the answers.
+        clock: Returns the time in seconds.
+        name: The first part of the threads' names.
+        answered: Takes the answers.
     """
 
-    def __init__(self, host: Host, name: str, answered: Answered) -> None:
-        self._host, self._name, self._answered = host, name, answered
-        self._wishes: dict[Connection, dict[Subscription, None]] = {}
-        self._turns: OrderedDict[Connection, None] = OrderedDict()
-        """Those with wishes that are not asked about as much as they may be already."""
-        self._begun: dict[Subscription, float] = {}
-        self._busy: Counter[Connection] = Counter()
+    def __init__(
+        self, reactor: Reactor, clock: Callable[[], float], name: str, answered: CheckAnswered
+    ) -> None:
+        self._reactor, self._clock, self._name, self._answered = reactor, clock, name, answered
+        self._waiting: dict[Connection, dict[Subscription, None]] = {}
+        self._ready: OrderedDict[Connection, None] = OrderedDict()
+        """The connections with a subscription that waits and fewer running checks than they may have."""
+        self._started: dict[Subscription, float] = {}
+        self._running: Counter[Connection] = Counter()
         self._jobs: queue.SimpleQueue[Subscription | None] = queue.SimpleQueue()
         self._threads = 0
-        self._looks_again = False
+        self._is_retry_scheduled = False
         self._closed = False
         self.waiting = 0
 
     @property
     def running(self) -> int:
-        """Questions that the app is answering. From any thread."""
-        return len(self._begun)
+        """The number of checks that the app is answering. From any thread."""
+        return len(self._started)
 
     def ask(self, subscription: Subscription) -> None:
-        """Ask when its connection's turn comes."""
+        """Check a subscription once the queue has come to it."""
         if self._closed:
             return
         connection = subscription.connection
-        self._wishes.setdefault(connection, {})[subscription] = None
+        self._waiting.setdefault(connection, {})[subscription] = None
         self.waiting += 1
-        if self._busy[connection] < _AT_ONCE:
-            self._turns.setdefault(connection)
-        self._go()
+        if self._running[connection] < _MAX_PER_CONNECTION:
+            self._ready.setdefault(connection)
+        self._start_checks()
 
     def drop(self, subscription: Subscription) -> None:
-        """Don't ask any more, if it has not been asked yet: it has ended."""
+        """Remove a subscription that has ended, if its check has not started."""
         connection = subscription.connection
-        wishes = self._wishes.get(connection)
-        if wishes is None or subscription not in wishes:
+        waiting = self._waiting.get(connection)
+        if waiting is None or subscription not in waiting:
             return
-        del wishes[subscription]
+        del waiting[subscription]
         self.waiting -= 1
-        if not wishes:
-            del self._wishes[connection]
-            self._turns.pop(connection, None)
+        if not waiting:
+            del self._waiting[connection]
+            self._ready.pop(connection, None)
 
     def close(self) -> None:
-        """Ask nothing more, and end the threads as soon as the app returns to them. From any thread."""
+        """Start no more checks, and end the threads as soon as the app returns to them. From any thread."""
         self._closed = True
         for _ in range(self._threads):
             self._jobs.put(None)
 
-    def _go(self) -> None:
-        while self._turns and len(self._begun) < self._room():
-            connection, _ = self._turns.popitem(last=False)
-            wishes = self._wishes[connection]
-            subscription = next(iter(wishes))
+    def _start_checks(self) -> None:
+        while self._ready and len(self._started) < self._max_running():
+            connection, _ = self._ready.popitem(last=False)
+            waiting = self._waiting[connection]
+            subscription = next(iter(waiting))
             self.drop(subscription)
-            self._begun[subscription] = self._host.clock()
-            self._busy[connection] += 1
-            if wishes and self._busy[connection] < _AT_ONCE:
-                self._turns[connection] = None
+            self._started[subscription] = self._clock()
+            self._running[connection] += 1
+            if waiting and self._running[connection] < _MAX_PER_CONNECTION:
+                self._ready[connection] = None
             self._jobs.put(subscription)
-            if self._threads < len(self._begun) and not self._closed:
+            if self._threads < len(self._started) and not self._closed:
                 self._threads += 1
-                name = f"{self._name}-{self._threads}"
-                threading.Thread(target=self._work, name=name, daemon=True).start()
-                if self._closed:  # from another thread, just now
+                WatchedThread(f"{self._name}-{self._threads}", self._next_job, self._work).start()
+                if self._closed:  # by another thread, just now
                     self._jobs.put(None)
-        if self._turns and not self._looks_again:
-            self._looks_again = True
-            self._host.reactor.call_later(HANG_SECONDS, self._look_again)
+        if self._ready and not self._is_retry_scheduled:
+            self._is_retry_scheduled = True
+            self._reactor.call_later(HANG_SECONDS, self._retry)
 
-    def _room(self) -> int:
-        """Return how many may be asked at once: those that hang take nobody's place, within bounds."""
-        late = self._host.clock() - HANG_SECONDS
-        return _THREADS + min(_MOST_HANGING, sum(begun <= late for begun in self._begun.values()))
+    def _max_running(self) -> int:
+        """Return how many checks may run at once. Those that hang do not count, within bounds."""
+        late = self._clock() - HANG_SECONDS
+        return _THREADS + min(_MAX_HANGING, sum(started <= late for started in self._started.values()))
 
-    def _look_again(self) -> None:
-        self._looks_again = False
-        self._go()
+    def _retry(self) -> None:
+        self._is_retry_scheduled = False
+        self._start_checks()
 
-    def _done(self, subscription: Subscription, permission: Permission | None) -> None:
-        connection, begun = subscription.connection, self._begun.pop(subscription)
-        self._busy[connection] -= 1
-        if not self._busy[connection]:
-            del self._busy[connection]
-        if connection in self._wishes:
-            self._turns.setdefault(connection)
+    def _take_answer(self, subscription: Subscription, permission: Permission | None) -> None:
+        connection, started_at = subscription.connection, self._started.pop(subscription)
+        self._running[connection] -= 1
+        if not self._running[connection]:
+            del self._running[connection]
+        if connection in self._waiting:
+            self._ready.setdefault(connection)
         try:
-            self._answered(connection, subscription, permission, begun)
+            self._answered(subscription, permission, started_at)
         finally:
-            self._go()
+            self._start_checks()
 
-    # -- the threads
+    # -- on the threads
 
-    def _work(self) -> None:
-        while (subscription := self._jobs.get()) is not None and not self._closed:
-            self._host.reactor.call(self._done, subscription, _answer(subscription))
-            del subscription  # an idle thread keeps no connection
+    def _next_job(self) -> Subscription | None:
+        subscription = self._jobs.get()
+        return None if self._closed else subscription
+
+    def _work(self, subscription: Subscription) -> None:
+        self._reactor.call(self._take_answer, subscription, _check(subscription))
 
 
-def _answer(subscription: Subscription) -> Permission | None:
+def _check(subscription: Subscription) -> Permission | None:
     ticket = subscription.opened_by if isinstance(subscription.opened_by, str) else None
-    name, key = subscription.address
+    name, key = subscription.row_key
     try:
         return subscription.connection.identity.may(name, key, ticket)
     except BaseException:  # SystemExit, for one: the thread is needed
-        _logger.exception("asking who may read %s raised: refused", name)
+        _logger.exception("the check whether %s may be read raised: refused", name)
         return None

@@ -1,19 +1,19 @@
-"""Server-Sent Events: the same channel, for whoever can't have a WebSocket."""
+"""Server-Sent Events: the same channels for clients without WebSockets."""
 
 from __future__ import annotations
 
 from ..channels.batch import Batch
-from ..channels.subscription import Subscription
 from .connection import Connection
+from .subscription import Subscription
 
 _RETRY_MS = 2_000
 
 PREAMBLE = b"retry: %d\n\n" % _RETRY_MS
-"""How an event stream begins: when to come back after it broke off."""
+"""The first bytes of an event stream: the time after which a client reconnects."""
 
 
 class EventStream(Connection):
-    """A response that does not end. Its client says nothing, and comes back by itself."""
+    """A response without an end. Its client sends nothing, and reconnects by itself."""
 
     __slots__ = ()
 
@@ -24,16 +24,16 @@ class EventStream(Connection):
             self.push(data, frames, subscription)
 
     def received(self, data: bytes) -> None:  # noqa: ARG002
-        """End it: a stream is asked for once, and whatever else is sent would be read for nothing."""
-        self.host.counts["garbage"] += 1
+        """End the stream: its client has nothing to send, and reading more would only cost time."""
+        self.hub.counts["garbage"] += 1
         self.end()
 
     def ping(self) -> None:
         self.push(b":\n\n")
 
-    def farewell(self, code: int, reason: str) -> bytes:  # noqa: ARG002
-        """Nothing: it is only the reconnecting request that can be told why."""
+    def closing_bytes(self, code: int, reason: str) -> bytes:  # noqa: ARG002
+        """Return nothing. The answer to the next request of the client gives the reason."""
         return b""
 
-    def expel(self, subscription: Subscription) -> None:  # noqa: ARG002
+    def revoke(self, subscription: Subscription) -> None:  # noqa: ARG002
         self.close(0, "")

@@ -1,4 +1,4 @@
-"""What waits for one socket that takes no more just now."""
+"""The send buffer of one connection whose socket takes no more at the moment."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ..channels.subscription import Subscription
+    from .subscription import Subscription
 
 
 class Chunk(NamedTuple):
-    """Bytes to be sent together. ``subscription`` None: an answer or a control frame, which is never dropped."""
+    """Bytes to send together. Without a subscription, an answer or a control frame: it is never dropped."""
 
     data: bytes | memoryview
     frames: int
@@ -18,84 +18,96 @@ class Chunk(NamedTuple):
 
 
 class SendBuffer:
-    """Two queues that never hold more than they may, but for what one send has begun.
+    """Two bounded queues: answers, and the frames of channels.
 
-    Answers and the frames of channels are bounded each by itself. Answers leave first, for nothing that is asked
-    for may wait behind what nobody has asked for; and they can't be dropped for a newer one, so who asks and takes
-    no answers has to be closed. What a channel sends after an answer comes after it all the same.
+    Each has its own bound. A chunk that is partly sent may exceed it. Answers leave first, as an answer must
+    not wait behind frames that the client did not ask for. They can't be replaced by a newer snapshot, so a
+    client that asks and takes no answers has to be closed. A frame that a channel sends after an answer also
+    leaves after it.
     """
 
-    __slots__ = ("_answers", "_begun", "_bytes", "_bytes_of_answers", "_frames", "_of_channels")
+    __slots__ = (
+        "_answer_bytes",
+        "_answers",
+        "_begun",
+        "_channel_bytes",
+        "_channel_chunks",
+        "_channel_frames",
+    )
 
     def __init__(self) -> None:
         self._begun: Chunk | None = None
-        """The rest of what one send has begun: the next bytes, whatever waits."""
+        """The rest of a chunk that is partly sent. It leaves before everything else."""
         self._answers: deque[Chunk] = deque()
-        self._of_channels: deque[Chunk] = deque()
-        self._bytes_of_answers = 0
-        self._bytes = self._frames = 0
-        """Of channels. Here and there what is begun is counted until it has left."""
+        self._channel_chunks: deque[Chunk] = deque()
+        # The chunk that is partly sent is counted here until it has left.
+        self._answer_bytes = 0
+        self._channel_bytes = self._channel_frames = 0
 
     def __bool__(self) -> bool:
-        return bool(self._begun or self._answers or self._of_channels)
+        return bool(self._begun or self._answers or self._channel_chunks)
 
     @property
     def size(self) -> int:
-        """Bytes that wait."""
-        return self._bytes + self._bytes_of_answers
+        """The number of bytes that wait."""
+        return self._channel_bytes + self._answer_bytes
 
-    def fits(self, size: int, frames: int, most_frames: int, most_bytes: int) -> bool:
-        """Say whether so much of channels may wait here. A lone chunk always may, a snapshot of any size for instance."""
-        return not self._frames or self.has_room(size, frames, most_frames, most_bytes)
+    def fits(self, size: int, frames: int, max_frames: int, max_bytes: int) -> bool:
+        """Return whether a chunk of a channel fits. The first one always does: snapshots may be large."""
+        return not self._channel_frames or self.has_room(size, frames, max_frames, max_bytes)
 
-    def has_room(self, size: int, frames: int, most_frames: int, most_bytes: int) -> bool:
-        """Say whether so much of channels may wait here in several chunks."""
-        return self._frames + frames <= most_frames and self._bytes + size <= most_bytes
+    def has_room(self, size: int, frames: int, max_frames: int, max_bytes: int) -> bool:
+        """Return whether so much of channels fits in several chunks."""
+        return self._channel_frames + frames <= max_frames and self._channel_bytes + size <= max_bytes
 
-    def fits_answer(self, size: int, most_frames: int, most_bytes: int) -> bool:
-        """Say whether one more answer may wait here."""
-        return len(self._answers) < most_frames and self._bytes_of_answers + size <= most_bytes
+    def fits_answer(self, size: int, max_answers: int, max_bytes: int) -> bool:
+        """Return whether one more answer fits."""
+        return len(self._answers) < max_answers and self._answer_bytes + size <= max_bytes
 
     def append(self, chunk: Chunk) -> None:
-        """Let it wait."""
+        """Add a chunk at the end of its queue."""
         if chunk.subscription is None:
             self._answers.append(chunk)
         else:
-            self._of_channels.append(chunk)
+            self._channel_chunks.append(chunk)
         self._count(chunk, chunk.frames, len(chunk.data))
 
     def _count(self, chunk: Chunk, frames: int, size: int) -> None:
         if chunk.subscription is None:
-            self._bytes_of_answers += size
+            self._answer_bytes += size
         else:
-            self._frames += frames
-            self._bytes += size
+            self._channel_frames += frames
+            self._channel_bytes += size
 
     def first(self) -> bytes | memoryview:
-        """Return what is to be sent next."""
-        return (self._begun or (self._answers or self._of_channels)[0]).data
+        """Return the bytes to send next."""
+        return (self._begun or (self._answers or self._channel_chunks)[0]).data
 
     def sent(self, count: int) -> None:
-        """Note that so many bytes of the first have left."""
+        """Remove so many of the bytes that ``first`` returns."""
         if not count:
             return
-        chunk = self._begun or (self._answers or self._of_channels).popleft()
-        whole = count == len(chunk.data)
-        self._begun = None if whole else chunk._replace(data=memoryview(chunk.data)[count:])
-        self._count(chunk, -chunk.frames if whole else 0, -count)
+        chunk = self._begun or (self._answers or self._channel_chunks).popleft()
+        is_whole = count == len(chunk.data)
+        self._begun = None if is_whole else chunk._replace(data=memoryview(chunk.data)[count:])
+        self._count(chunk, -chunk.frames if is_whole else 0, -count)
 
     def drop(self, subscription: Subscription | None = None) -> dict[Subscription, None]:
-        """Drop what channels sent and is not begun, and return the subscriptions that lost something, in its order.
+        """Drop the chunks of channels that are not partly sent.
 
-        With ``subscription`` given, only its own.
+        Args:
+            subscription: Drop only the chunks of this one.
+
+        Returns:
+            The subscriptions that lost a chunk, in the order of their first one.
         """
-        chunks, self._of_channels = self._of_channels, deque()
+        chunks, self._channel_chunks = self._channel_chunks, deque()
         losers: dict[Subscription, None] = {}
         for chunk in chunks:
-            theirs = chunk.subscription
-            if theirs is None or (subscription is not None and theirs is not subscription):
-                self._of_channels.append(chunk)
+            owner = chunk.subscription
+            if owner is None or (subscription is not None and owner is not subscription):
+                self._channel_chunks.append(chunk)
             else:
-                losers[theirs] = None
+                losers[owner] = None
                 self._count(chunk, -chunk.frames, -len(chunk.data))
         return losers

@@ -1,9 +1,9 @@
-"""A WebSocket: what its client may say, and what it is answered."""
+"""WebSocket connections: the messages of their clients, and the answers."""
 
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from wsproto.frame_protocol import CloseReason, Opcode
@@ -11,32 +11,40 @@ from wsproto.frame_protocol import CloseReason, Opcode
 from ....actors import InvalidKey
 from ....actors.broadcaster import channel_of
 from ....actors.errors import UnknownProjection
-from ....store import Position
 from ..channels.batch import Batch
-from ..channels.subscription import Subscription
-from ..host import Host
-from ..protocol.messages import PONG, error_message, subscribed_message, unsubscribed_message
-from ..protocol.positions import parse_position
+from ..protocol.messages import (
+    PONG,
+    error_message,
+    parse_position,
+    subscribed_message,
+    unsubscribed_message,
+)
 from ..protocol.websocket_frames import (
     PING,
-    Broken,
     FrameReader,
     MessageReader,
+    ProtocolViolation,
     close_frame,
     pong_frame,
     text_frame,
 )
 from .client_identity import ClientIdentity, Permission
 from .connection import FORBIDDEN, LIMIT, UNAUTHENTICATED, Connection
-from .connection_limits import Taken, TooManyConnections
+from .connection_limits import HeldSlot, TooManyConnections
+from .subscription import Subscription
 
-_FRAMES_A_SECOND = 20
-_LONGEST_CHANNEL = len("projection.") + 128 + len(".") + 512
-"""Of the longest name and the longest key."""
+if TYPE_CHECKING:
+    from ....store import Position
+    from ..hub import Hub
+
+_FRAMES_PER_SECOND = 20
+_MAX_CHANNEL_LENGTH = len("projection.") + 128 + len(".") + 512
+"""The length with the longest name and the longest key."""
+_MAX_TYPE_QUOTED = 100
 
 
 class _Message(msgspec.Struct):
-    """What a client may send."""
+    """A message of a client."""
 
     type: str
     channel: str | None = None
@@ -47,7 +55,7 @@ class _Message(msgspec.Struct):
 
 
 class _Heading(msgspec.Struct):
-    """What a message that can't be read may be about."""
+    """The part of an unreadable message that names its channel."""
 
     channel: Any = None
     projection: Any = None
@@ -60,75 +68,85 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class WebSocketConnection(Connection):
-    """Speaks RFC 6455 to one client. ``many``: the client says which channels it watches."""
+    """Speaks RFC 6455 to one client. With ``many``, the client names its channels by messages."""
 
-    __slots__ = ("_allowance", "_counted_at", "_many", "_pings", "_reader")
+    __slots__ = ("_allowance", "_counted_at", "_many", "_reader", "_unanswered_pings")
 
-    most_inbound = 32 * 1024
-    """Bytes that a message of a client may have: the largest ``subscribe`` that is legal, and some.
+    max_message_bytes = 32 * 1024
+    """The size limit of a client's message: the largest legal ``subscribe``, and a little more.
 
-    A key of 512 characters, each of them a pair of ``\\uXXXX``, is 6 KiB. It is in ``channel``, in ``key`` and in
-    the ticket, whose JSON is base64: at most 8 KiB there, and 8 KiB more for as long a user's name. The rest,
-    names and position included, is under 1 KiB: 29 KiB in all.
+    A key of 512 characters, each of them a pair of ``\\uXXXX``, is 6 KiB. It is in ``channel``, in ``key``
+    and in the ticket, whose JSON is base64: at most 8 KiB there, and 8 KiB more for a user's name of that
+    length. The rest, names and position included, is under 1 KiB: 29 KiB in all.
     """
 
     def __init__(
         self,
         sock: socket.socket,
-        host: Host,
+        hub: Hub,
         identity: ClientIdentity,
-        slot: Taken,
+        slot: HeldSlot,
         checked_at: float | None = None,
         *,
         many: bool,
         reader: MessageReader | None = None,
     ) -> None:
-        """``reader``: the one that has begun to read the client's bytes. None: one is made when they come."""
-        super().__init__(sock, host, identity, slot, checked_at)
+        """Wrap a socket after its handshake. The further arguments are those of ``Connection``.
+
+        Args:
+            sock: The client's socket.
+            hub: The hub that will adopt the connection.
+            identity: The client.
+            slot: Given back when the connection ends.
+            checked_at: The time at which the check of the client began.
+            many: Whether the client names its channels by messages.
+            reader: The reader that has begun to read the client's bytes. None: one is made when bytes come.
+        """
+        super().__init__(sock, hub, identity, slot, checked_at)
         self._many = many
         self._reader = reader
-        self._allowance = self._most_allowance
+        self._allowance = self._max_allowance
+        """The number of frames that the client may send now."""
         self._counted_at = self.heard_at
-        self._pings = 0
-        """Those that were not answered so far."""
+        self._unanswered_pings = 0
 
-    def begin(self, name: str, key: str, since: Position | None) -> None:
+    def subscribe(self, name: str, key: str, since: Position | None) -> None:
         if self._many:
-            self.say(subscribed_message(channel_of(name, key)))
-        if self.is_open:  # the connection may have broken by that
-            super().begin(name, key, since)
+            self.send_message(subscribed_message(channel_of(name, key)))
+        if self.is_open:  # the socket may have broken by that
+            super().subscribe(name, key, since)
 
-    # -- out
+    # -- sending
 
     def deliver(self, batch: Batch, subscription: Subscription) -> None:
         for data, frames in batch.for_sockets:
             self.push(data, frames, subscription)
 
     def ping(self) -> None:
-        self._pings += 1
+        self._unanswered_pings += 1
         self.push(PING)
 
-    def farewell(self, code: int, reason: str) -> bytes:
+    def closing_bytes(self, code: int, reason: str) -> bytes:
         return close_frame(code, reason)
 
-    def say(self, payload: bytes) -> None:
-        """Send a message that belongs to no channel."""
+    def send_message(self, payload: bytes) -> None:
+        """Send a message that is for no subscription."""
         self.push(text_frame(payload))
 
-    # -- in
+    # -- receiving
 
     def received(self, data: bytes) -> None:
-        if self._reader is None:  # most clients never say more than a pong
-            self._reader = FrameReader(self.most_inbound)
+        if self._reader is None:  # most clients never send more than pongs
+            self._reader = FrameReader(self.max_message_bytes)
         earlier, self._counted_at = self._counted_at, self.heard_at
-        gained = (self.heard_at - earlier) * _FRAMES_A_SECOND
-        self._allowance = min(self._most_allowance, self._allowance + gained)
+        gained = (self.heard_at - earlier) * _FRAMES_PER_SECOND
+        self._allowance = min(self._max_allowance, self._allowance + gained)
         try:
             for opcode, payload, code in self._reader.feed(data):
-                if opcode is Opcode.PONG and self._pings:
-                    self._pings -= 1  # it was asked for, so it costs nothing
+                if opcode is Opcode.PONG and self._unanswered_pings:
+                    self._unanswered_pings -= 1  # it was asked for, so it costs nothing
                     continue
-                if not self._afford(1):
+                if not self._charge(1):
                     return
                 if opcode is Opcode.CLOSE:
                     self.close(code, "")
@@ -138,33 +156,35 @@ class WebSocketConnection(Connection):
                     self.message(opcode, payload)
                 if not self.is_open:
                     return
-        except Broken as error:
-            self.host.counts["garbage"] += 1
+        except ProtocolViolation as error:
+            self.hub.counts["garbage"] += 1
             self.close(error.code, str(error))
 
-    def _afford(self, count: int) -> bool:
-        """Take so many frames off the allowance. False: there is not enough left, so the connection is closed."""
+    def _charge(self, count: int) -> bool:
+        """Take frames off the allowance. If it is used up, close the connection and return False."""
         self._allowance -= count
         if self._allowance >= 0:
             return True
-        self.host.counts["flooding"] += 1
-        self.close(LIMIT, f"more than {_FRAMES_A_SECOND} frames a second")
+        self.hub.counts["flooding"] += 1
+        self.close(LIMIT, f"more than {_FRAMES_PER_SECOND} frames per second")
         return False
 
     def message(self, opcode: Opcode, payload: bytes) -> None:
-        """Do what a client's message asks for."""
+        """Handle a message of the client."""
         if opcode is Opcode.BINARY:
-            self.host.counts["garbage"] += 1
+            self.hub.counts["garbage"] += 1
             self.close(CloseReason.UNSUPPORTED_DATA, "messages are text")
             return
         try:
             message = _decode(payload)
         except _UNREADABLE as error:
-            self.host.counts["garbage"] += 1
-            self._refuse("malformed", f"this is no frame: {error}", _meant_by_unreadable(payload))
+            self.hub.counts["garbage"] += 1
+            self._send_error(
+                "malformed", f"this is no valid message: {error}", _channel_of_unreadable(payload)
+            )
             return
         if message.type == "ping":
-            self.say(PONG)
+            self.send_message(PONG)
         elif message.type == "resync":
             self._resync(message)
         elif message.type == "subscribe" and self._many:
@@ -172,135 +192,145 @@ class WebSocketConnection(Connection):
         elif message.type == "unsubscribe" and self._many:
             self._unsubscribe(message)
         else:
-            self._refuse("unknown_type", f"no frame here is of type {message.type[:100]!r}", _said(message))
+            text = f"no message here is of type {message.type[:_MAX_TYPE_QUOTED]!r}"
+            self._send_error("unknown_type", text, _named_channel(message))
 
-    def _refuse(self, code: str, text: str, channel: str | None) -> None:
-        self.say(error_message(code, text, None if channel is None else channel[:_LONGEST_CHANNEL]))
+    def _send_error(self, code: str, text: str, channel: str | None) -> None:
+        self.send_message(
+            error_message(code, text, None if channel is None else channel[:_MAX_CHANNEL_LENGTH])
+        )
 
     def _resync(self, message: _Message) -> None:
-        if _said(message) is None:
+        if _named_channel(message) is None:
             live = [one for one in self.subscriptions.values() if one.channel is not None]
         else:
-            subscription = self._meant(message)
+            subscription = self._find(message)
             if subscription is None:
-                return self._refuse("not_subscribed", "you do not watch this channel", _said(message))
+                return self._send_error(
+                    "not_subscribed", "you do not watch this channel", _named_channel(message)
+                )
             live = [subscription]
-        # The frame is paid for; one that asks for many snapshots counts as many frames.
-        if self._afford(max(0, len(live) - 1)):
+        # The frame is charged already. One that asks for many snapshots counts as that many frames.
+        if self._charge(max(0, len(live) - 1)):
             for subscription in live:
-                self.bring(subscription, "resync")
+                self.refresh(subscription, "resync")
         return None
 
-    def _meant(self, message: _Message) -> Subscription | None:
+    def _find(self, message: _Message) -> Subscription | None:
         """Return the subscription that a message is about."""
         if message.projection is not None and message.key is not None:
             return self.subscriptions.get((message.projection, message.key))
         try:
-            meant = self.subscriptions.get(self.host.address_of(message.channel, None, None))
+            found = self.subscriptions.get(self.hub.sources.resolve(message.channel, None, None))
         except (UnknownProjection, InvalidKey):
             return None
-        if meant is None:
-            # Of two names that one text can mean this socket watches the other.
-            texts = ((channel_of(*address), one) for address, one in self.subscriptions.items())
-            meant = next((one for text, one in texts if text == message.channel), None)
-        return meant
+        if found is None:
+            # One text can stand for two row keys: this socket may subscribe to the other one.
+            texts = ((channel_of(*row_key), one) for row_key, one in self.subscriptions.items())
+            found = next((one for text, one in texts if text == message.channel), None)
+        return found
 
     # -- many channels
 
     def _subscribe(self, message: _Message) -> None:
         try:
-            address = self.host.address_of(message.channel, message.projection, message.key)
+            row_key = self.hub.sources.resolve(message.channel, message.projection, message.key)
         except UnknownProjection as error:
-            return self._refuse("unknown_projection", str(error), _said(message) or "")
+            return self._send_error("unknown_projection", str(error), _named_channel(message) or "")
         except InvalidKey as error:
-            return self._refuse("malformed", str(error), _said(message) or "")
-        channel = channel_of(*address)
+            return self._send_error("malformed", str(error), _named_channel(message) or "")
+        channel = channel_of(*row_key)
         try:
             since = None if message.since is None else parse_position(message.since)
         except ValueError as error:
-            return self._refuse("malformed", str(error), channel)
-        if address in self.subscriptions:
-            return self._refuse("subscribed_already", "you watch this channel already", channel)
-        most = self.host.settings.max_channels_per_socket
-        if len(self.subscriptions) >= most:
-            self.host.counts["refused_channels"] += 1
-            return self._refuse("limit", f"a socket may watch {most} channels", channel)
-        subscription = Subscription(self, None, since, address=address, opened_by=message.ticket)
-        self.subscriptions[address] = subscription
-        if message.ticket is None and self.host.is_public(address[0]):
+            return self._send_error("malformed", str(error), channel)
+        if row_key in self.subscriptions:
+            return self._send_error("subscribed_already", "you watch this channel already", channel)
+        max_channels = self.hub.settings.max_channels_per_socket
+        if len(self.subscriptions) >= max_channels:
+            self.hub.counts["refused_channels"] += 1
+            return self._send_error("limit", f"a socket may watch {max_channels} channels", channel)
+        subscription = Subscription(self, None, since, row_key=row_key, opened_by=message.ticket)
+        self.subscriptions[row_key] = subscription
+        if message.ticket is None and self.hub.sources.is_public(row_key[0]):
             self._accept(subscription)
         else:
-            self.host.checks.ask(subscription)
+            self.hub.checks.ask(subscription)
         return None
 
-    def decided(self, subscription: Subscription, permission: Permission | None, began: float) -> None:
+    def on_checked(
+        self, subscription: Subscription, permission: Permission | None, started_at: float
+    ) -> None:
+        """Accept or refuse a new subscription, unless it has ended meanwhile."""
         if not self.has(subscription):
             return None
         if permission is None:
-            text = f"you may not read {subscription.address[0]!r}"
-            return self._turn_away(subscription, "forbidden", text)
+            text = f"you may not read {subscription.row_key[0]!r}"
+            return self._refuse(subscription, "forbidden", text)
         if subscription.opened_by is None:
-            self._vouch(began)
-        elif self.host.sign_outs.since(permission.user, began):
+            self._note_allowed(started_at)
+        elif self.hub.sign_outs.since(permission.user, started_at):
             return self.sign_out()
         else:
             try:
-                self._receive(permission.user)
+                self._add_ticket_user(permission.user)
             except TooManyConnections as error:
-                return self._turn_away(subscription, "limit", str(error))
-            subscription.opened_by = self._guest(permission.user, began)
+                return self._refuse(subscription, "limit", str(error))
+            subscription.opened_by = self._grant(permission.user, started_at)
         return self._accept(subscription)
 
-    def _receive(self, user: str | None) -> None:
-        """Count the connection among those of a ticket's user, once. Raises TooManyConnections."""
+    def _add_ticket_user(self, user: str | None) -> None:
+        """Count the connection once for the user of a ticket. Raises TooManyConnections."""
         if user is None or user in self.users:
             return
-        slot = self.host.connection_limits.enter_user(user)
-        self.guests = {**(self.guests or {}), user: slot}
+        slot = self.hub.connection_limits.enter_user(user)
+        self.ticket_users = {**(self.ticket_users or {}), user: slot}
 
     def _accept(self, subscription: Subscription) -> None:
-        self.say(subscribed_message(channel_of(*subscription.address)))
-        if self.has(subscription):  # the connection may have broken by that
+        self.send_message(subscribed_message(channel_of(*subscription.row_key)))
+        if self.has(subscription):  # the socket may have broken by that
             self.go_live(subscription)
 
-    def _turn_away(self, subscription: Subscription, code: str, text: str) -> None:
-        self.host.counts["refused_channels"] += 1
+    def _refuse(self, subscription: Subscription, code: str, text: str) -> None:
+        self.hub.counts["refused_channels"] += 1
         self.unsubscribe(subscription)
-        self._refuse(code, text, channel_of(*subscription.address))
+        self._send_error(code, text, channel_of(*subscription.row_key))
 
     def _unsubscribe(self, message: _Message) -> None:
-        subscription = self._meant(message)
+        subscription = self._find(message)
         if subscription is None:
-            return self._refuse("not_subscribed", "you do not watch this channel", _said(message) or "")
+            return self._send_error(
+                "not_subscribed", "you do not watch this channel", _named_channel(message) or ""
+            )
         self.unsubscribe(subscription)
-        return self.say(unsubscribed_message(channel_of(*subscription.address)))
+        return self.send_message(unsubscribed_message(channel_of(*subscription.row_key)))
 
-    def expel(self, subscription: Subscription) -> None:
+    def revoke(self, subscription: Subscription) -> None:
         text = "you may no longer read this"
         if self._many:
             self.unsubscribe(subscription)
-            self._refuse("forbidden", text, channel_of(*subscription.address))
-        elif subscription.guest is None:
+            self._send_error("forbidden", text, channel_of(*subscription.row_key))
+        elif subscription.ticket_grant is None:
             self.close(FORBIDDEN, text)
         else:
-            self.close(UNAUTHENTICATED, "the ticket has had its time")
+            self.close(UNAUTHENTICATED, "the time of the ticket is over")
 
     @property
-    def _most_allowance(self) -> float:
-        # A page subscribes to all it shows at once.
-        return _FRAMES_A_SECOND + self.host.settings.max_channels_per_socket
+    def _max_allowance(self) -> float:
+        # A page subscribes to all its channels at once.
+        return _FRAMES_PER_SECOND + self.hub.settings.max_channels_per_socket
 
 
-def _said(message: _Message | _Heading) -> str | None:
+def _named_channel(message: _Message | _Heading) -> str | None:
     """Return the channel that a client names, in either way."""
     if message.projection is not None and message.key is not None:
         return f"projection.{message.projection}.{message.key}"
     return message.channel if isinstance(message.channel, str) else None
 
 
-def _meant_by_unreadable(payload: bytes) -> str | None:
-    """Return the channel of a message that is no frame as far as it can be told."""
+def _channel_of_unreadable(payload: bytes) -> str | None:
+    """Return the channel that an unreadable message names, as far as it can be found."""
     try:
-        return _said(_decode_heading(payload))
+        return _named_channel(_decode_heading(payload))
     except _UNREADABLE:
         return None

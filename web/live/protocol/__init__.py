@@ -1,1 +1,1 @@
-"""The bytes that clients receive: RFC 6455 frames and JSON messages."""
+"""The messages that clients and the hub exchange, and the WebSocket frames that carry them."""

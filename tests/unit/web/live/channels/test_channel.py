@@ -6,6 +6,7 @@ import itertools
 import json
 from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +19,10 @@ from keyfold.store import Position
 from keyfold.store.rows import Row
 from keyfold.web import WebSettings
 from keyfold.web.live.channels.batch import Batch
-from keyfold.web.live.channels.channel import Channel
+from keyfold.web.live.channels.channel import Channel, ChannelContext
 from keyfold.web.live.channels.channels import Channels
-from keyfold.web.live.channels.inbox import Missed, Replaced, Turn
-from keyfold.web.live.channels.subscription import Subscription
+from keyfold.web.live.channels.deltas import Deltas, Missed, Replaced
+from keyfold.web.live.connections.subscription import Subscription
 from keyfold.web.live.log_throttle import LogThrottle
 from keyfold.web.live.protocol.messages import delta_messages
 from keyfold.web.live.protocol.websocket_frames import payload_of, text_frame
@@ -73,25 +74,40 @@ class Desk:
     """The hub of one channel. Reads are answered when the test says so, with the row of whatever moment."""
 
     def __init__(self, **limits: Any) -> None:
-        self.cross_process_sync = SimpleNamespace(patience=limits.pop("patience", 0.0))
-        self.settings = WebSettings(**limits)
+        sync: Any = SimpleNamespace(patience=limits.pop("patience", 0.0), unwatch=lambda _channel: None)
+        itself: Any = self
         self.counts: Counter[str] = Counter()
         self.now = 0.0
-        self.gone_back_log = LogThrottle(self.clock)
         self.reads: deque[Channel] = deque()
+        self.calls: deque[Callable[[], None]] = deque()
         self.timers: list[Callable[[], None]] = []
-        self.channel_ = Channel("test.totals", "a", self)  # type: ignore[arg-type]
+        self.context = ChannelContext(
+            settings=WebSettings(**limits),
+            clock=self.clock,
+            reactor=itself,
+            row_reader=itself,
+            cross_process_sync=sync,
+            counts=self.counts,
+            resyncs=Counter(),
+            gone_back_log=LogThrottle(self.clock),
+        )
+        source: Any = SimpleNamespace(is_published=True)
+        self.channel_ = Channel("test.totals", "a", source, self.context)
 
     def clock(self) -> float:
         return self.now
 
-    def read(self, channel: Channel) -> None:
+    def call(self, function: Callable[[], None]) -> None:
+        self.calls.append(function)
+
+    def run_calls(self) -> None:
+        while self.calls:
+            self.calls.popleft()()
+
+    def read(self, channel: Channel, _lost: Any) -> None:
         self.reads.append(channel)
 
-    def snapshot_sent(self, name: str, reason: str) -> None:
-        return
-
-    def later(self, _seconds: float, function: Callable[[], None]) -> None:
+    def call_later(self, _seconds: float, function: Callable[[], None]) -> None:
         self.timers.append(function)
 
 
@@ -120,7 +136,7 @@ class World:
 
     def read(self) -> Row | None:
         """Return the row, which leaves its epoch first if it has lost what the channel names."""
-        lost = self.channel.leaving
+        lost = None if self.channel._read is None else self.channel._read.lost
         if self.row is not None and lost is not None and lost.is_gone_from(self.row.head):
             self.row = self.row._replace(epoch=self.new_epoch())
         return self.row
@@ -145,7 +161,7 @@ class World:
         )
         if here:
             frames = [text_frame(payload) for payload in payloads]
-            self.on_the_way.append(Turn(epoch, before.version, frames, base_commit_id, self.commit_id))
+            self.on_the_way.append(Deltas(epoch, before.version, frames, base_commit_id, self.commit_id))
 
     def rebuild(self, values: list[int], *, here: bool = True) -> None:
         self.values = list(values)
@@ -157,18 +173,16 @@ class World:
 
     def publish(self, most: int = 1) -> None:
         """Let so many of the turns that are on their way arrive together."""
-        recent_deltas = False
         for _ in range(min(most, len(self.on_the_way))):
-            recent_deltas |= self.channel.offer(self.on_the_way.popleft())
-        if recent_deltas:
-            self.channel.take_news()
+            self.channel.notify(self.on_the_way.popleft())
+        self.desk.run_calls()
 
     def answer(self, row: Row | None) -> None:
         self.desk.reads.popleft().row_came(row)
 
     def join(self, client: Client, since: Position | None = None) -> Subscription:
         subscription = Subscription(client, self.channel, since)  # type: ignore[arg-type]
-        self.channel.ask(subscription, "initial")
+        self.channel.request_row(subscription, "initial")
         return subscription
 
     def settle(self) -> None:
@@ -244,7 +258,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def beat(self) -> None:
-        self.world.channel.beat()
+        self.world.channel.heartbeat()
 
     @rule(target=clients)
     def join(self) -> Client:
@@ -268,17 +282,22 @@ class AnyOrder(RuleBasedStateMachine):
         client.blocked = False
         if client.lost:
             client.lost = False
-            self.world.channel.ask(self.watching[client], "slow")
+            self.world.channel.request_row(self.watching[client], "slow")
 
     @rule(client=clients)
     def resync(self, client: Client) -> None:
         if not client.lost:
-            self.world.channel.ask(self.watching[client], "resync")
+            self.world.channel.request_row(self.watching[client], "resync")
 
     @invariant()
     def nobody_stands_in_two_places(self) -> None:
         channel = self.world.channel
-        slots = [*channel.live, *channel.ahead, *channel.waiting, *(channel._asking or {})]
+        slots = [
+            *channel.live,
+            *channel.ahead,
+            *channel.waiting,
+            *(channel._read.subscriptions if channel._read else {}),
+        ]
         assert len(slots) == len(set(slots))
 
     @invariant()
@@ -297,7 +316,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert not self.world.desk.reads
         assert self.world.channel.is_needed == self.world.channel.is_watched
         if not self.alone:  # what only another process knows comes with the next heartbeat
-            self.world.channel.beat()
+            self.world.channel.heartbeat()
             self.world.settle()
         for client in self.watching:
             assert client.position == self.world.position
@@ -466,10 +485,10 @@ def test_what_another_process_commits_comes_with_the_heartbeat() -> None:
     world.commit([1])
     brought_up(world, client)
     world.commit([2], here=False)
-    world.channel.beat()
+    world.channel.heartbeat()
     world.settle()
     assert kinds(client)[-2:] == [("gap", 2), ("heartbeat", 2)]
-    world.channel.beat()
+    world.channel.heartbeat()
     world.settle()
     assert kinds(client)[-1] == ("heartbeat", 2)
 
@@ -481,10 +500,10 @@ def test_more_news_than_may_wait_is_replaced_by_a_read_of_the_row() -> None:
     brought_up(world, client)
     frame = text_frame(b'"%b"' % (b"x" * 100_000))
     for version in range(1, 200):
-        world.channel.offer(Turn(world.position.epoch, version, [frame]))
-    waiting = world.channel._news._news
-    assert sum(len(item.frames[0]) for item in waiting if isinstance(item, Turn)) < 5_000_000
-    world.channel.take_news()
+        world.channel.notify(Deltas(world.position.epoch, version, [frame]))
+    waiting = world.channel._inbox._notices
+    assert sum(len(item.frames[0]) for item in waiting if isinstance(item, Deltas)) < 5_000_000
+    world.desk.run_calls()
     world.settle()
     assert kinds(client)[-1] == ("gap", 1)
 
@@ -507,7 +526,7 @@ def test_a_rebuild_that_the_row_has_told_already_is_not_sent_again() -> None:
     brought_up(world, client)
     world.rebuild([7, 8])
     world.commit([9])
-    world.channel.beat()
+    world.channel.heartbeat()
     world.answer(world.row)
     world.settle()
     assert kinds(client)[1:] == [("gap", 3), ("heartbeat", 3)]
@@ -610,9 +629,9 @@ def test_an_error_while_frames_go_out_costs_a_snapshot_and_no_more() -> None:
     brought_up(world, client)
     deliver, client.deliver = client.deliver, None  # type: ignore[assignment, method-assign]
     world.commit([1])
-    assert world.channel.offer(world.on_the_way.popleft())
+    world.channel.notify(world.on_the_way.popleft())
     with pytest.raises(TypeError):
-        world.channel.take_news()
+        world.desk.run_calls()
     client.deliver = deliver  # type: ignore[method-assign]
     world.settle()
     assert kinds(client) == [("initial", 0), ("gap", 1)]
@@ -698,7 +717,7 @@ def test_a_read_that_lags_makes_no_epoch() -> None:
     old = world.row
     world.commit([2])
     world.settle()
-    world.channel.beat()
+    world.channel.heartbeat()
     world.answer(old)
     world.settle()
     assert (client.position, client.state) == (world.position, [1, 2])
@@ -715,7 +734,7 @@ def test_a_row_that_moves_on_between_the_look_and_the_new_epoch_gets_it_all_the_
     world.commit([2, 3, 4, 5])
     world.settle()
     world.restore(backup)
-    world.channel.beat()
+    world.channel.heartbeat()
     world.answer(world.row)
     world.commit([6], here=False)
     world.settle()
@@ -734,7 +753,7 @@ def test_rows_that_go_back_are_logged_once_a_minute(caplog: pytest.LogCaptureFix
         world.commit([2])
         world.settle()
         world.restore(backup)
-        world.channel.beat()
+        world.channel.heartbeat()
         world.settle()
 
     for now in (0.0, 1.0, 59.0, 60.0, 61.0):
@@ -746,10 +765,9 @@ def test_rows_that_go_back_are_logged_once_a_minute(caplog: pytest.LogCaptureFix
 
 def channels_of(world: World) -> Channels:
     """Where the hub keeps its channels, with this one in it."""
-    desk: Any = world.desk
-    desk.rows = SimpleNamespace(compare=lambda *_, **__: None)
-    desk.cross_process_sync.unwatch = lambda _channel: None
-    channels = Channels(desk)
+    nothing: Any = None
+    system: Any = SimpleNamespace(submit=lambda _query: Future())
+    channels = Channels(world.desk.context, nothing, system)
     channels._channels["test.totals", "a"] = world.channel
     return channels
 
@@ -765,10 +783,10 @@ def test_a_database_that_gives_no_new_epoch_still_gives_the_row() -> None:
             world.rebuild([7])
         else:
             world.commit(in_place)
-        world.channel.beat()
+        world.channel.heartbeat()
         world.settle()
         world.restore(backup)
-        world.channel.beat()
+        world.channel.heartbeat()
         for _ in range(3):
             if world.desk.reads:
                 world.answer(world.row)

@@ -15,7 +15,7 @@ import websocket
 from flask import Flask, session
 from keyfold.web import Hub, Keyfold
 from keyfold.web.access.tickets import Tickets
-from keyfold.web.live.connections.sign_outs import SignOuts
+from keyfold.web.live.connections.connections import SignOuts
 from keyfold.web.signals import subscriber_connected
 from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking, wait_until
@@ -189,7 +189,7 @@ def test_receivers_of_signals_hold_up_no_check(make_app: Callable[..., Flask]) -
         told: list[int] = []
         wait_until(lambda: hub.stats()["open"] == 5)
         for number in range(1000):
-            hub.aside(lambda number=number: told.append(number))  # type: ignore[misc]
+            hub.run_in_background(lambda number=number: told.append(number))  # type: ignore[misc]
         assert hub.stats()["signals_dropped"] == 4
         parking.release()
         wait_until(lambda: len(told) == 996)

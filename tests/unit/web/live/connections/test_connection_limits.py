@@ -6,8 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keyfold.web import WebSettings
-from keyfold.web.live.connections.connection_limits import ConnectionLimits, TooManyConnections
-from keyfold.web.live.connections.descriptors import Room, make_room, needed_for, reserve_of
+from keyfold.web.live.connections.connection_limits import (
+    ConnectionLimits,
+    Room,
+    TooManyConnections,
+    make_room,
+    needed_for,
+    reserve_of,
+)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+from keyfold.actors import ProjectionSystem
 from keyfold.web import Hub, WebSettings
 from support.raw_client import (
     BINARY,
@@ -27,7 +28,7 @@ KOSME = "κόσμε".encode()
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    hub = Hub(WebSettings())
+    hub = Hub(WebSettings(), ProjectionSystem("sqlite://", tuning={"report_seconds": 0}))
     yield hub
     hub.close()
 
