@@ -1,6 +1,6 @@
-# Two commands are all a fresh machine with Python >= 3.11 needs: make demo, make test.
+# A fresh machine with Python >= 3.11 needs only two commands: make demo, make test.
 PYTHON ?= python3
-# Of pyenv, where it has one: a Python 2.7 on the PATH may be a shim that leads nowhere.
+# Prefer pyenv's Python 2.7: the one on the PATH may be a shim without an interpreter.
 PYTHON2 ?= $(lastword python2.7 $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/2.7*/bin/python2.7))
 BIN := .venv/bin
 
@@ -10,7 +10,7 @@ BIN := .venv/bin
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-# One virtual environment; a stamp a dependency group, so that nothing is installed twice.
+# One virtual environment, and one stamp per dependency group, so that nothing is installed twice.
 .venv/pip.stamp:
 	$(PYTHON) -c 'import sys; sys.exit("Keyfold needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
@@ -28,7 +28,7 @@ help:  ## list the targets
 demo: .venv/demo.stamp  ## serve the airport board on SQLite and print its URL
 	exec $(BIN)/python examples/airport_board/app.py
 
-demo-workers: .venv/demo.stamp .venv/servers.stamp  ## the same by gunicorn, four workers; KEYFOLD_DATABASE and KEYFOLD_REDIS name what they share
+demo-workers: .venv/demo.stamp .venv/servers.stamp  ## the same with four gunicorn workers; KEYFOLD_DATABASE and KEYFOLD_REDIS name their database and Redis
 	exec $(BIN)/gunicorn --chdir examples/airport_board --bind "127.0.0.1:$${PORT:-8000}" \
 		--workers 4 --threads 8 -c python:keyfold.web.gunicorn "app:create_app()"
 
@@ -36,14 +36,14 @@ demo-workers: .venv/demo.stamp .venv/servers.stamp  ## the same by gunicorn, fou
 	tests/install_tools.sh
 	touch $@
 
-# Two at a time, a file on one side: most of a test's time is spent waiting for a process or a socket.
+# Two processes, each test file on one of them: a test mostly waits for a process or a socket.
 test: .venv/test.stamp .venv/tools.stamp  ## run the tests, on SQLite and on a real PostgreSQL
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
-test-all: .venv/test.stamp .venv/tools.stamp  ## run the tests that make test leaves out, as they take longer
+test-all: .venv/test.stamp .venv/tools.stamp  ## run the slow tests, which make test leaves out
 	$(BIN)/pytest -m slow
 
-chaos: .venv/test.stamp  ## an hour of faults in two processes, until a promise is broken: make chaos MINUTES=5 SEED=7
+chaos: .venv/test.stamp  ## inject faults into two processes for an hour, or until a promise is broken: make chaos MINUTES=5 SEED=7
 	PYTHONPATH=tests/helpers $(BIN)/python -W ignore tests/chaos/rounds.py $(if $(SEED),--seed $(SEED)) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(ROUND),--round $(ROUND)) $(if $(DATABASE),--database $(DATABASE))
 
@@ -51,7 +51,7 @@ lint: .venv/lint.stamp  ## check style and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-format: .venv/lint.stamp  ## mend style and format where that can be done by itself
+format: .venv/lint.stamp  ## fix style and format where that is automatic
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -69,11 +69,11 @@ build: .venv/build.stamp  ## make wheel and sdist, and install each into an empt
 		(cd build && empty/bin/python -c "import keyfold.actors, keyfold.store, keyfold.web") || exit 1; \
 	done
 
-release: build  ## check what make build has made, and try it on every Python of this machine
+release: build  ## check the files of make build, and try them on every Python of this machine
 	$(BIN)/check-wheel-contents dist/*.whl
 	$(BIN)/python tests/packaging/release.py dist/*
 
-docs: .venv/docs.stamp .venv/test.stamp  ## build the site in build/site; a broken link, or a public name without a word, is an error
+docs: .venv/docs.stamp .venv/test.stamp  ## build the site in build/site; broken links and undocumented public names are errors
 	$(BIN)/pytest --quiet tests/docs/test_reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
@@ -93,11 +93,11 @@ bench-%: .venv/bench.stamp .venv/tools.stamp  ## run one benchmark: make bench-d
 has-python2:
 	@$(PYTHON2) --version > /dev/null 2>&1
 
-autobahn: .venv/autobahn.stamp .venv/bench.stamp  ## the Autobahn WebSocket suite, figures into docs/benchmarks.md: make autobahn PYTHON2=python2.7
+autobahn: .venv/autobahn.stamp .venv/bench.stamp  ## run the Autobahn WebSocket suite, and write its figures to docs/benchmarks.md: make autobahn PYTHON2=python2.7
 	PYTHON2=$(PYTHON2) $(BIN)/python benchmarks/report.py autobahn
 
-soak: .venv/bench.stamp .venv/tools.stamp  ## ten minutes of kills and freezes: make soak MINUTES=2 SEED=7
+soak: .venv/bench.stamp .venv/tools.stamp  ## run ten minutes of kills and freezes: make soak MINUTES=2 SEED=7
 	$(BIN)/python benchmarks/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
-clean:  ## remove what was built and installed
+clean:  ## remove built and installed files
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

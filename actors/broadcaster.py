@@ -60,8 +60,8 @@ class Broadcaster(Protocol):
 
     ``publish``, ``publish_snapshot`` and ``invalidate`` are called by actors on dispatcher threads, after the
     commit, for each key in the order of its versions. They may not block: an actor never waits for a slow
-    subscriber. An exception reaches the Receipts as BroadcastError and harms nothing else. The other methods are
-    called by the system: ``close`` and ``loops`` on any thread, ``after_fork`` in a forked child.
+    subscriber. An exception reaches the Receipts as BroadcastError and harms nothing else. The other methods
+    are called by the system: ``close`` and ``loops`` on any thread, ``after_fork`` in a forked child.
     """
 
     def publish(self, committed: Committed) -> None:
@@ -81,7 +81,7 @@ class Broadcaster(Protocol):
         """
 
     def invalidate(self, projection: str, key: str) -> None:
-        """Send the channel's subscribers a snapshot of the row, since a publish failed or the row went back."""
+        """Send the channel's subscribers a snapshot of the row: a publish failed, or the row went back."""
 
     def close(self, timeout: float) -> None:  # noqa: ARG002
         """Tell the subscribers that the system has closed, within ``timeout`` seconds."""
@@ -115,4 +115,10 @@ class Observer(Protocol):
         """
 
     def failed(self, error: ProjectionError, event: object, /) -> None:
-        """Take note of an event that could not be folded, and is a dead letter now."""
+        """Take note of an event that could not be folded, and is a dead letter now.
+
+        Args:
+            error: The ApplyError, which names the projection, the key and the version; ``__cause__`` is the
+                exception that ``apply`` raised.
+            event: The event.
+        """

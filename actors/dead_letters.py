@@ -1,4 +1,4 @@
-"""What operators do about events that could not be folded."""
+"""Dead letters: an operator looks at events that could not be folded, and retries or skips them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ T = TypeVar("T")
 
 _logger = logging.getLogger("keyfold.dead_letters")
 
-_CHUNK = 200
-_ATTEMPTS = 20
+_MAX_LETTERS_PER_COMMIT = 200
+_MAX_ATTEMPTS = 20
 
 
 class DeadLetters:
     """The dead letters of one projection: ``runtime.dead_letters``. Safe from any thread but a dispatcher's.
 
-    A letter leaves the database in the same commit that folds its event, so no event is folded twice,
-    whoever retries it and wherever.
+    A letter leaves the database in the same commit that folds its event, so no event is folded twice, even if
+    two processes retry it at once.
     """
 
     def __init__(self, runtime: ProjectionRuntime[Any, Any], system: ProjectionSystem) -> None:
@@ -43,12 +43,25 @@ class DeadLetters:
     def find(
         self, key: str | None = None, *, parked: bool = False, after: int = 0, limit: int = 100
     ) -> list[StoredLetter]:
-        """Return the oldest letters with an id above ``after``. Raises StoreError."""
+        """Return the oldest letters.
+
+        Args:
+            key: Only letters of this key; None: of all keys.
+            parked: Only events that are parked for a halted key.
+            after: Only letters with an id above this one.
+            limit: The most letters to return.
+
+        Raises:
+            StoreError: The database can't be asked.
+        """
         name = self._runtime.name
         return self._ask(lambda: self._queries.letters(name, key, parked=parked, after=after, limit=limit))
 
     def get(self, number: int) -> StoredLetter:
-        """Return one letter by its id. Raises LetterNotFound, StoreError."""
+        """Return one letter by its id.
+
+        Raises LetterNotFound, or StoreError if the database can't be asked.
+        """
         letter = self._ask(lambda: self._queries.letter(number))
         if letter is None or letter.name != self._runtime.name:
             msg = f"{self._runtime.name}: there is no dead letter {number}"
@@ -56,37 +69,57 @@ class DeadLetters:
         return letter
 
     def retry(self, number: int) -> tuple[Applied, ...]:
-        """Fold the event of a letter on the state as it is now, and remove the letter in the same commit.
+        """Fold the event of a letter on the present state, and remove the letter in the same commit.
 
-        Of the events parked for a halted key only the head can be retried; the key goes on once none is
-        left. Raises ApplyError if it still can't be folded (the letter stays), KeyHalted for an ordinary
-        letter of a key that is halted now, LetterNotFound, InvalidEvent if the event does not decode, and
-        what dispatch raises.
+        Of the events that are parked for a halted key only the oldest can be retried. The key is resumed once
+        none is left.
+
+        Args:
+            number: The id of the letter.
+
+        Returns:
+            The change.
+
+        Raises:
+            ApplyError: The event still can't be folded. The letter stays.
+            BroadcastError: The change is committed, but could not be shown.
+            InvalidEvent: The event does not decode.
+            KeyHalted: The letter is an ordinary one, and its key is halted now.
+            LetterNotFound: There is no such letter, or it is not the oldest of the parked ones.
+            VersionConflict: Other processes write the key all the time.
+            MailboxFull: As for a dispatch. So are Closed, WouldDeadlock and StoreError.
         """
-        for _ in range(_ATTEMPTS):
+        for _ in range(_MAX_ATTEMPTS):
             letter = self.get(number)
             if letter.parked:
                 self._check_head(letter)
             try:
                 outcome = self._retry(letter.key, [letter], parked=letter.parked)
             except VersionConflict:
-                continue  # somebody wrote the key meanwhile, or dealt with the letter
+                continue  # another process wrote the key meanwhile, or dealt with the letter
             if outcome.error is not None:
                 raise outcome.error
             return outcome.applied
         raise self._too_busy(letter.key)
 
     def skip(self, number: int, *, position: Position | None = None) -> None:
-        """Remove a letter: its event will never be folded. What it was is logged.
+        """Remove a letter: its event will never be folded. The event is logged.
 
-        Of parked events only the head can be skipped; if it was the last, the key goes on. ``position``
-        is where the operator saw the key stand: if it no longer does, nothing is removed and
-        VersionConflict is raised. Raises LetterNotFound, StoreError.
+        Of parked events only the oldest can be skipped. If it was the last one, the key is resumed.
+
+        Args:
+            number: The id of the letter.
+            position: The position of the key when the operator looked at it; None: any position.
+
+        Raises:
+            VersionConflict: The key is no longer at ``position``. Nothing was removed.
+            LetterNotFound: There is no such letter, or it is not the oldest of the parked ones.
+            StoreError: The database can't be asked.
         """
         letter = self.get(number)
         if letter.parked:
             self._check_head(letter)
-        for _ in range(_ATTEMPTS):
+        for _ in range(_MAX_ATTEMPTS):
             row = self._ask(lambda: self._system.store.row(letter.name, letter.key))
             base = None if row is None else row.position
             if position is not None and base != position:
@@ -96,28 +129,39 @@ class DeadLetters:
                 removed=(number,),
             )  # fmt: skip
             if self._ask(partial(self._remove, amendment)):
-                facts = {
+                details = {
                     "projection": letter.name,
                     "key": letter.key,
                     "letter": number,
                     "event": letter.event,
                 }
-                _logger.warning("dead letter %d of %s was skipped", number, letter.name, extra=facts)
+                _logger.warning("dead letter %d of %s was skipped", number, letter.name, extra=details)
                 return
-            self.get(number)  # raises if somebody else has removed it
+            self.get(number)  # raises if another process has removed it
         raise self._too_busy(letter.key)
 
     def resume(self, key: str) -> int:
-        """Fold all that is parked for a halted key, head first, and let the key go on. Return how many it was.
+        """Fold all events that are parked for a halted key, oldest first, and resume the key.
 
-        Raises ApplyError, or InvalidEvent, that names the next one that can't be folded: those before it are
-        committed, it and those behind it stay parked. Raises LetterNotFound if the key is not halted. A
-        broadcast that fails is logged and counted, and does not end it.
+        A broadcast that fails is logged and counted, and does not end it.
+
+        Args:
+            key: A halted key.
+
+        Returns:
+            How many events were folded.
+
+        Raises:
+            ApplyError: The next event can't be folded. Those before it are committed, it and those behind it
+                stay.
+            InvalidEvent: The next event does not decode. The same holds for the others.
+            LetterNotFound: The key is not halted.
+            VersionConflict: Other processes write the key all the time.
         """
         check_key(key, projection=self._runtime.name)
         folded = conflicts = 0
         while True:
-            letters = self.find(key, parked=True, limit=_CHUNK)
+            letters = self.find(key, parked=True, limit=_MAX_LETTERS_PER_COMMIT)
             if not letters and folded:
                 return folded
             if not letters:
@@ -127,18 +171,19 @@ class DeadLetters:
                 outcome = self._retry(key, letters, parked=True)
             except (VersionConflict, LetterNotFound):
                 conflicts += 1
-                if conflicts == _ATTEMPTS:
+                if conflicts == _MAX_ATTEMPTS:
                     raise
                 continue
             folded += len(outcome.commit.deltas)
-            # A change that could not be shown is committed all the same, and the rest is not to wait for that.
+            # A change that could not be shown is committed all the same, and the others need not wait for
+            # that.
             if outcome.error is not None and not isinstance(outcome.error, BroadcastError):
                 raise outcome.error
 
-    # -- how
+    # -- the steps
 
     def _release(self, key: str) -> None:
-        """Let a key go on for which nothing is parked: whatever was, has been dealt with by hand."""
+        """Resume a key for which nothing is parked any more: its letters were removed by hand."""
         name = self._runtime.name
         row = self._ask(lambda: self._system.store.row(name, key))
         if row is None or not row.halted:
@@ -201,7 +246,7 @@ class DeadLetters:
 
     def _too_busy(self, key: str) -> VersionConflict:
         return VersionConflict(
-            projection=self._runtime.name, key=key, expected=f"rest, in {_ATTEMPTS} attempts"
+            projection=self._runtime.name, key=key, expected=f"rest, in {_MAX_ATTEMPTS} attempts"
         )
 
 

@@ -39,7 +39,7 @@ _GRACE = 1.0
 
 
 class Engine:
-    """The running part of a ProjectionSystem. Made at the first dispatch in a process, never inherited by a child.
+    """The running part of a ProjectionSystem. Made at the first dispatch in a process; a child makes its own.
 
     It imports most of the package, since it is the place where the parts are put together.
 
@@ -77,7 +77,10 @@ class Engine:
         self._writer: ActorRef[SnapshotWriter] | None = None
 
     def add(self, runtime: ProjectionRuntime[Any, Any]) -> Supervisor:
-        """Make a supervisor for the runtime, once the engine is started. With it the runtime accepts events."""
+        """Make a supervisor for the runtime, once the engine is started.
+
+        With it the runtime accepts events.
+        """
         assert self._writer is not None  # noqa: S101
         counters = Counters()
         context = ActorContext(
@@ -111,8 +114,8 @@ class Engine:
             )
         finally:
             # Out of Pykka's global registry: its stop_all(), which also runs when any actor of the app raises
-            # SystemExit, would end the writer while accepted events wait for it. A writer whose thread could not
-            # be started is registered as well.
+            # SystemExit, would end the writer while accepted events wait for it. A writer whose thread could
+            # not be started is registered as well.
             for ref in pykka.ActorRegistry.get_by_class(SnapshotWriter):
                 pykka.ActorRegistry.unregister(ref)
         self._dispatcher.start()
@@ -121,8 +124,8 @@ class Engine:
     def stop(self, deadline: float) -> None:
         """Refuse new events, drain, and end the threads; fail the events that are not committed in time.
 
-        At the end every Receipt has an outcome. It may be called again, after it was interrupted or when only a
-        part of the threads was ever started.
+        At the end every Receipt has an outcome. It may be called again, after it was interrupted or when only
+        a part of the threads was ever started.
 
         Args:
             deadline: Monotonic time.
@@ -147,7 +150,8 @@ class Engine:
             self.in_flight.wait_for_none(deadline - grace / 2)
         ended = self._sweeper.stop(deadline)
         ended &= self._timer.stop(deadline)
-        # The writer first: it answers all its messages, and the dispatcher takes these answers to the Receipts.
+        # The writer first: it answers all its messages, and the dispatcher takes these answers to the
+        # Receipts.
         ended &= self._stop_writer(deadline)
         ended &= self._dispatcher.stop(deadline)
         for supervisor in self._supervisors:

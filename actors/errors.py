@@ -1,4 +1,4 @@
-"""The errors of the actors. Their root, ProjectionError, stands in the store."""
+"""The errors of the actors. Their root, ProjectionError, is in the store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..store.errors import describe
 
 
 class NotStarted(ProjectionError):
-    """There is no running system to ask: none was made for this app, or not in this context."""
+    """There is no running system: none was made for this app, or there is no app context."""
 
 
 class Closed(ProjectionError):
@@ -29,7 +29,10 @@ class InvalidProjection(ProjectionError):
 
 
 class InvalidEvent(ProjectionError):
-    """What was dispatched is no event, or its projection's ``key`` could not make a key of it."""
+    """The dispatched object is no event, can't be kept, or a projection's ``key`` could not make a key of it.
+
+    ``event`` is the object.
+    """
 
     def __init__(
         self, message: str, *, event: object, projection: str | None = None, key: str | None = None
@@ -41,7 +44,7 @@ class InvalidEvent(ProjectionError):
 class InvalidState(ProjectionError):
     """The JSON given to ``repair`` is no state of the projection. Nothing was written.
 
-    ``data`` is the JSON as it was given; ``__cause__`` says which field does not fit.
+    ``data`` is the JSON as it was given; ``__cause__`` names the field that does not fit.
     """
 
     def __init__(self, message: str, *, data: str | bytes, projection: str, key: str) -> None:
@@ -52,7 +55,8 @@ class InvalidState(ProjectionError):
 class ApplyError(ProjectionError):
     """``apply`` raised, or made a state or delta that can't be stored. The event is a dead letter now.
 
-    ``__cause__`` is the original exception; ``version`` the version that the event would have made.
+    ``__cause__`` is the original exception, ``event`` the event, ``version`` the version that it would have
+    made.
     """
 
     def __init__(
@@ -64,7 +68,7 @@ class ApplyError(ProjectionError):
 
 
 class BroadcastError(ProjectionError):
-    """The change is committed, but could not be shown. Subscribers are brought back by a snapshot."""
+    """The change is committed, but could not be shown. Subscribers get a snapshot instead."""
 
     def __init__(self, message: str, *, projection: str, key: str, version: int) -> None:
         super().__init__(message, projection=projection, key=key)
@@ -74,8 +78,8 @@ class BroadcastError(ProjectionError):
 class KeyHalted(ProjectionError):
     """An event before this one could not be folded, and the key waits for an operator.
 
-    This one is kept behind it as a dead letter, and folded in its turn when the key is resumed.
-    ``position`` is where the key stands, None if it has no row.
+    This one is parked behind it as a dead letter, and is folded after it when the key is resumed.
+    ``position`` is the position of the key, None if it has no row.
     """
 
     def __init__(self, message: str, *, projection: str, key: str, position: Position | None) -> None:
@@ -84,13 +88,13 @@ class KeyHalted(ProjectionError):
 
 
 class LetterNotFound(ProjectionError):
-    """There is no such dead letter, it is not its turn, or somebody else has dealt with it."""
+    """There is no such dead letter, it is parked behind another one, or another process has dealt with it."""
 
 
 class NewerRow(StoreError):
     """A newer release has written the row, in a shape that this one does not know. It is left alone.
 
-    In a rolling release another process can be asked, which runs that one.
+    In a rolling release a process of the newer release can answer.
     """
 
 
@@ -99,9 +103,10 @@ class StateNotFound(ProjectionError):
 
 
 class MailboxFull(ProjectionError):
-    """No room for the event within the dispatch timeout: it was not accepted. ``limit`` says which bound.
+    """There was no room for the event within the dispatch timeout: it was not accepted.
 
-    Slow down, or try again later; when the database is away, the message says so.
+    Slow down, or try again later; if the database is not available, the message says so. ``limit`` is the
+    bound that was reached.
     """
 
     def __init__(self, message: str, *, projection: str | None, key: str | None, limit: int) -> None:
@@ -110,7 +115,7 @@ class MailboxFull(ProjectionError):
 
 
 class MailboxSealed(ActorDeadError):
-    """The actor retired between being looked up and being told. The message was not taken."""
+    """The actor has ended, perhaps since it was looked up. The message was not taken."""
 
 
 class WouldDeadlock(ProjectionError):
@@ -160,8 +165,8 @@ def undecodable_row(projection: str, key: str, position: Position | None, cause:
 def newer_row(projection: str, key: str | None, found: int, known: int) -> NewerRow:
     """Return the error of a row that a newer release has written. This process leaves it alone."""
     msg = (
-        f"{projection}: the row{f' of key {key!r}' if key else ''} has schema {found}, this process knows {known} "
-        "at most: a newer release has written it. The row is untouched; run the newer release"
+        f"{projection}: the row{f' of key {key!r}' if key else ''} has schema {found}, this process knows "
+        f"{known} at most: a newer release has written it. The row is untouched; run the newer release"
     )
     return NewerRow(msg, projection=projection, key=key)
 
@@ -177,7 +182,7 @@ def crash_error(projection: str, key: str, cause: BaseException) -> ProjectionEr
 def key_halted(projection: str, key: str, position: Position | None) -> KeyHalted:
     """Return the error of an event that is parked for a halted key."""
     msg = (
-        f"{projection}: key {key!r} is halted at {position or 'its beginning'}; the event is parked as a dead "
-        f"letter, and folded when an operator resumes the key"
+        f"{projection}: key {key!r} is halted at {position or 'its beginning'}; the event is parked as a "
+        f"dead letter, and folded when an operator resumes the key"
     )
     return KeyHalted(msg, projection=projection, key=key, position=position)

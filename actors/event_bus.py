@@ -1,4 +1,4 @@
-"""Which listeners and projections an event goes to."""
+"""The bus: it takes an event to its listeners and projections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Route = Callable[[Any], Receipt]
 
 
 MAX_CLASSES = 1_000
-"""How many event classes are known at once; the next one after them makes all of them be looked up again."""
+"""How many event classes are known at once. One more, and the routes of all of them are looked up again."""
 
 
 class _Registration(NamedTuple):
@@ -41,20 +41,31 @@ class EventBus:
         self._lock = threading.Lock()
         self._registrations: list[_Registration] = []
         self._number = 0
-        # Class -> what dispatch calls. Replaced, never changed in meaning: see _find_route.
+        # The function that dispatch calls for each class. The map is replaced, never cleared: see
+        # _find_route.
         self._routes: dict[type[Any], Route] = {}
 
     def dispatch(self, event: object) -> Receipt:
-        """Hand event to everybody who listens for its class, and return the Receipt of its projections.
+        """Give an event to the listeners and projections of its class.
 
-        Returns as soon as every projection has the event in a mailbox; ``receipt.result()`` waits for
-        the commit. Plain listeners run here, in the caller's thread; the first that raises stops the
-        rest, and its error leaves dispatch (give a listener that may veto a priority above 0). Nobody
-        listens: the Receipt is done and empty.
+        Returns as soon as every projection has the event in a mailbox; ``receipt.result()`` waits for the
+        commit. Plain listeners run here, on the caller's thread; the first one that raises stops the rest,
+        and its error leaves dispatch (give a listener that may veto a priority above 0). If one projection or
+        key took the event before another refused it, nothing is raised here: the Receipt reports the refusal.
 
-        Raises InvalidEvent, InvalidKey, Closed, or MailboxFull if a projection has no room within the
-        dispatch timeout. If one projection or key took the event before another refused it, nothing
-        is raised here: the Receipt reports the refusal.
+        Args:
+            event: An object, of any class.
+
+        Returns:
+            The Receipt of all projections. It is done and empty if there are no listeners and projections.
+
+        Raises:
+            InvalidEvent: It is no event, a projection's ``key`` could not make a key of it, or it can't be
+                kept.
+            InvalidKey: A projection's ``key`` returned a key that can't be one.
+            MailboxFull: A projection had no room within the dispatch timeout.
+            Closed: The system is closed.
+            StoreError: The first dispatch of a process starts the system, and the tables can't be made.
         """
         route = self._routes.get(type(event))
         if route is None:
@@ -64,14 +75,28 @@ class EventBus:
     def listen(
         self, event_type: type[EventT], listener: Callable[[EventT], object], *, priority: int = 0
     ) -> None:
-        """Call ``listener(event)`` for each event of this type, in the thread that dispatches it."""
+        """Call ``listener(event)`` for each event of this type.
+
+        Args:
+            event_type: A class. Events of its subclasses are included.
+            listener: Called on the thread that dispatches the event. An exception leaves the dispatch.
+            priority: Listeners of a higher priority are called first; projections have 0.
+
+        Raises:
+            InvalidProjection: The type is no class, or the listener is not callable.
+        """
         if not callable(listener):
             msg = f"a listener must be callable, {listener!r} is not"
             raise InvalidProjection(msg)
         self._register(event_type, priority, listener, None)
 
     def on(self, event_type: type[Any], *, priority: int = 0) -> Callable[[ListenerT], ListenerT]:
-        """Decorate a function to listen for events of this type."""
+        """Return a decorator that makes a function listen for events of a type, as ``listen`` does.
+
+        Args:
+            event_type: A class. Events of its subclasses are included.
+            priority: Listeners of a higher priority are called first; projections have 0.
+        """
 
         def register(listener: ListenerT) -> ListenerT:
             self.listen(event_type, listener, priority=priority)
@@ -83,13 +108,14 @@ class EventBus:
         """Fold the events of the runtime's projection. Raises AlreadyRegistered the second time."""
         with self._lock:
             if any(registration.runtime is runtime for registration in self._registrations):
-                msg = f"{runtime.name}: it listens on this bus already; a second time would fold every event twice"
+                problem = "it listens on this bus already; a second time would fold every event twice"
+                msg = f"{runtime.name}: {problem}"
                 raise AlreadyRegistered(msg, projection=runtime.name)
         for event_type in runtime.event_types:
             self._register(event_type, 0, None, runtime)
 
     def has_listeners(self, event_type: type[Any]) -> bool:
-        """Return whether an event of exactly this class would reach anybody."""
+        """Return whether an event of exactly this class would reach a listener or a projection."""
         return bool(self._matching(event_type))
 
     def forget(self, event_type: type[Any]) -> None:
@@ -147,8 +173,8 @@ class EventBus:
         if event is None or isinstance(event, type):
             msg = f"dispatch an event object, not {event!r}"
             raise InvalidEvent(msg, event=event)
-        # Read the map before the registrations: if they change now, the map is another one already,
-        # and the stale route lands where nobody looks.
+        # Read the map before the registrations: if they change now, the bus has another map already, and the
+        # stale route is put into one that is no longer used.
         routes = self._routes
         matching = self._matching(event_type)
         if len(matching) == 1 and matching[0].runtime is not None:
@@ -156,13 +182,13 @@ class EventBus:
         else:
             route = _Fanout(matching)
         if len(routes) >= MAX_CLASSES:
-            self._routes = routes = {}  # an app that makes classes as it goes must not have all of them kept
+            self._routes = routes = {}  # the classes of an app that makes them as it goes must not pile up
         routes[event_type] = route
         return route
 
 
 class _Fanout:
-    """The route of an event that has no listener, several, or plain ones."""
+    """The route of an event with no listener, with several, or with plain ones."""
 
     __slots__ = ("_registrations",)
 

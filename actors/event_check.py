@@ -1,4 +1,4 @@
-"""Whether an event can be kept and read back, asked before it is accepted."""
+"""The check before an event is accepted: it can be kept, and read back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from msgspec import inspect
 from ..store.codec import Codec, DecodeError, EncodeError, ReadBackError, name_field
 
 EventCheck = Callable[[Any], str | None]
-"""Returns None if the event is fine, else the reason why it is not. ``dispatch`` asks it for every event."""
+"""Returns None if the event is fine, else the reason why it is not. ``dispatch`` calls it for every event."""
 
 
 def make_event_check(event_class: type, codec: Codec | None, max_bytes: int, *, required: bool) -> EventCheck:
@@ -28,15 +28,16 @@ def make_event_check(event_class: type, codec: Codec | None, max_bytes: int, *, 
     ``max_bytes`` bytes: then it can be kept as a dead letter, or parked, and be folded later. It need not be
     equal then; a list in place of a tuple is fine.
 
-    A flat class, whose fields are all text, numbers, times and the like, gets a function of its own that looks
-    at the types of the fields and encodes nothing. Any event that this function can't decide about is encoded and decoded.
+    A flat class has only fields of text, numbers, times and the like. It gets a function of its own, which
+    looks at the types of the fields and encodes nothing. An event that this function can't decide about is
+    encoded and decoded.
 
     Args:
-        event_class: The class of the events: ``type(event)`` is it. A subclass has a check of its own.
+        event_class: The exact class of the events. A subclass has a check of its own.
         codec: Encodes and decodes the class; None if msgspec can't handle the class.
         max_bytes: The longest JSON allowed, in bytes.
-        required: Whether an event without any form in JSON is refused. Otherwise it is fine: as a dead letter it
-            can't be retried, and it harms nothing else.
+        required: Whether an event without any form in JSON is refused. Otherwise it is fine: as a dead letter
+            it can't be retried, and it harms nothing else.
 
     Returns:
         A function that returns None for an event that is fine, else the reason, which names the field.
@@ -85,7 +86,7 @@ def _thorough_check(codec: Codec, max_bytes: int, *, required: bool) -> EventChe
 
 
 def _raise_exit(error: ValueError) -> None:
-    """Let a SystemExit pass that met the app's thread within a hook: its process is told to end."""
+    """Raise a SystemExit again that a signal handler raised within a hook: the process is told to end."""
     cause = error.__cause__
     if cause is not None and not isinstance(cause, Exception):
         raise cause
@@ -95,11 +96,11 @@ def _raise_exit(error: ValueError) -> None:
 
 
 class _NotFlatError(Exception):
-    """A field has parts, or something about it that only decoding can tell."""
+    """A field has parts, or a property that only decoding can check."""
 
 
 def _flat_fields(event_class: type) -> Sequence[inspect.Field] | None:
-    """Return the fields of a dataclass or Struct in which nothing but its fields decides what decodes."""
+    """Return the fields of a class if only they decide whether an event decodes; else None."""
     try:
         info = inspect.type_info(event_class)
     except Exception:
@@ -124,7 +125,7 @@ def _is_frozen_dataclass(event_class: type) -> bool:
 
 
 def _is_plain_attribute(event_class: type, name: str) -> bool:
-    """Tell whether reading the attribute calls nothing: it is a slot, or stands in the object, or is a default."""
+    """Return whether reading the attribute calls no code: it is a slot, a default, or in the dict."""
     if not name.isidentifier() or iskeyword(name):
         return False
     found = getattr_static(event_class, name, None)
@@ -136,7 +137,7 @@ def _is_small_decimal(value: Decimal) -> bool:
 
 
 def _is_text(value: str) -> bool:
-    """Tell whether text that is not ASCII has a form in UTF-8: a lone surrogate has none."""
+    """Return whether text that is not ASCII has a form in UTF-8: a lone surrogate has none."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -144,19 +145,19 @@ def _is_text(value: str) -> bool:
     return True
 
 
-# A Decimal that keeps its digits in itself, in four words, has 76 of them at most. That of a Python without
-# the C module says nothing by its size.
+# A Decimal that keeps its digits in itself, in four words, has 76 of them at most. In a Python without the C
+# module its size tells nothing.
 _SMALL_DECIMAL = Decimal(1).__sizeof__()
 _DECIMALS_TELL = Decimal("1" * 77).__sizeof__() > _SMALL_DECIMAL
-# The longest JSON of a part that is no text: a Decimal of 76 digits with a sign, a point and an exponent of up to
-# 20 characters.
-_LONGEST_PART = 120
-# A character has six bytes at most: \u0000.
-_LONGEST_CHARACTER = 6
+# The most bytes of JSON of a part that is no text: a Decimal of 76 digits with a sign, a point and an
+# exponent of up to 20 characters.
+_MAX_PART = 120
+# The most bytes of a character: \u0000 has six.
+_MAX_CHARACTER = 6
 
 _IS_INT = "type({v}) is int and -0x8000000000000000 <= {v} <= 0x7fffffffffffffff"
 _NO_MISSING: Any = enum.Enum._missing_
-# What an exact value has to be, by its type without constraints; ``v`` is the value.
+# The condition for an exact value, by its type without constraints; ``v`` is the value.
 _CONDITIONS: tuple[tuple[inspect.Type, str], ...] = (
     (inspect.StrType(), "type({v}) is str and len({v}) <= room and ({v}.isascii() or is_text({v}))"),
     (inspect.IntType(), _IS_INT),
@@ -179,8 +180,8 @@ _NAMES: dict[str, Any] = {
     "is_text": _is_text,
 }
 
-# A part that was deleted raises AttributeError, which costs nothing where it is not raised. Defaults are read faster
-# than builtins and variables of make: a tenth of the whole.
+# A part that was deleted raises AttributeError, which costs nothing where it is not raised. Defaults are read
+# faster than builtins and variables of make; that is a tenth of the whole.
 _SOURCE = """
 def make({names}):
     def check(event, type=type, str=str, int=int, len=len, room=room):
@@ -196,14 +197,15 @@ def make({names}):
 
 
 class _Generator:
-    """Writes the function that checks the events of a flat class: one condition for each field.
+    """Writes the function that checks the events of a flat class: one condition per field.
 
-    It is compiled from source, as the methods of dataclasses are: nothing else is fast enough for each dispatch.
-    Only the names of the fields, which are identifiers, get into the source; types and values are variables.
+    The function is compiled from source, as the methods of dataclasses are: nothing else is fast enough for
+    each dispatch. Only the names of the fields, which are identifiers, get into the source; types and values
+    are variables.
 
-    If all conditions hold, the event decodes and is small enough. Otherwise nothing is known, and the thorough
-    check decides. So types are asked for exactly, as a subclass may be encoded as anything, and for the length
-    a bound is enough that holds for the longest form of each character.
+    If all conditions hold, the event decodes and is small enough. Otherwise nothing is known, and the
+    thorough check decides. So types are compared exactly, as a subclass may be encoded as anything; and a
+    length is compared with a bound that holds for the longest form of each character.
     """
 
     def __init__(self, event_class: type, fields: Sequence[inspect.Field], max_bytes: int) -> None:
@@ -215,14 +217,14 @@ class _Generator:
         self._max_bytes = max_bytes
 
     def compile(self, thorough: EventCheck) -> EventCheck:
-        """Return the function. Raises _NotFlatError if it would never answer by itself."""
+        """Return the function. Raises _NotFlatError if it could never decide by itself."""
         reads, conditions = [], []
         for number, field in enumerate(self._fields):
             value = f"v{number}"
             reads.append(f"{value} = event.{field.name}")
             conditions.append(self._condition(value, field.type))
-            self._taken += len(msgspec.json.encode(field.encode_name)) + len(":,") + _LONGEST_PART
-        room = (self._max_bytes - self._taken - len("{}")) // (_LONGEST_CHARACTER * max(1, len(reads)))
+            self._taken += len(msgspec.json.encode(field.encode_name)) + len(":,") + _MAX_PART
+        room = (self._max_bytes - self._taken - len("{}")) // (_MAX_CHARACTER * max(1, len(reads)))
         if room < 0:
             raise _NotFlatError
         names = {**self._names, "thorough": thorough, "room": room}
@@ -254,7 +256,7 @@ class _Generator:
         raise _NotFlatError
 
     def _name(self, constant: Any, values: list[Any]) -> str:
-        """Return the name of a constant in the function, with room for the longest of the values it stands for."""
+        """Return the name of a constant in the function; the longest of its values is taken from the room."""
         self._taken += max(len(msgspec.json.encode(value)) for value in values)
         name = f"c{len(self._names)}"
         self._names[name] = constant
@@ -269,7 +271,8 @@ def _closed(cls: type[enum.Enum]) -> type[enum.Enum]:
         raise _NotFlatError
     members: Any = list(cls)
     try:
-        decoded = msgspec.json.decode(msgspec.json.encode(members), type=list[cls])  # type: ignore[valid-type]
+        encoded = msgspec.json.encode(members)
+        decoded = msgspec.json.decode(encoded, type=list[cls])  # type: ignore[valid-type]
     except Exception as error:
         raise _NotFlatError from error
     if decoded != members:

@@ -1,4 +1,4 @@
-"""What an app writes: how events fold into the state of a key."""
+"""The class that an app writes: how events fold into the state of a key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ StateT = TypeVar("StateT")
 
 
 class Projection(ABC, Generic[EventT, StateT]):
-    """A read model: one state for each key, folded from events.
+    """A read model: one state per key, folded from events.
 
     Subclass it with the event type (or a union of them) and the state type, give it a ``name``, and
     write ``key`` and ``apply``::
@@ -44,21 +44,25 @@ class Projection(ABC, Generic[EventT, StateT]):
     """Called without arguments for a new key; rows are decoded into it. Derived from the type argument."""
 
     public: ClassVar[bool] = False
-    """True: anybody may subscribe and read. Otherwise the ``authorize`` callable of the web part decides."""
+    """True: every client may subscribe and read.
+
+    Otherwise the ``authorize`` callable of the web part decides.
+    """
 
     broadcast_event_name: ClassVar[str] = "delta"
-    """What the ``event`` field of the delta frames says."""
+    """The value of the ``event`` field in delta messages."""
 
     on_error: ClassVar[Literal["dead_letter", "halt"]] = "dead_letter"
-    """What an event does that can't be folded: becomes a dead letter and harms no other, or halts its key, so
-    that everything behind it waits, parked in the database, until an operator retries or skips it."""
+    """The consequence of an event that can't be folded. ``"dead_letter"``: it is kept in the database for an
+    operator, and the next events are folded. ``"halt"``: it halts its key; the events behind it are parked in
+    the database until an operator retries or skips it."""
 
     schema_version: ClassVar[int] = 1
     """The shape of the state. Raise it when rows that exist no longer fit, and write ``upgrade``."""
 
     verify: ClassVar[bool] = True
-    """Whether each state is read back, once per turn and before it is saved, so that what is committed can be loaded
-    again. False saves that time where states are large; the projection's facts then say so."""
+    """Whether each state is read back before it is committed, once per commit, so that every committed state
+    can be loaded again. False saves that time where states are large; the stats of the projection say so."""
 
     encode_hook: Callable[[Any], Any] | None = None
     """Turns an object that JSON has no form for into one that has (msgspec's ``enc_hook``)."""
@@ -67,35 +71,58 @@ class Projection(ABC, Generic[EventT, StateT]):
     """``(type, plain) -> object``, the way back (msgspec's ``dec_hook``)."""
 
     def key(self, event: EventT) -> str | None:  # noqa: ARG002
-        """Return the key that the event belongs to, or None if it is not for this projection."""
+        """Return the key that the event belongs to, or None if it is not for this projection.
+
+        Called on the thread that dispatches the event. Deterministic and fast.
+        """
         msg = f"{type(self).__name__} must define key(event), or keys(event) for several keys"
         raise InvalidProjection(msg)
 
     def keys(self, event: EventT) -> Iterable[str]:
-        """Return the keys that the event belongs to, each once. Override it instead of ``key``."""
+        """Return the keys that the event belongs to, each once.
+
+        Override it instead of ``key`` for several keys.
+        """
         key = self.key(event)
         return () if key is None else (key,)
 
     @abstractmethod
     def apply(self, state: StateT, event: EventT) -> Any:
-        """Change ``state`` in place by the event and return the delta, what subscribers are sent.
+        """Change ``state`` in place by the event, and return the delta that subscribers are sent.
 
-        Must be synchronous and deterministic and do no I/O: after a conflict or a poison event it
-        runs again, on a state read back from the row. State and delta must be what msgspec can
-        encode as JSON. Raising makes the event a dead letter and harms no other.
+        Must be synchronous and deterministic and do no I/O: after a conflict or a poison event it runs again,
+        on a state read back from the row. State and delta must be objects that msgspec can encode as JSON. An
+        exception makes the event a dead letter, or halts the key: see ``on_error``.
+
+        Args:
+            state: The state of the key, or a new one.
+            event: The event.
+
+        Returns:
+            The delta. Annotate its type: Receipts decode it as that.
         """
 
     def upgrade(self, state: Any, from_version: int) -> Any:
-        """Return a state of schema ``from_version``, as plain JSON values, in the shape of ``schema_version``.
+        """Return a state of an older schema in the shape of ``schema_version``.
 
-        Called whenever such a row is read, by actors and by readers; it is written in the new shape by the
-        next event. Must be deterministic and do no I/O. The result is plain JSON values, or a state.
+        Called whenever such a row is read, by actors and by readers; the next event writes the row in the new
+        shape. Must be deterministic and do no I/O.
+
+        Args:
+            state: The state as plain JSON values.
+            from_version: The schema version of the row.
+
+        Returns:
+            Plain JSON values, or a state.
         """
-        msg = f"the row has schema {from_version}, and {type(self).__name__} has no upgrade(state, from_version)"
+        msg = (
+            f"the row has schema {from_version}, "
+            f"and {type(self).__name__} has no upgrade(state, from_version)"
+        )
         raise NotImplementedError(msg)
 
     def history(self, key: str) -> Iterable[EventT] | None:  # noqa: ARG002
-        """Return all events of a key, oldest first, from where the app keeps them; None if it keeps none.
+        """Return all events of a key, oldest first, if the app keeps them somewhere; else None.
 
         Override it to let operators rebuild a key from the admin page and the command line.
         """
@@ -157,42 +184,43 @@ def check_projection(projection: object) -> Projection[Any, Any]:
     if not isinstance(projection, Projection):
         msg = f"{projection!r} is no Projection"
         raise InvalidProjection(msg)
-    who = type(projection).__name__
+    class_name = type(projection).__name__
     if not hasattr(projection, "name"):
-        msg = f"{who} has no name: set the attribute name = 'some.name'"
+        msg = f"{class_name} has no name: set the attribute name = 'some.name'"
         raise InvalidProjection(msg)
     check_name(projection.name)
     if projection.name.split(".")[0] == "keyfold":
-        msg = f"{who}: names that begin with keyfold are Keyfold's own; call it something else"
+        msg = f"{class_name}: names that begin with keyfold are Keyfold's own; call it something else"
         raise InvalidProjection(msg)
     if not hasattr(projection, "events") or not hasattr(projection, "state_type"):
-        msg = f"{who}: write class {who}(Projection[EventType, StateType]), or set events and state_type"
+        wanted = f"write class {class_name}(Projection[EventType, StateType]), or set events and state_type"
+        msg = f"{class_name}: {wanted}"
         raise InvalidProjection(msg)
     if inspect.iscoroutinefunction(projection.apply):
-        msg = f"{who}.apply must be a plain function, not async"
+        msg = f"{class_name}.apply must be a plain function, not async"
         raise InvalidProjection(msg)
     if type(projection).key is Projection.key and not overrides_keys(projection):
-        msg = f"{who} must define key(event), or keys(event) for several keys"
+        msg = f"{class_name} must define key(event), or keys(event) for several keys"
         raise InvalidProjection(msg)
-    _check_options(projection, who)
+    _check_options(projection, class_name)
     return projection
 
 
-def _check_options(projection: Projection[Any, Any], who: str) -> None:
+def _check_options(projection: Projection[Any, Any], class_name: str) -> None:
     if projection.on_error not in ("dead_letter", "halt"):
-        msg = f'{who}.on_error must be "dead_letter" or "halt", not {projection.on_error!r}'
+        msg = f'{class_name}.on_error must be "dead_letter" or "halt", not {projection.on_error!r}'
         raise InvalidProjection(msg)
     if not isinstance(projection.verify, bool):
-        msg = f"{who}.verify must be True or False, not {projection.verify!r}"
+        msg = f"{class_name}.verify must be True or False, not {projection.verify!r}"
         raise InvalidProjection(msg)
     version = projection.schema_version
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        msg = f"{who}.schema_version must be a whole number of at least 1, not {version!r}"
+        msg = f"{class_name}.schema_version must be a whole number of at least 1, not {version!r}"
         raise InvalidProjection(msg)
 
 
 def delta_type(projection: Projection[Any, Any]) -> Any:
-    """Return what ``apply`` is annotated to return, or Any where that can't be told."""
+    """Return the type that ``apply`` is annotated to return, or Any if there is none that can be resolved."""
     try:
         hints = get_type_hints(projection.apply)
     except Exception:

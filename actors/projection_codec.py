@@ -35,7 +35,10 @@ class ProjectionCodec:
         return Codec(type_, encode_hook=encode, decode_hook=decode)
 
     def encode_state(self, state: Any) -> bytes:
-        """Return a state as JSON that reads back as the same state. Raises EncodeError that names the field."""
+        """Return a state as JSON that reads back as the same state.
+
+        Raises EncodeError that names the field.
+        """
         encoded = self.state.encode(state)
         if self.verifies:
             self.state.verify(state, encoded)

@@ -32,9 +32,14 @@ os.register_at_fork(after_in_child=_renew_lock)
 class Applied(msgspec.Struct, frozen=True):
     """One event, folded into one key and committed.
 
-    ``version`` is the row's version right after this event. ``delta`` is what subscribers see: the
-    delta read back from its JSON, as the type that ``apply`` is annotated to return, else as plain
-    dicts, lists and scalars. It is a copy; changing it changes nothing else.
+    Attributes:
+        projection: The name of the projection.
+        key: The key.
+        epoch: The epoch of the row.
+        version: The version of the row right after this event.
+        delta: The delta that subscribers see, read back from its JSON: as the type that ``apply`` is
+            annotated to return, else as plain dicts, lists and scalars. It is a copy; changing it changes
+            nothing else.
     """
 
     projection: str
@@ -47,8 +52,8 @@ class Applied(msgspec.Struct, frozen=True):
 class Receipt(msgspec.Struct, eq=False, gc=False):
     """The outcome of one dispatch, in the shape of ``concurrent.futures.Future``.
 
-    It is done when every projection that the event reached has committed it, or failed to. (A Struct, as
-    one is made for every event: C makes it in a third of the time that an ``__init__`` takes.)
+    It is done when every projection that the event reached has committed it, or failed to. (It is a Struct,
+    since one is made for every event: C makes it in a third of the time that an ``__init__`` takes.)
     """
 
     _callbacks: list[Callable[[], object]] | None = None
@@ -61,22 +66,30 @@ class Receipt(msgspec.Struct, eq=False, gc=False):
         raise NotImplementedError
 
     def _outcome(self) -> tuple[Applied, ...]:
-        """Return what was applied, or raise what failed. Called only when done."""
+        """Return the changes, or raise the error. Called only when done."""
         raise NotImplementedError
 
     def result(self, timeout: float | None = None) -> tuple[Applied, ...]:
-        """Wait for the commit and return what was applied, an item a projection and key.
+        """Wait for the commit and return the changes.
 
-        Raises TimeoutError after ``timeout`` seconds (the event stays accepted, and will be
-        committed), or the error of the first projection that failed: ApplyError, BroadcastError,
-        StoreError, MailboxFull, Closed. Each call raises an error object of its own.
+        Args:
+            timeout: Seconds to wait; None: without a limit.
+
+        Returns:
+            One Applied per projection and key that the event reached.
+
+        Raises:
+            TimeoutError: The timeout is over. The event stays accepted, and will be committed.
+            WouldDeadlock: Called in ``apply``, a hook or a callback, before the outcome is known.
+            ProjectionError: The error of the first projection that failed: ApplyError, BroadcastError,
+                KeyHalted, StoreError, MailboxFull or Closed. Each call raises an error object of its own.
         """
         if not self.done():
             self._wait(timeout)
         return self._outcome()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait like result, and return the error instead of raising it, or None."""
+        """Wait as ``result`` does, and return the error instead of raising it; None if there is none."""
         if not self.done():
             self._wait(timeout)
         try:
@@ -86,16 +99,20 @@ class Receipt(msgspec.Struct, eq=False, gc=False):
         return None
 
     def add_done_callback(self, fn: Callable[[Receipt], object]) -> None:
-        """Call ``fn(receipt)`` when done: at once if it is, else in the thread that resolves it.
+        """Call ``fn(receipt)`` when the Receipt is done; at once if it is.
 
-        Callbacks run in the order they were added; one that raises is logged. They run on a
-        dispatcher thread: keep them short, and never wait in them.
+        Callbacks run in the order in which they were added.
+
+        Args:
+            fn: Called on a dispatcher thread, or here if the Receipt is done: it should be short and never
+                wait. An exception is logged.
         """
         self._when_done(lambda: fn(self))
 
     def _when_done(self, callback: Callable[[], object]) -> None:
-        # Append first, look second; the resolver sets the outcome first and takes callbacks second.
-        # So one of the two sees the other, and list.pop makes sure that only one calls.
+        # Here the callback is appended before the outcome is looked at; the resolver sets the outcome before
+        # it takes the callbacks. So one of the two sees the other, and list.pop makes sure that only one
+        # calls.
         if self._callbacks is None:
             with _callbacks_lock:
                 if self._callbacks is None:
@@ -130,7 +147,7 @@ class Receipt(msgspec.Struct, eq=False, gc=False):
                 if resolved.acquire(timeout=seconds):
                     return
             finally:
-                # A Receipt that is asked again and again must not keep a callback of each time.
+                # A Receipt that is polled must not keep a callback of each poll.
                 if self._callbacks:
                     with suppress(ValueError):
                         self._callbacks.remove(wake)
@@ -142,62 +159,62 @@ class Receipt(msgspec.Struct, eq=False, gc=False):
 class Delivery(Receipt, eq=False, kw_only=True, gc=False):
     """One event on its way to one key: the message in the mailbox, and the Receipt of that part.
 
-    One object for both, since one is made for every event: it is the hottest allocation there is. The garbage
-    collector does not look at it, which would walk 100,000 of them again and again: it has no part in a cycle that
-    lasts, as its callbacks go when it is done, and its event when that is committed.
+    It is one object for both, since one is made for every event, and no allocation is hotter. The garbage
+    collector does not track it, as it would walk 100,000 of them again and again. No cycle through it lasts:
+    its callbacks are removed when it is done, and its event when that is committed.
     """
 
     event: Any
-    _settled: Committed | Exception | None = None
+    _resolution: Committed | Exception | None = None
     _index: int = 0
 
     def done(self) -> bool:
-        return self._settled is not None
+        return self._resolution is not None
 
     is_over = done
 
     def result(self, timeout: float | None = None) -> tuple[Applied, ...]:
-        settled = self._settled
-        if settled is None:
+        resolution = self._resolution
+        if resolution is None:
             self._wait(timeout)
-            settled = self._settled
-        if type(settled) is not Committed:
+            resolution = self._resolution
+        if type(resolution) is not Committed:
             return self._outcome()  # raises
         index = self._index
         try:  # as applied_of, without its call: this runs once for each event
-            delta = settled.decode_delta(settled.deltas[index])
+            delta = resolution.decode_delta(resolution.deltas[index])
         except Exception:
             return self._outcome()
-        version = settled.base_version + index + 1
-        return (Applied(settled.projection, settled.key, settled.epoch, version, delta),)
+        version = resolution.base_version + index + 1
+        return (Applied(resolution.projection, resolution.key, resolution.epoch, version, delta),)
 
     @staticmethod
     def commit(deliveries: Sequence[Delivery], committed: Committed) -> None:
-        """Resolve all: each event became the delta of the committed turn at its own place.
+        """Resolve all of them: each event became the delta at its own index of the commit.
 
-        One that has an outcome keeps it: a close that ran out of time may have ended it.
+        A delivery that has an outcome keeps it: a close that ran out of time may have failed it.
         """
         for index, delivery in enumerate(deliveries):
-            if delivery._settled is None:  # noqa: SLF001  # its own class
+            if delivery._resolution is None:  # noqa: SLF001  # its own class
                 delivery._index = index  # noqa: SLF001
-                delivery._settled = committed  # noqa: SLF001
+                delivery._resolution = committed  # noqa: SLF001
                 delivery.event = None
             if delivery._callbacks:  # noqa: SLF001
                 delivery._run_callbacks()  # noqa: SLF001
 
     def fail(self, error: Exception) -> None:
         """Resolve with an error, unless there is an outcome already."""
-        if self._settled is None:
-            self._settled = error
+        if self._resolution is None:
+            self._resolution = error
         if self._callbacks:
             self._run_callbacks()
 
     def _outcome(self) -> tuple[Applied, ...]:
-        settled = self._settled
-        if isinstance(settled, Exception):
-            raise twin_of(settled)
-        assert settled is not None, "asked for the outcome before it was done"  # noqa: S101
-        return (applied_of(settled, self._index),)
+        resolution = self._resolution
+        if isinstance(resolution, Exception):
+            raise twin_of(resolution)
+        assert resolution is not None, "asked for the outcome before it was done"  # noqa: S101
+        return (applied_of(resolution, self._index),)
 
 
 class JointReceipt(Receipt, eq=False, kw_only=True, gc=True):
@@ -208,8 +225,8 @@ class JointReceipt(Receipt, eq=False, kw_only=True, gc=True):
     _watches: bool = False
 
     def done(self) -> bool:
-        # Every part before ``_known`` was seen to be done, and stays so: each is looked at once, not once for
-        # each of the others.
+        # Every part before ``_known`` was seen to be done, and stays so: each is looked at once, and not once
+        # per other part.
         parts, known = self.parts, self._known
         while known < len(parts) and parts[known].done():
             known += 1
@@ -224,7 +241,8 @@ class JointReceipt(Receipt, eq=False, kw_only=True, gc=True):
         Receipt._when_done(self, callback)  # noqa: SLF001
 
     def _part_is_done(self) -> None:
-        # The last part, or one of the last at the same moment: running the callbacks twice is harmless.
+        # The last part, or one of several last ones at the same moment: running the callbacks twice is
+        # harmless.
         if self.done():
             self._run_callbacks()
 
@@ -232,22 +250,23 @@ class JointReceipt(Receipt, eq=False, kw_only=True, gc=True):
         return tuple(applied for part in self.parts for applied in part._outcome())  # noqa: SLF001
 
 
-def applied_of(turn: Committed, index: int) -> Applied:
-    """Return what the event at this place of a committed turn became."""
-    encoded = turn.deltas[index]
+def applied_of(committed: Committed, index: int) -> Applied:
+    """Return the change that the event at this index of a commit made."""
+    encoded = committed.deltas[index]
     try:
-        delta = turn.decode_delta(encoded)
+        delta = committed.decode_delta(encoded)
     except Exception:
-        # It is committed, so this is no error of the event: a decode hook raises today, say.
+        # It is committed, so this is no error of the event: a decode hook fails at the moment, for instance.
         delta = msgspec.json.decode(encoded)
-    return Applied(turn.projection, turn.key, turn.epoch, turn.base_version + index + 1, delta)
+    version = committed.base_version + index + 1
+    return Applied(committed.projection, committed.key, committed.epoch, version, delta)
 
 
 def twin_of(error: Exception) -> Exception:
-    """Return an error like this one, with the same cause and facts, and no traceback.
+    """Return an error like this one, with the same cause and attributes, and no traceback.
 
     All Receipts of a failed batch share one error. If each raised that one, its traceback would grow with
-    every request that asks, and hold the local variables of all of them.
+    every request that asks for the result, and hold the local variables of all of them.
     """
     try:
         twin: Exception = type(error).__new__(type(error), *error.args)

@@ -56,7 +56,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
     # -- the life of the system
 
     def attach(self, supervisor: Supervisor | None) -> None:
-        """Accept events from now on, and give them to this supervisor; None: wait for a start of the system."""
+        """Give events to this supervisor from now on; None: the next event starts the system."""
         self.supervisor = supervisor
 
     def after_fork(self) -> None:
@@ -91,7 +91,10 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         return self.acceptor(type(event))(event)
 
     def acceptor(self, event_class: type[Any]) -> Callable[[Any], Receipt]:
-        """Return a function that accepts events of exactly this class. A dispatch calls it, on its own thread."""
+        """Return a function that accepts events of exactly this class.
+
+        A dispatch calls it, on its own thread.
+        """
         if overrides_keys(self.projection):
             return self._accept_many
         # Everything that does not depend on the event is looked up here, once.
@@ -122,6 +125,10 @@ class ProjectionRuntime(Generic[EventT, StateT]):
 
         A refusal raises while ``parts`` is empty. Otherwise it is appended as a Receipt that failed, since
         another key has the event already.
+
+        Args:
+            parts: The Receipts of the keys that took the event before. Appended to.
+            event: The event.
         """
         try:
             keys = self._keys_of(event)
@@ -129,7 +136,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
                 self._refuse(event, reason)
             supervisor = self.supervisor or self._start()
             for key in keys:
-                parts.append(supervisor.deliver(key, event))  # noqa: PERF401  # the ones before a refusal count
+                parts.append(supervisor.deliver(key, event))  # noqa: PERF401  # those before a refusal
         except ProjectionError as refusal:
             if not parts:
                 raise
@@ -150,7 +157,7 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         required = self.projection.on_error == "halt" and not has_json_form(event_class)
         check = make_event_check(event_class, codec, self._system.settings.event_bytes, required=required)
         if len(self._checks) >= MAX_CLASSES:
-            self._checks = {}  # an app that makes classes as it goes must not have all of them kept
+            self._checks = {}  # the classes of an app that makes them as it goes must not pile up
         self._checks[event_class] = check
         return check
 
@@ -233,7 +240,10 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         return snapshot.state
 
     def snapshot(self, key: str) -> Snapshot[StateT] | None:
-        """Return the newest committed state of a key with its epoch, version and time, or None. Raises as ``read``."""
+        """Return the newest committed state of a key with its epoch, version and time, or None.
+
+        Raises as ``read``.
+        """
         row = self._system.read_row(self.name, check_key(key, projection=self.name))
         if row is None or row.is_tombstone:
             self.degraded.clear(key)
@@ -249,7 +259,15 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         return state
 
     def upgraded(self, key: str, row: Row) -> Row:
-        """Return the row with its state in the shape of this release. Raises StoreError that names the key."""
+        """Return the row with its state in the shape of this release. Updates ``degraded``.
+
+        Args:
+            key: The key of the row.
+            row: The row as it was read.
+
+        Raises:
+            StoreError: The row is of a newer release, or can't be upgraded. The message names the key.
+        """
         try:
             return self.codec.upgraded(row)
         except StoreError as error:
@@ -347,7 +365,10 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         return state
 
     def wipe(self, key: str) -> None:
-        """Delete the state of a key. The row stays as a tombstone: version 0 and a new epoch. Raises as ``rebuild``."""
+        """Delete the state of a key.
+
+        The row stays as a tombstone: version 0 and a new epoch. Raises as ``rebuild``.
+        """
         self._replace(check_key(key, projection=self.name), 0, TOMBSTONE)
 
     def _replace(self, key: str, version: int, state: bytes) -> None:
@@ -366,8 +387,8 @@ class ProjectionRuntime(Generic[EventT, StateT]):
         """Call ``hook(key, state)`` after each commit was broadcast. A commit may hold several events.
 
         Args:
-            hook: Called on a dispatcher thread. The state is the actor's own: read it, render it, don't change
-                it. An exception of the hook is logged and counted.
+            hook: Called on a dispatcher thread. The state is the actor's own: read it, render it, don't
+                change it. An exception of the hook is logged and counted.
 
         Returns:
             The hook, so that this can be used as a decorator.
@@ -377,7 +398,10 @@ class ProjectionRuntime(Generic[EventT, StateT]):
 
 
 def _is_named(cls: type[Any], name: str) -> bool:
-    """Return whether the name in a letter means this class. Other processes import __main__ by another name."""
+    """Return whether the name in a letter means this class.
+
+    Other processes import __main__ by another name.
+    """
     module = name.removesuffix(cls.__qualname__)
     if module == name or not (module == "" or module.endswith(".")):
         return False

@@ -6,7 +6,7 @@ import difflib
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from ..store import ProjectionError
 
+# A description ends the sentence "the setting x must be …". A title does so for a value that is no number.
 Count = Annotated[int, Meta(ge=1, title="a number", description="a whole number of at least 1")]
 Seconds = Annotated[
     float,
@@ -23,8 +24,6 @@ Seconds = Annotated[
 Switch = Annotated[bool, Meta(description="True or False")]
 Text = Annotated[str, Meta(description="a string")]
 NonEmptyText = Annotated[str, Meta(min_length=1, description="a string that is not empty")]
-# The description of a type ends the sentence "the setting x must be …". The title does, where there is one,
-# for a value that is no number at all.
 
 
 class InvalidSetting(ProjectionError):
@@ -118,8 +117,7 @@ def merge_tuning(
     *,
     stable: frozenset[str],
     tunable: frozenset[str],
-    spelled: Callable[[str], str] = "the setting {}".format,
-    mapping: str = "tuning",
+    prefix: str = "",
     stacklevel: int = 2,
 ) -> dict[str, Any]:
     """Return the settings and the tuning keys in one dict, by name.
@@ -131,34 +129,37 @@ def merge_tuning(
         tuning: The mapping that the user gave for the tuning keys, or None. It is checked here.
         stable: The names of the settings that may not be in the mapping.
         tunable: The names of the tuning keys.
-        spelled: Returns the words by which a message names a setting.
-        mapping: The name under which the user gives the mapping.
+        prefix: The start of the config keys by which the user gives the settings. Empty: they are keywords.
         stacklevel: The frame to which the warning points: 1 is the caller of this function.
 
     Raises:
         ProjectionError: The tuning is no mapping, has an unknown key, or repeats a setting.
     """
+    mapping = f"{prefix}TUNING" if prefix else "tuning"
     if tuning is None:
         tuning = {}
     if not isinstance(tuning, Mapping):
-        _fail(f"{spelled('tuning')} must be a dict of tuning keys, not {tuning!r}")
+        _fail(f"{spelled('tuning', prefix)} must be a dict of tuning keys, not {tuning!r}")
     for key in tuning:
         if key in stable:
-            _fail(
-                f"{mapping} has the key {key!r}, which is a setting of its own: give {spelled(key)} instead"
-            )
+            _fail(f"{mapping} has the key {key!r}, a setting of its own: give {spelled(key, prefix)} instead")
         if key not in tunable:
             _fail(f"{mapping} has the unknown key {key!r}; {_hint(key, tunable)}")
         if key in given:
-            _fail(f"{spelled(key)} is given twice: keep {key!r} in {mapping}, and remove the other one")
+            _fail(f"{spelled(key, prefix)} is given twice: keep {key!r} in {mapping}, remove the other one")
     for name in given:
         if name in tunable:
             text = (
-                f"{spelled(name)} has moved: give {mapping} = {{{name!r}: {given[name]!r}}} instead. "
+                f"{spelled(name, prefix)} has moved: give {mapping} = {{{name!r}: {given[name]!r}}} instead. "
                 "The next release of Keyfold ends with an error here."
             )
             warnings.warn(text, FutureWarning, stacklevel=stacklevel + 1)
     return {**given, **tuning}
+
+
+def spelled(name: str, prefix: str = "") -> str:
+    """Return the words by which a message names a setting: a config key with this prefix, or a keyword."""
+    return f"the config key {prefix}{name.upper()}" if prefix else f"the setting {name}"
 
 
 def _hint(key: object, known: Iterable[str]) -> str:

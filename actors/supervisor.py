@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 class Supervisor:
     """Delivers events to the actors of one projection, and spawns an actor at the first event of a key.
 
-    Looking an actor up and putting a message into its mailbox are two steps, and it may retire between them. So
-    the actor decides by itself, in its own turn, and seals its mailbox in one atomic step. A sender that meets a
-    sealed mailbox comes back here and gets the next actor of the key, which loads the row that the last one left.
+    Looking an actor up and putting a message into its mailbox are two steps, and it may retire between them.
+    So the actor decides by itself, in its own turn, and seals its mailbox in one atomic step. A sender that
+    meets a sealed mailbox comes back here and gets the next actor of the key, which loads the row that the
+    last one left.
 
     Args:
         context: Shared by all actors that are spawned here.
         settings: The settings of the system.
         sweeper: Bounds the number of live actors.
-        trouble: Returns the reason why nothing can be written now, for the message of MailboxFull; empty if all
-            is well. Called on the sender's thread.
+        trouble: Returns the reason why nothing can be written now, for the message of MailboxFull; empty if
+            all is well. Called on the sender's thread.
     """
 
     def __init__(

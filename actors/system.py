@@ -35,14 +35,14 @@ T = TypeVar("T")
 
 _logger = logging.getLogger("keyfold.system")
 
-_FAREWELL_SECONDS = 0.5
-"""What subscribers get for their goodbye though the database has used up the timeout."""
+_SOCKET_CLOSE_SECONDS = 0.5
+"""Seconds for closing subscribers' sockets, even if the database has used up the timeout of the close."""
 
 _ABORT_SECONDS = 5.0
-"""What the threads get to end that were started before another one could not be."""
+"""Seconds for ending the threads of a start that failed half way."""
 
-_KEYS_A_LOOK = 20
-"""Keys of a projection that are read again at each report, while their rows are known not to load."""
+_MAX_KEYS_PER_LOOK = 20
+"""Keys per projection that are read again at each report, while their rows are known not to load."""
 
 _systems: weakref.WeakSet[ProjectionSystem] = weakref.WeakSet()
 
@@ -50,10 +50,17 @@ _systems: weakref.WeakSet[ProjectionSystem] = weakref.WeakSet()
 class ProjectionSystem:
     """Projections over one database, without Flask. Safe from any thread; also a context manager.
 
-    ``database`` is a URL (``sqlite:///shop.db``, ``postgresql://…``) or a ``peewee.Database`` of the
-    app. Further keywords are those of Settings; ``tuning`` is a dict of its tuning keys. Nothing starts
-    before the first dispatch, and a forked child starts afresh, so a system may be made before a server
-    forks its workers.
+    Nothing starts before the first dispatch, and a forked child starts afresh, so a system may be made before
+    a server forks its workers. It has many attributes and imports, since it is the composition root.
+
+    Args:
+        database: A URL (``sqlite:///shop.db``, ``postgresql://…``) or a ``peewee.Database`` of the app.
+        broadcaster: Shows commits to subscribers. None: there is none, or ``broadcast_to`` sets it.
+        tuning: The tuning keys of Settings.
+        **settings: The stable fields of Settings.
+
+    Raises:
+        ProjectionError: A setting is unknown or malformed, or the URL is none.
     """
 
     def __init__(
@@ -88,7 +95,19 @@ class ProjectionSystem:
     # -- projections
 
     def register(self, projection: Projection[EventT, StateT]) -> ProjectionRuntime[EventT, StateT]:
-        """Fold the events of this projection from now on. Raises AlreadyRegistered, InvalidProjection."""
+        """Fold the events of a projection from now on.
+
+        Args:
+            projection: An instance. It is shared by all threads.
+
+        Returns:
+            The runtime of the projection, by which the app reads and rebuilds its keys.
+
+        Raises:
+            AlreadyRegistered: A projection of this name is registered already.
+            InvalidProjection: The projection can't run; the message says what is missing.
+            Closed: The system is closed.
+        """
         check_projection(projection)
         with self._lock:
             self._check_open()
@@ -98,7 +117,7 @@ class ProjectionSystem:
             runtime = ProjectionRuntime(projection, self)
             if self._engine is not None:
                 runtime.attach(self._engine.add(runtime))
-            self.store.schema_versions[runtime.name] = projection.schema_version
+            self.store.register_schema(runtime.name, projection.schema_version)
             self.projections[runtime.name] = runtime
             self.bus.attach(runtime)
         return runtime
@@ -113,7 +132,10 @@ class ProjectionSystem:
             raise UnknownProjection(msg, projection=name) from None
 
     def broadcast_to(self, broadcaster: Broadcaster) -> None:
-        """Show what is committed to this broadcaster. Raises RuntimeError: there is one, or it is too late."""
+        """Show commits to this broadcaster.
+
+        Raises RuntimeError if there is one, or after the first dispatch.
+        """
         with self._lock:
             if self.broadcaster is not None or self._engine is not None:
                 msg = "set the broadcaster once, and before the first dispatch"
@@ -121,11 +143,11 @@ class ProjectionSystem:
             self.broadcaster = broadcaster
 
     def after_fork(self, hook: Callable[[], None]) -> None:
-        """Call hook in each forked child, to drop what belongs to the parent."""
+        """Call ``hook()`` in each forked child, to drop everything that belongs to the parent."""
         self._fork_hooks.append(hook)
 
     def observe(self, observer: Observer) -> None:
-        """Tell this observer what is committed and what fails, from now on."""
+        """Notify this observer of commits and failures, from now on."""
         self._observers.append(observer)
 
     # -- life
@@ -133,8 +155,10 @@ class ProjectionSystem:
     def start(self) -> None:
         """Start the threads of this process, if they don't run yet. The first dispatch does it by itself.
 
-        Raises Closed, or StoreError if the tables can't be made, or RuntimeError if the process may have no more
-        threads: then nothing is started, and nothing was accepted.
+        Raises:
+            Closed: The system is closed, or the process ends.
+            StoreError: The tables can't be made. Nothing is started then, and nothing was accepted.
+            RuntimeError: The process may have no more threads. Nothing is started then, either.
         """
         with self._lock:
             self._check_open()
@@ -159,9 +183,16 @@ class ProjectionSystem:
             raise
 
     def settle(self, timeout: float | None = None) -> bool:
-        """Wait until every mailbox is empty and every turn committed. False once the timeout is over.
+        """Wait until every mailbox is empty and every event is committed.
 
-        Raises WouldDeadlock in apply, a hook or a callback: the turn that calls it can't end before it does.
+        Args:
+            timeout: Seconds to wait; None: without a limit.
+
+        Returns:
+            False once the timeout is over, else True.
+
+        Raises:
+            WouldDeadlock: Called in ``apply``, a hook or a callback. It waits for the turn that calls it.
         """
         if on_dispatcher_thread():
             attempt = "settle()"
@@ -173,16 +204,20 @@ class ProjectionSystem:
         return engine.in_flight.wait_for_none(deadline)
 
     def close(self, timeout: float | None = None) -> None:
-        """Refuse new events, commit what was accepted, end all threads.
+        """Refuse new events, commit the events that were accepted, and end all threads.
 
-        Takes ``timeout`` seconds at most (the setting ``close_timeout`` if None). What is not committed
-        by then is logged, and its Receipts raise StoreError. A second call waits for the first one, and finishes
-        it if that was interrupted.
+        A second call waits for the first one, and finishes it if that was interrupted.
 
-        Called by a signal handler that has interrupted Keyfold itself, it would wait for a lock that the very same
-        thread holds. So it then runs on a thread of its own, for which the end of the process waits, and returns.
+        A signal handler that has interrupted Keyfold itself may call it, too. It would wait for a lock that
+        its own thread holds, so the close then runs on a thread of its own, for which the end of the process
+        waits.
 
-        Raises WouldDeadlock in apply, a hook or a callback: the threads that it waits for include this one.
+        Args:
+            timeout: The most seconds that it takes; None: the setting ``close_timeout``. Events that are not
+                committed by then are logged, and their Receipts raise StoreError.
+
+        Raises:
+            WouldDeadlock: Called in ``apply``, a hook or a callback: it waits for the thread that calls it.
         """
         if on_own_thread():
             attempt = "close()"
@@ -206,9 +241,9 @@ class ProjectionSystem:
             if self._engine is not None:
                 self._engine.stop(deadline)
             if self.broadcaster is not None:
-                self.broadcaster.close(max(_FAREWELL_SECONDS, deadline - monotonic()))
+                self.broadcaster.close(max(_SOCKET_CLOSE_SECONDS, deadline - monotonic()))
             if self._readers is not None:
-                self._readers.stop(self.reporter.leave, max(_FAREWELL_SECONDS, deadline - monotonic()))
+                self._readers.stop(self.reporter.leave, max(_SOCKET_CLOSE_SECONDS, deadline - monotonic()))
             self.store.close()
             self._ended = True
             atexit.unregister(self.close)
@@ -228,7 +263,8 @@ class ProjectionSystem:
             threading.current_thread() is threading.main_thread()
             and not threading.current_thread().is_alive()
         ):
-            # In a handler of atexit: whatever is started now ends with the process, and no close would follow.
+            # In a handler of atexit: a thread that is started now ends with the process, and no close would
+            # follow.
             msg = "the process ends: nothing is started any more"
             raise Closed(msg)
 
@@ -246,16 +282,24 @@ class ProjectionSystem:
     # -- reading
 
     def read_row(self, name: str, key: str) -> Row | None:
-        """Return the committed row of a key, tombstones included, or None. Raises StoreError."""
+        """Return the committed row of a key, in the shape of this release; None if there is none.
+
+        Args:
+            name: The name of the projection.
+            key: The key.
+
+        Raises:
+            StoreError: The database can't be asked, or the row can't be upgraded.
+        """
         return self.ask(self._reading(name, key))
 
     def submit_read(self, name: str, key: str, *, leaves: Head | None = None) -> Future[Row | None]:
-        """Read the committed row of a key on a reader's thread, its state in today's shape.
+        """Read the committed row of a key on a reader's thread, with its state in the shape of this release.
 
         Args:
             name: The projection.
             key: The key.
-            leaves: A commit. A row that has lost it gets a new epoch first.
+            leaves: A commit. If the row has lost it, the row gets a new epoch first.
         """
         return self.submit(self._reading(name, key, leaves))
 
@@ -276,18 +320,19 @@ class ProjectionSystem:
         except StoreUnavailable:
             raise
         except StoreError as error:
-            # Pages still get the row; but a client that stood in the lost history may be resumed in this one.
-            facts = {"projection": name, "key": key}
+            # Pages still get the row; but a client with a position in the lost history may be resumed in this
+            # one.
+            details = {"projection": name, "key": key}
             _logger.warning(
-                "the row of key %r of %s can't get a new epoch: %s", key, name, error, extra=facts
+                "the row of key %r of %s can't get a new epoch: %s", key, name, error, extra=details
             )
 
     def submit(self, ask: Callable[[], T], *, seconds: float | None = None) -> Future[T]:
-        """Ask the database on one of the readers' threads, which alone hold connections.
+        """Ask the database on one of the readers' threads. Only they hold connections for reading.
 
         Args:
-            ask: Called there.
-            seconds: How long an answer may take. None: the setting ``read_timeout``.
+            ask: Called on that thread.
+            seconds: How long an answer may take; None: the setting ``read_timeout``.
 
         Returns:
             A future that ends within that time, by StoreUnavailable if there was no answer.
@@ -312,7 +357,15 @@ class ProjectionSystem:
         return readers.submit(ask, seconds)
 
     def ask(self, ask: Callable[[], T], *, seconds: float | None = None) -> T:
-        """Ask the database as ``submit`` does, and wait for the answer. A reader's own thread asks at once."""
+        """Ask the database as ``submit`` does, and return the answer.
+
+        Args:
+            ask: Called on a reader's thread; at once, if this is one.
+            seconds: How long an answer may take; None: the setting ``read_timeout``.
+
+        Raises:
+            StoreUnavailable: There was no answer in time; and everything that ``ask`` raises.
+        """
         if on_reader_thread():
             return ask()
         return self.submit(ask, seconds=seconds).result()
@@ -321,18 +374,22 @@ class ProjectionSystem:
         """Read some of the keys again that did not load: another process may have repaired them."""
         for runtime in self.projections.values():
             if runtime.degraded:
-                addresses = [(runtime.name, key) for key in runtime.degraded.oldest(_KEYS_A_LOOK)]
-                rows = self.store.rows(addresses)
-                for address in addresses:
-                    runtime.examine(address[1], rows.get(address))
+                row_keys = [(runtime.name, key) for key in runtime.degraded.oldest(_MAX_KEYS_PER_LOOK)]
+                rows = self.store.rows(row_keys)
+                for row_key in row_keys:
+                    runtime.examine(row_key[1], rows.get(row_key))
 
-    # -- facts
+    # -- stats
 
     def stats(self) -> dict[str, Any]:
-        """Return the facts of this process as JSON-able dicts: actors, mailboxes, writer, sockets."""
+        """Return the numbers of this process: actors, mailboxes, writer, sockets, threads.
+
+        Returns:
+            A dict that JSON can hold. Its keys are those of the admin endpoint.
+        """
         engine = self._engine
         names = sorted(self.projections)
-        facts: dict[str, Any] = {
+        stats: dict[str, Any] = {
             "process": self.reporter.process,
             "host": self.reporter.host,
             "pid": os.getpid(),
@@ -344,12 +401,12 @@ class ProjectionSystem:
             "in_flight": 0 if engine is None else len(engine.in_flight),
             "writer": {} if engine is None else engine.writer_stats(),
         }
-        facts["loops"] = {loop.name: loop.trouble(self.settings.health_seconds) for loop in self.loops()}
-        facts["sockets"] = {} if self.broadcaster is None else self.broadcaster.stats()
-        return facts
+        stats["loops"] = {loop.name: loop.trouble(self.settings.health_seconds) for loop in self.loops()}
+        stats["sockets"] = {} if self.broadcaster is None else self.broadcaster.stats()
+        return stats
 
     def loops(self) -> list[ThreadHealth]:
-        """Return how each thread that runs in this process fares; none before the first dispatch or socket."""
+        """Return the health of each thread of this process; none before the first dispatch or socket."""
         engine, broadcaster, readers = self._engine, self.broadcaster, self._readers
         return [
             *(engine.loops() if engine is not None else ()),
@@ -358,7 +415,7 @@ class ProjectionSystem:
         ]
 
     def lag_seconds(self) -> float:
-        """Return how long the oldest event has waited in a mailbox, at most."""
+        """Return for how many seconds the oldest event has waited in a mailbox, at most."""
         return max((Engine.lag_of(runtime) for runtime in self.projections.values()), default=0.0)
 
     @property
@@ -368,8 +425,8 @@ class ProjectionSystem:
         return "" if engine is None else engine.trouble
 
     def _after_fork(self) -> None:
-        # The parent's threads do not exist here, its locks may be held by them, and its connections
-        # are still in use over there: leave all of it alone, and start anew at the next dispatch.
+        # The threads of the parent do not exist here, they may hold its locks, and it still uses its
+        # connections: leave all of that alone, and start anew at the next dispatch.
         self._fresh()
         self.bus.after_fork()
         if self.broadcaster is not None:
@@ -383,7 +440,7 @@ class ProjectionSystem:
 
 
 def _interrupts_keyfold() -> bool:
-    """Return whether this thread was interrupted within Keyfold, where it may hold a lock: by a signal handler."""
+    """Return whether a signal handler interrupted this thread within Keyfold, where it may hold a lock."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # close() itself, which is no interruption
     while frame is not None:
         module = frame.f_globals.get("__name__", "")

@@ -1,4 +1,4 @@
-"""For the tests of apps: projections without a runtime, systems without a file, and a checker of ``apply``."""
+"""For the tests of apps: projections without a runtime, systems in memory, and a checker of ``apply``."""
 
 from __future__ import annotations
 
@@ -9,27 +9,31 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from msgspec import json
 
-from ..store.codec import Codec, ReadBackError
+from ..store.codec import ReadBackError
 from ..store.validation import check_key
-from .projection import EventT, Projection, StateT, check_projection, delta_type, event_types
+from .projection import EventT, Projection, StateT, check_projection, event_types
+from .projection_codec import ProjectionCodec
 from .system import ProjectionSystem
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-_UNSAID: Any = object()
+_NOT_GIVEN: Any = object()
 
 
 @contextmanager
 def running(
     *projections: Projection[Any, Any], tuning: Mapping[str, Any] | None = None, **settings: Any
 ) -> Iterator[ProjectionSystem]:
-    """Run a system with these projections on a database in memory, and close it afterwards.
+    """Run a system on a database in memory, and close it afterwards.
 
     Args:
-        projections: The projections to register.
+        *projections: Registered before the system is returned.
         tuning: The tuning keys of the ProjectionSystem. Without ``report_seconds`` it writes no reports.
-        settings: Further keywords of the ProjectionSystem.
+        **settings: Further keywords of the ProjectionSystem.
+
+    Yields:
+        The system.
     """
     quiet = {} if "report_seconds" in settings else {"report_seconds": 0}
     with ProjectionSystem("sqlite://", tuning={**quiet, **(tuning or {})}, **settings) as system:
@@ -44,10 +48,21 @@ def running(
 def given(
     projection: Projection[EventT, StateT], events: Iterable[EventT], *, key: str | None = None
 ) -> Given:
-    """Fold events by hand: ``given(Stock(), [Adjusted("north", "apple", 3)]).expect(state, deltas)``.
+    """Fold events without a system: ``given(Stock(), [Adjusted("north", "apple", 3)]).expect(state)``.
 
-    Only the events of ``key`` are folded; it may be left out if all are for one. Nothing runs: no
-    thread, no database. State and deltas go through JSON as they would. What ``apply`` raises is raised.
+    No thread and no database is involved. State and deltas go through JSON as they would in a system.
+
+    Args:
+        projection: An instance.
+        events: The events, oldest first.
+        key: Fold only the events of this key. It may be left out if all events are for one key.
+
+    Returns:
+        The state and the deltas.
+
+    Raises:
+        ValueError: The events are for several keys, and ``key`` is not given.
+        Exception: Every exception of ``apply``.
     """
     check_projection(projection)
     events = list(events)
@@ -65,19 +80,24 @@ def given(
 
 
 class Given:
-    """What came of the events: ``state``, and ``deltas`` as subscribers would see them."""
+    """The result of ``given``: ``state``, and ``deltas`` as subscribers would see them."""
 
     def __init__(self, state: Any, deltas: list[Any], codecs: _Codecs) -> None:
         self.state = state
         self.deltas = deltas
         self._codecs = codecs
 
-    def expect(self, state: Any = _UNSAID, deltas: Sequence[Any] = _UNSAID) -> None:
-        """Raise AssertionError unless it is so. Both may be given as objects or as their plain JSON values."""
+    def expect(self, state: Any = _NOT_GIVEN, deltas: Sequence[Any] = _NOT_GIVEN) -> None:
+        """Raise AssertionError unless the state and the deltas are these.
+
+        Args:
+            state: An object, or its plain JSON value. Left out: any state.
+            deltas: Objects, or their plain JSON values. Left out: any deltas.
+        """
         __tracebackhide__ = True
-        if state is not _UNSAID and self._codecs.plain(self.state) != self._codecs.plain(state):
+        if state is not _NOT_GIVEN and self._codecs.plain(self.state) != self._codecs.plain(state):
             _differ("the state", self._codecs.plain(state), self._codecs.plain(self.state))
-        if deltas is not _UNSAID:
+        if deltas is not _NOT_GIVEN:
             wanted = [self._codecs.plain_delta(delta) for delta in deltas]
             if wanted != self.deltas:
                 _differ("the deltas", wanted, self.deltas)
@@ -85,36 +105,34 @@ class Given:
 
 class _Codecs:
     def __init__(self, projection: Projection[Any, Any]) -> None:
-        encode, decode = projection.encode_hook, projection.decode_hook
-        self._state = Codec(projection.state_type, encode_hook=encode, decode_hook=decode)
-        self._delta = Codec(delta_type(projection), encode_hook=encode, decode_hook=decode)
-        self._verifies = projection.verify
+        self._codec = ProjectionCodec(projection)
 
     def plain(self, state: Any) -> Any:
-        return json.decode(self._state.encode(state))
+        return json.decode(self._codec.state.encode(state))
 
     def plain_delta(self, delta: Any) -> Any:
-        encoded = self._delta.encode(delta)
-        if self._verifies:
-            undecodable = self._delta.decodes([encoded])
-            if undecodable is not None:
-                raise ReadBackError(str(undecodable[1]))
+        encoded = self._codec.delta.encode(delta)
+        undecodable = self._codec.first_undecodable([encoded])
+        if undecodable is not None:
+            raise ReadBackError(str(undecodable[1]))
         return json.decode(encoded)
 
     def round_trip(self, state: Any) -> Any:
-        return self._state.decode(self.encode(state))
+        return self._codec.state.decode(self.encode(state))
 
     def encode(self, state: Any) -> bytes:
-        """Return the state as its row would have it. Raises EncodeError as the actor's turn would."""
-        encoded = self._state.encode(state)
-        if self._verifies:
-            self._state.verify(state, encoded)
-        return encoded
+        """Return the state as its row would have it. Raises EncodeError as the actor would."""
+        return self._codec.encode_state(state)
+
+    def read_back(self, event: Any) -> Any:
+        """Return the event as it comes back from a dead letter. Raises EncodeError or DecodeError."""
+        codec = self._codec.codec_of(type(event))
+        return codec.decode(codec.encode(event))
 
 
-def _differ(what: str, wanted: Any, found: Any) -> NoReturn:
+def _differ(subject: str, wanted: Any, found: Any) -> NoReturn:
     __tracebackhide__ = True
-    msg = f"{what} should be\n{pprint.pformat(wanted)}\nand is\n{pprint.pformat(found)}"
+    msg = f"{subject} should be\n{pprint.pformat(wanted)}\nand is\n{pprint.pformat(found)}"
     raise AssertionError(msg)
 
 
@@ -132,13 +150,20 @@ def check_apply(
     *,
     examples: int = 200,
 ) -> None:
-    """Look for a sequence of events on which ``apply`` would not do in a running system.
+    """Look for a sequence of events for which ``apply`` does not work in a running system.
 
-    Needs Hypothesis (https://hypothesis.readthedocs.io). ``events`` is a strategy, or some events to draw
-    from. Tried are: batches split anywhere, so that the state is read back from its row in between; events
-    delivered again after a conflict, on a state read back; events read back from a dead letter; keys
-    asked for twice. Each has to lead to the same states and deltas, or to the same refusal. Raises
-    AssertionError with the shortest sequence that was found, and what differs.
+    Needs Hypothesis (https://hypothesis.readthedocs.io). It tries batches that are split anywhere, so that
+    the state is read back from its row in between; events that are delivered again after a conflict, on a
+    state read back; events that are read back from a dead letter; and keys that are asked for twice. Each has
+    to lead to the same states and deltas, or to the same refusal.
+
+    Args:
+        projection: An instance.
+        events: A Hypothesis strategy, or some events to draw from.
+        examples: How many sequences are tried.
+
+    Raises:
+        AssertionError: With the shortest sequence that was found, and the difference.
     """
     from hypothesis import HealthCheck, given, settings  # noqa: PLC0415  # the app's own, for its tests
     from hypothesis import strategies as st  # noqa: PLC0415
@@ -179,9 +204,9 @@ def _check_one(projection: Projection[Any, Any], codecs: _Codecs, events: list[A
     _compare(
         "after each event was folded once before, on a state thrown away, it differs", events, plain, twice
     )
-    copies = [_read_back(projection, event) for event in events]
-    kept = _fold(projection, codecs, copies)
-    _compare("with its events read back from JSON, as from dead letters, it differs", events, plain, kept)
+    copies = [_read_back(projection, codecs, event) for event in events]
+    copied = _fold(projection, codecs, copies)
+    _compare("with its events read back from JSON, as from dead letters, it differs", events, plain, copied)
 
 
 def _fold(
@@ -201,7 +226,7 @@ def _fold(
             _outcome(projection, codecs, codecs.round_trip(state), event)
         outcome = _outcome(projection, codecs, state, event)
         if isinstance(outcome, _Refusal):
-            state = before  # as a poison event is treated: the half-changed state is thrown away
+            state = before  # as for a poison event: the half-changed state is thrown away
         outcomes.append(outcome)
     return _Folded(codecs.plain(state), outcomes)
 
@@ -226,13 +251,12 @@ def _outcome(projection: Projection[Any, Any], codecs: _Codecs, state: Any, even
     return delta
 
 
-def _read_back(projection: Projection[Any, Any], event: Any) -> Any:
+def _read_back(projection: Projection[Any, Any], codecs: _Codecs, event: Any) -> Any:
     if not isinstance(event, event_types(projection)):
         msg = f"{event!r} is no event of {projection.name}"
         raise TypeError(msg)
-    codec = Codec(type(event), encode_hook=projection.encode_hook, decode_hook=projection.decode_hook)
     try:
-        return codec.decode(codec.encode(event))
+        return codecs.read_back(event)
     except ValueError as error:
         _found(
             "an event has no way through JSON, so as a dead letter it can't be retried",
@@ -242,14 +266,14 @@ def _read_back(projection: Projection[Any, Any], event: Any) -> Any:
         )
 
 
-def _compare(what: str, events: list[Any], wanted: _Folded, found: _Folded) -> None:
+def _compare(finding: str, events: list[Any], wanted: _Folded, found: _Folded) -> None:
     if wanted.outcomes != found.outcomes:
-        _found(f"{what}: the deltas", events, wanted.outcomes, found.outcomes)
+        _found(f"{finding}: the deltas", events, wanted.outcomes, found.outcomes)
     if wanted.state != found.state:
-        _found(f"{what}: the state", events, wanted.state, found.state)
+        _found(f"{finding}: the state", events, wanted.state, found.state)
 
 
-def _found(what: str, events: list[Any], wanted: Any, found: Any) -> NoReturn:
+def _found(finding: str, events: list[Any], wanted: Any, found: Any) -> NoReturn:
     shown = "\n".join(f"    {event!r}" for event in events)
-    msg = f"{what}\nfor the events\n{shown}\n  one way:   {wanted!r}\n  the other: {found!r}"
+    msg = f"{finding}\nfor the events\n{shown}\n  one way:   {wanted!r}\n  the other: {found!r}"
     raise AssertionError(msg)

@@ -15,7 +15,7 @@ _NANOSECONDS = 1_000_000_000
 
 
 class TracingObserver(Observer):
-    """Makes a span ``keyfold.commit`` for each commit, and ``keyfold.fold`` with the exception for each failure.
+    """Makes a span ``keyfold.commit`` per commit, and ``keyfold.fold`` with the exception per failure.
 
     A commit may hold the events of many requests, so its span is a trace of its own, with the attributes
     ``keyfold.projection``, ``keyfold.key``, ``keyfold.epoch``, ``keyfold.version`` and ``keyfold.events``::

@@ -207,9 +207,9 @@ class Codec:
     def _may_hold_non_finite(self, value: Any) -> bool:
         """Return whether a value may hold a NaN or an infinity, found at the speed of C.
 
-        In MessagePack a float is 0xCB and its eight bytes. Of exactly the floats that are not finite, the first
-        byte is 0x7F or 0xFF and the second at least 0xF0. Text never has three such bytes in a row. Bytes,
-        times and integers may have them, so the result may be wrongly True.
+        In MessagePack a float is 0xCB and its eight bytes. Of exactly the floats that are not finite, the
+        first byte is 0x7F or 0xFF and the second at least 0xF0. Text never has three such bytes in a row.
+        Bytes, times and integers may have them, so the result may be wrongly True.
         """
         try:
             return _NON_FINITE.search(self._packer.encode(value)) is not None

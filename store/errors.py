@@ -6,8 +6,7 @@ from __future__ import annotations
 class ProjectionError(Exception):
     """The root of all errors that Keyfold raises.
 
-    The message starts with ``projection: ``. The details are attributes, so that a handler never has to parse
-    it.
+    The message starts with ``projection: ``. The details are attributes.
 
     Attributes:
         projection: The name of the projection, or None if the error belongs to none.
@@ -93,7 +92,7 @@ class InvalidKey(ProjectionError):
 
 
 class CommitInDoubt(StoreUnavailable):
-    """The connection broke between a COMMIT and its answer, so that nobody knows whether it happened.
+    """The connection broke between a COMMIT and its answer, so that it is not known whether it happened.
 
     Attributes:
         transaction_number: The number that the commit stamps on the writer's ledger; 0 without a ledger.

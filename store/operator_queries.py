@@ -62,8 +62,7 @@ class Queries:
     def newest_letters(self, name: str, limit: int = 20) -> list[StoredLetter]:
         """Return the newest events of a projection that could not be folded, newest first.
 
-        Of the events parked for a key only the first is among them: nothing is wrong with the events behind
-        it.
+        Of the events parked for a key only the first is among them: the events behind it have no error.
         """
         return self._rows(self._statements.newest_letters, name, name, limit, make=_letter)
 

@@ -40,9 +40,8 @@ def new_epoch() -> str:
 class _CommitIds:
     """Ids that are unique across commits and processes.
 
-    Each is a random word of the process and a number. To ask the operating system for a random id per commit
-    would release the interpreter's lock each time, and waiting for it again costs more than the commit's own
-    work.
+    Each is a random word of the process and a number. Asking the operating system for a random id per commit
+    would release the interpreter's lock, and waiting for it again costs more than the commit's own work.
     """
 
     def __init__(self) -> None:
@@ -68,8 +67,7 @@ class Head(NamedTuple):
     """The commit that a row holds.
 
     As long as a database loses nothing, a position identifies a commit. A restored backup, or a replica that
-    was promoted too early, reaches the same position again with other events: ``commit_id`` tells the two
-    apart.
+    was promoted too early, reaches the same position again with other events, and another ``commit_id``.
     """
 
     epoch: str

@@ -38,8 +38,7 @@ class SnapshotStore:
 
     Apps use ``write`` and ``read`` for values without a projection. Every failure of the database is a
     StoreError: StoreUnavailable if trying again later is right, StoreRejected if this data is refused for
-        good. After
-    a failure the next call works as soon as the database does.
+    good. After a failure the next call works as soon as the database does.
 
     Args:
         database: A URL or a Peewee database, as ``open_database`` takes them.
@@ -51,8 +50,7 @@ class SnapshotStore:
 
     def __init__(self, database: str | peewee.Database, *, auto_migrate: bool = True) -> None:
         self.database = open_database(database)
-        self.schema_versions: dict[str, int] = {}
-        """The schema version in which this release writes a projection's states, by the projection's name."""
+        self._schema_versions: dict[str, int] = {}
         self.dialect = new_dialect(self.database)
         self._connections = Connections(self.database, self.dialect, file_required=not auto_migrate)
         self._tables = Tables(self.database, self.dialect, self._connections, exist=not auto_migrate)
@@ -66,10 +64,18 @@ class SnapshotStore:
 
         Raises:
             StoreError: The tables can't be made. On SQLite this is raised at once if the calling thread has
-                written in an open transaction of the app's: the migration would wait for that transaction for
-                ever.
+                written in an open transaction of the app's, which the migration would wait for.
         """
         self._tables.ensure()
+
+    def register_schema(self, name: str, schema_version: int) -> None:
+        """Tell ``write`` the schema version of a projection's states.
+
+        Args:
+            name: The name of the projection.
+            schema_version: The version in which this release writes its states.
+        """
+        self._schema_versions[name] = schema_version
 
     # -- rows, for the runtime
 
@@ -93,8 +99,7 @@ class SnapshotStore:
         try:
             return self.run(lambda: select(self.database, row_keys))
         except StoreUnavailable:
-            # A connection that was kept may be dead although the database is not: a new one shows which is
-            # the case.
+            # The connection may have died while it was kept. A new one shows whether the database works.
             return self.run(lambda: select(self.database, row_keys))
 
     def row(self, name: str, key: str) -> Row | None:
@@ -117,7 +122,7 @@ class SnapshotStore:
             letters: Dead letters to insert.
             ledger: Is stamped by the commit, so that ``resolve`` can find out whether it happened.
             amendments: Rows to amend together with their letters, after the saves.
-            lock_seconds: How long to wait for a row that is locked; None for what the connection has set.
+            lock_seconds: How long to wait for a row that is locked; None for the connection's own setting.
                 SQLite has no locks of single rows.
 
         Returns:
@@ -239,7 +244,7 @@ class SnapshotStore:
                 raise StoreError(msg, projection=name, key=key)
             # The row has the schema version of its state; a value that replaces it has the same shape.
             schema_version = 1 if row is None else row.schema_version
-            known = self.schema_versions.get(name, schema_version)
+            known = self._schema_versions.get(name, schema_version)
             if schema_version > known:
                 msg = (
                     f"{name}: the row of key {key!r} was written by a newer release, with schema_version "

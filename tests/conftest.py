@@ -1,4 +1,4 @@
-"""What all tests share: fresh databases of both kinds, and a guard against threads left behind."""
+"""Fixtures of all tests: fresh databases of both kinds, and a guard against leaked threads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.postgres import PostgresServer
 from support.redis_server import RedisServer
 from support.tcp_proxy import TcpProxy
 
-# What a shell runs in the background ignores Ctrl-C, and so would every server that a test starts and ends by it.
+# A background job of a shell ignores SIGINT, and so would every server that a test starts and ends by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -49,7 +49,7 @@ def postgres_url(_shared_postgres: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def file_url(request: pytest.FixtureRequest, _shared_postgres: PostgresServer) -> Iterator[str]:
-    """As ``database_url``, but reached through the file system alone, from whatever network."""
+    """As ``database_url``, but reached through the file system alone, from any network."""
     if request.param == "sqlite":
         yield request.getfixturevalue("sqlite_url")
         return

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Puts in place what the tests need besides Python: Node.js with two clients that others wrote and fast-check, Redis, Chromium, nginx, and ip for networks to cut.
+# Installs the tools of the tests besides Python: Node.js with fast-check and two clients of other projects, Redis,
+# Chromium, nginx, and ip for networks that can be cut.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 missing=()
@@ -8,7 +9,7 @@ for pair in curl:curl node:nodejs npm:npm chromium:chromium chromedriver:chromiu
 done
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "The tests need these Debian packages, or what they are called here: ${missing[*]}" >&2
+        echo "The tests need these Debian packages, or their equivalents: ${missing[*]}" >&2
         exit 1
     fi
     apt-get update -qq

@@ -14,12 +14,12 @@ from keyfold.web.client import Change, Watch
 
 
 def authorize(request: Request, name: str, key: str) -> bool:
-    """Say who may watch."""
+    """Decide whether a request may watch a key."""
     return request.headers.get("X-Team") == key.partition("/")[0] and name.startswith("inventory.")
 
 
 def authorize_admin(request: Request) -> bool:
-    """Say who operates."""
+    """Decide whether a request comes from an operator."""
     return "operator" in request.cookies
 
 
@@ -27,12 +27,12 @@ class Audit:
     """An observer: no base class is needed."""
 
     def applied(self, turn: Committed, seconds: float) -> None:
-        """Count what is committed."""
+        """Count commits."""
         assert_type(turn.key, str)
         assert_type(seconds, float)
 
     def failed(self, error: ProjectionError, event: object) -> None:
-        """Count what fails."""
+        """Count failures."""
 
 
 keyfold = Keyfold(authorize=authorize, authorize_admin=authorize_admin, observers=[Audit()])
@@ -50,7 +50,7 @@ def make() -> Flask:
 
 
 def mount(system: ProjectionSystem) -> Flask:
-    """Without an app of one's own."""
+    """Mount a system without a Flask app."""
     return create_app(system, authorize=authorize, tuning={"heartbeat_seconds": 10})
 
 

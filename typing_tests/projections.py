@@ -1,6 +1,7 @@
-"""A projection, its runtime and its events, as a user would write them. Checked by mypy and pyright, both strict; never run.
+"""A projection, its runtime and its events, as a user would write them. Checked, never run.
 
-A line that has to be wrong says so: an ignore that is not needed is an error itself.
+The checkers are mypy and pyright, both strict. A line that has to be wrong has an ignore comment; an
+unnecessary ignore comment is an error too.
 """
 
 # pyright: reportUnnecessaryTypeIgnoreComment=error
@@ -42,7 +43,7 @@ class StockCounted:
 
 @dataclass
 class Stock:
-    """What a warehouse has."""
+    """The stock of a warehouse."""
 
     totals: dict[str, int] = field(default_factory=dict)
 
@@ -95,7 +96,7 @@ class WrongKey(Projection[StockAdjusted, Stock]):
 
 
 def use(system: ProjectionSystem) -> None:
-    """What comes out has the types that went in."""
+    """Results have the types of the projection's state and delta."""
     stock = system.register(WarehouseStock())
     assert_type(stock, ProjectionRuntime[StockAdjusted | StockCounted, Stock])
     assert_type(stock.read("north"), Stock | None)

@@ -19,6 +19,7 @@ from ..actors.settings import (
     SystemTuning,
     field_names,
     merge_tuning,
+    spelled,
 )
 from .access.origin import parse_origin
 from .live.settings import LiveSettings, LiveTuning
@@ -106,16 +107,15 @@ def read_config(
             tuning,
             stable=(of_web | of_system | {"database"}) - tunable,
             tunable=tunable,
-            spelled=_spelled,
-            mapping=_TUNING,
+            prefix=_PREFIX,
             stacklevel=stacklevel + 1,
         )
         Settings(**_only(merged, of_system))
         web = WebSettings(**_only(merged, of_web))
     except InvalidSetting as error:
         name = error.setting
-        spelled = _spelled(name) if name in given else f"the config key {_TUNING}[{name!r}]"
-        msg = f"{spelled} {error.problem}"
+        place = spelled(name, _PREFIX) if name in given else f"the config key {_TUNING}[{name!r}]"
+        msg = f"{place} {error.problem}"
         raise ConfigError(msg) from None
     except ProjectionError as error:
         raise ConfigError(str(error).removeprefix("projection: ")) from None
@@ -131,12 +131,8 @@ def _check_names(given: Mapping[str, Any], known: frozenset[str], tunable: froze
             if near:
                 right = f"{_TUNING}[{near[0]!r}]" if near[0] in tunable else f"{_PREFIX}{near[0].upper()}"
                 hint = f"; did you mean {right}?"
-            msg = f"the config key {_PREFIX}{name.upper()} is unknown{hint}"
+            msg = f"{spelled(name, _PREFIX)} is unknown{hint}"
             raise ConfigError(msg)
-
-
-def _spelled(name: str) -> str:
-    return f"the config key {_PREFIX}{name.upper()}"
 
 
 def _only(settings: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:

@@ -57,8 +57,9 @@ class Signal(Enum):
 class KeyActor(PooledActor):
     """Folds the events of one key, one at a time, and has the result committed a batch at a time.
 
-    A turn folds everything in the mailbox, hands the new state to the SnapshotWriter and rests suspended until
-    the writer answers; the events that arrive meanwhile are the next batch. Nothing here waits. The stages:
+    A turn folds everything in the mailbox, hands the new state to the SnapshotWriter and rests suspended
+    until the writer answers; the events that arrive meanwhile are the next batch. Nothing here waits. The
+    stages:
 
     ==========  ==========  ===============================================================================
     from        to          when
@@ -77,18 +78,19 @@ class KeyActor(PooledActor):
     COMMITTING  LOADING     Conflict, or Rejected for good
     ==========  ==========  ===============================================================================
 
-    Two conditions are no stages. *Halted* is a property of the row: its events are parked, each batch by a Park
-    command. *Retired* is a sealed mailbox, which an actor enters from COLD or READY, or by a crash.
+    Two conditions are no stages. *Halted* is a property of the row: its events are parked, each batch by a
+    Park command. *Retired* is a sealed mailbox, which an actor enters from COLD or READY, or by a crash.
 
     There is one way back from trouble. An event that can't be folded, a conflict and a refused row all do the
-    same: they put the events that are not committed back in front of the mailbox, drop the state, and load the
-    row (``_reload``).
+    same: they put the events that are not committed back in front of the mailbox, drop the state, and load
+    the row (``_reload``).
 
-    It has many attributes, as it is the whole state machine of a key, and each of a million actors is one object.
+    It has many attributes, as it is the whole state machine of a key, and each of a million actors is one
+    object.
 
     Attributes:
-        base: The position of the row; None if there is none. As of the last load or commit, which is all that a
-            version-checked write needs; so are the next two.
+        base: The position of the row; None if there is none. As of the last load or commit, which is all that
+            a version-checked write needs; so are the next two.
         commit_id: The commit that the row holds; None if it is not known.
         halted: Whether events are parked for the key.
         epochs_left: Epochs that the row had before. None of them comes back, except by a restored backup.
@@ -128,8 +130,8 @@ class KeyActor(PooledActor):
         # The content of the row: the row itself until the first fold needs the state.
         self._row: Row | None = None
         self.state: Any = None
-        # The commit that the writer has, with its deliveries, or the command that it has. (Empty sequences are
-        # tuples: a list of its own would cost each idle actor 56 bytes.)
+        # The commit that the writer has, with its deliveries, or the command that it has. (Empty sequences
+        # are tuples: a list of its own would cost each idle actor 56 bytes.)
         self._commit: Committed | None = None
         self._deliveries: Sequence[Any] = ()
         self._command: Command | None = None
@@ -246,7 +248,10 @@ class KeyActor(PooledActor):
         self._order(Load((self.context.name, self.key), letters, self.actor_inbox.put_signal))
 
     def _order(self, message: Load | Write | Amend) -> None:
-        """Tell the writer. It answers by a signal, unless it has ended: then the close ends what waits for it."""
+        """Tell the writer.
+
+        It answers by a signal, unless it has ended: then the close ends what waits for it.
+        """
         try:
             self.context.writer.tell(message)
         except ActorDeadError:
@@ -263,7 +268,8 @@ class KeyActor(PooledActor):
         if known is not None and row is not None:
             lost = self._lost(known, row.head)
             if lost is not None:
-                # Before the letters: an app that waits for a Receipt, and then for settle(), waits for this too.
+                # Before the letters: an app that waits for a Receipt, and then for settle(), waits for this
+                # too.
                 self._on_gone_back(lost)
         if self._letters:
             self._resolve_letters()
@@ -273,7 +279,7 @@ class KeyActor(PooledActor):
             self.forget()
 
     def _lost(self, known: Head, head: Head) -> Head | None:
-        """Return the commit that the row has lost since this actor knew it to be committed; None if it has lost none."""
+        """Return the commit that this actor knows and the row has lost; None if it has lost none."""
         if head.epoch in self.epochs_left:
             return Head.end_of(head.epoch)
         if known.epoch != head.epoch:
@@ -286,8 +292,8 @@ class KeyActor(PooledActor):
         assert base is not None  # noqa: S101
         details = {"projection": self.context.name, "key": self.key, "version": base.version}
         _logger.warning(
-            "%s: the row of key %r is back at version %d, before a commit of this process: it gets a new epoch if "
-            "that commit is lost, and does not just lag",
+            "%s: the row of key %r is back at version %d, before a commit of this process: "
+            "it gets a new epoch if that commit is lost, and does not just lag",
             self.context.name,
             self.key,
             base.version,
@@ -320,7 +326,7 @@ class KeyActor(PooledActor):
         return self.state
 
     def newer_schema(self) -> StoreError | None:
-        """Return the error to raise if a newer release has written the row; None if this one knows its shape."""
+        """Return the error for a row that a newer release has written; None if this one knows its shape."""
         row, known = self._row, self.context.codec.schema_version
         if row is None or row.schema_version <= known:
             return None
@@ -333,9 +339,13 @@ class KeyActor(PooledActor):
     # -- folding and committing
 
     def _has_state(self, batch: list[Delivery]) -> bool:
-        """Decode the state if that is still to be done. False: the row does not decode, and the batch is dealt with."""
+        """Decode the state if that is still to be done.
+
+        False: the row does not decode, and the batch is dealt with.
+        """
         if self.state is None:
-            # A newer release that has written the row folds it well: it must not find its key halted by this one.
+            # A newer release that has written the row folds it well: it must not find its key halted by this
+            # one.
             is_newer = self.newer_schema() is not None
             try:
                 self.load_state()
@@ -439,7 +449,7 @@ class KeyActor(PooledActor):
         self._load()
 
     def _take_pending(self) -> Sequence[Any]:
-        """Return the messages that were taken from the mailbox and are not committed, and hold them no more."""
+        """Return the messages that were taken and are not committed, and hold them no more."""
         pending = self._deliveries if self._command is None else (self._command,)
         self._deliveries, self._commit, self._command = (), None, None
         return pending

@@ -37,7 +37,7 @@ class Command(ABC):
 
     @abstractmethod
     def begin(self, actor: KeyActor) -> Write | Amend | None:
-        """Return the order for the writer; None, after ``fail`` or ``put_back``, if it can't be done as it is."""
+        """Return the order for the writer; None, after ``fail`` or ``put_back``, if there is none."""
 
     def is_over(self) -> bool:
         """Return whether it has its outcome."""
@@ -90,10 +90,11 @@ class Command(ABC):
 
 
 class LeaveEpoch(Command):
-    """Give the row a new epoch, if it is still in the epoch of a commit that it has lost. State and version stay.
+    """Give the row a new epoch, if it is still in the epoch of a commit that it has lost.
 
-    The row went back: other events now get the versions that were given in this epoch before. A client with a
-    position in the lost history must not be taken for a client with a position in the new one.
+    State and version stay. The row went back: other events now get the versions that were given in this epoch
+    before. A client with a position in the lost history must not be taken for a client with a position in the
+    new one.
     """
 
     def __init__(self, lost: Head) -> None:
@@ -104,8 +105,8 @@ class LeaveEpoch(Command):
     def begin(self, actor: KeyActor) -> Amend | None:
         """Write over the row as it was loaded. If it changes meanwhile, it is loaded once more."""
         base, lost = actor.base, self.lost
-        # Nothing to do: another process was first; or the row has the commit, and was read where reads lag. A row
-        # that others have brought past the commit leaves the epoch: how it came there can't be told.
+        # Nothing to do: another process was first; or the row has the commit, and was read where reads lag. A
+        # row that others have brought past the commit leaves the epoch: how it came there can't be told.
         is_there = base == lost.position and not differ(actor.commit_id, lost.commit_id)
         if base is None or base.epoch != lost.epoch or is_there:
             self.done.set_result(base or self._position)
@@ -184,8 +185,8 @@ class Replacement(Command):
 class Repair(Replacement):
     """Put a state given by an operator in place of the present one, under a new epoch.
 
-    The version stays, as it counts the events that the row stands for. The row is not decoded, and may be one of
-    a newer release: so a key can be used again after that release was taken back.
+    The version stays, as it counts the events that the row stands for. The row is not decoded, and may be one
+    of a newer release: so a key can be used again after that release was taken back.
     """
 
     over_newer = True

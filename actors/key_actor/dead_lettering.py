@@ -32,8 +32,8 @@ def make_letter(
 ) -> PendingLetter:
     """Make the dead letter of an event. Never raises.
 
-    The event is kept whole, so that it can be folded later. An event without JSON is kept as its repr, which is
-    for people only.
+    The event is kept whole, so that it can be folded later. An event without JSON is kept as its repr, which
+    is for people only.
 
     Args:
         context: Of the projection.
@@ -77,7 +77,7 @@ def _traceback_of(error: BaseException) -> str:
 def resolve_letters(
     letters: Sequence[PendingLetter], in_flight: InFlight, error: Exception | None = None
 ) -> None:
-    """Resolve the Receipts of events that are dead letters now; with ``error``, of events that could not be kept."""
+    """Resolve the Receipts of events that are dead letters now; with ``error``, that could not be kept."""
     deliveries = [pending.delivery for pending in letters]
     for pending in letters:
         release_frames(pending.error)
@@ -115,7 +115,7 @@ def _clear(frame: FrameType) -> None:
 
 
 def _storable(text: str) -> str:
-    """Return text without characters that a database refuses (NUL, lone surrogates), cut to a bounded length."""
+    """Return text without characters that a database refuses (NUL, lone surrogates), and not too long."""
     if len(text) > _MAX_CHARACTERS:
         half = _MAX_CHARACTERS // 2
         text = f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"

@@ -43,7 +43,10 @@ class Publisher:
         self._counters = counters
 
     def publish(self, committed: Committed, state: Any) -> BroadcastError | None:
-        """Broadcast a commit and run the hooks. Return the failure of the broadcast: the change stays committed."""
+        """Broadcast a commit and run the hooks.
+
+        Return the failure of the broadcast: the change stays committed.
+        """
         failure = self._broadcast(committed.key, committed.version, lambda to: to.publish(committed))
         for hook in self._hooks:
             try:

@@ -19,11 +19,16 @@ _LOCKS = 16
 
 
 class Dispatcher:
-    """Runs ready actors on ``threads`` threads, first come, first served.
+    """Runs ready actors on a few threads, in the order in which they became ready.
 
-    An actor is submitted when it becomes ready and again at the end of a turn that left something:
-    it then queues behind all others, so a busy key can't starve a quiet one. Pykka gives each actor
-    a thread of its own instead, which ends at some 22,000 actors and costs 200 µs a spawn.
+    An actor is submitted when it becomes ready, and again at the end of a turn if messages are left: it then
+    queues behind all others, so a busy key can't starve a quiet one. Pykka gives each actor a thread of its
+    own instead, which fails at some 22,000 actors and costs 200 µs per spawn.
+
+    Args:
+        threads: How many threads run actors.
+        turn_limit: How many messages an actor takes in one turn, at most.
+        turn_seconds: A turn ends after the message during which this time is over.
     """
 
     def __init__(self, *, threads: int, turn_limit: int, turn_seconds: float) -> None:
@@ -31,8 +36,8 @@ class Dispatcher:
         self.turn_seconds = turn_seconds
         self._ready: queue.SimpleQueue[PooledActor | None] = queue.SimpleQueue()
         self.submit = self._ready.put
-        # The mailboxes of all actors share a few locks: one each is 72 bytes and a cache miss an event,
-        # with a million of them.
+        # The mailboxes of all actors share a few locks: with a million actors a lock of its own would cost
+        # each 72 bytes, and a cache miss per event.
         self.next_lock = itertools.cycle([threading.Lock() for _ in range(_LOCKS)]).__next__
         self._threads = [
             WatchedThread(f"keyfold-dispatcher-{number}", self._ready.get, self._run_turn, role="dispatcher")
@@ -45,7 +50,7 @@ class Dispatcher:
             thread.start()
 
     def stop(self, deadline: float) -> bool:
-        """Let the threads end after the turns that are queued; wait for them until deadline.
+        """Let the threads end after the turns that are queued; wait for them until ``deadline`` (monotonic).
 
         Returns whether all of them have ended. Threads that were never started count as ended.
         """

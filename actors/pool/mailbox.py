@@ -18,10 +18,14 @@ _IDLE, _SCHEDULED, _RUNNING, _SEALED = range(4)
 class Mailbox:
     """Messages for one actor, and whether that actor is on its way to a thread.
 
-    ``put`` makes an idle actor ready exactly once; ``rest`` gives the thread back and looks for new
-    messages under the same lock, so no wake-up is lost. Signals are the runtime's own messages
-    (answers of the writer, hints to retire): they are not bounded and come first, and they alone
-    wake an actor that rests *suspended*, which is how events pile up into a batch during a commit.
+    ``put`` makes an idle actor ready exactly once; ``rest`` gives the thread back and looks for new messages
+    under the same lock, so no wake-up is lost. Signals are messages of the runtime (answers of the writer,
+    suggestions to retire): they are not bounded and come first. Only they wake an actor that rests
+    *suspended*, so that events pile up into a batch during a commit.
+
+    Args:
+        limit: How many messages may wait, signals not counted.
+        lock: May be shared with other mailboxes; None: a lock of its own.
     """
 
     __slots__ = (
@@ -38,7 +42,7 @@ class Mailbox:
 
     def __init__(self, limit: int, lock: threading.Lock | None = None) -> None:
         self.limit = limit
-        # May be shared with other mailboxes: held for a few instructions, and never two at once.
+        # Held for a few instructions, and never two at once.
         self._lock = lock or threading.Lock()
         self._phase = _IDLE
         self._suspended = False
@@ -81,7 +85,7 @@ class Mailbox:
         return True
 
     def put_signal(self, signal: Any) -> None:
-        """Queue a message of the runtime, ahead of all others. Raises MailboxSealed."""
+        """Queue a message of the runtime, ahead of all events. Raises MailboxSealed."""
         with self._lock:
             if self._phase == _SEALED:
                 raise MailboxSealed
@@ -96,14 +100,14 @@ class Mailbox:
         actor.dispatcher.submit(actor)  # type: ignore[union-attr]
 
     def withdraw(self, message: Any) -> None:
-        """Take a message back whose ``put`` was interrupted, if it is still here, and make good for the wake-up."""
+        """Remove a message whose ``put`` was interrupted, if it is still here, and wake the actor."""
         with self._lock:
             if self._messages is not None:
                 self._messages = [one for one in self._messages if one is not message] or None
         self.wake()
 
     def wake(self) -> None:
-        """Give the actor a turn, unless it is in one. One turn too many does no harm: see ``begin_turn``."""
+        """Give the actor a turn, unless it is in one. A turn too many does no harm: see ``begin_turn``."""
         with self._lock:
             if self._phase == _IDLE:
                 self._phase = _SCHEDULED
@@ -112,7 +116,10 @@ class Mailbox:
             actor.dispatcher.submit(actor)
 
     def wait_for_room(self, deadline: float) -> bool:
-        """Wait until there may be room, or the actor has ended. False once the deadline has passed."""
+        """Wait until there may be room, or the actor has ended.
+
+        False once ``deadline`` (monotonic) has passed.
+        """
         with self._lock:
             if self._room is None:
                 self._room = threading.Condition(self._lock)
@@ -124,7 +131,7 @@ class Mailbox:
     # -- the actor's side, called within its own turn only
 
     def begin_turn(self) -> bool:
-        """Begin a turn. False: there is nothing to do, as it was submitted twice and is in that turn, or had it."""
+        """Begin a turn. False: the actor was submitted twice, and is in the other turn or has had it."""
         with self._lock:
             if self._phase != _SCHEDULED:
                 return False
@@ -137,29 +144,29 @@ class Mailbox:
             signals, self._signals = self._signals, None
         return signals or []
 
-    def take(self, most: int) -> list[Any]:
-        """Return and remove the oldest messages, ``most`` of them at most."""
+    def take(self, count: int) -> list[Any]:
+        """Return and remove the oldest messages, up to ``count`` of them."""
         with self._lock:
             messages = self._messages
             if messages is None:
                 return []
-            if len(messages) <= most:
+            if len(messages) <= count:
                 self._messages = None
             else:
-                self._messages = messages[most:]
-                del messages[most:]
+                self._messages = messages[count:]
+                del messages[count:]
             if self._room is not None:
                 self._room.notify_all()
         return messages
 
     def put_back(self, messages: Sequence[Any]) -> None:
-        """Put messages that were taken but not used in front of the others, whatever the limit."""
+        """Put messages that were taken but not used in front of the others. The limit does not matter."""
         if messages:
             with self._lock:
                 self._messages = [*messages, *(self._messages or ())]
 
     def rest(self, *, suspended: bool) -> bool:
-        """End the turn. True: something is waiting already, and the actor must be submitted again."""
+        """End the turn. True: messages wait already, and the actor must be submitted again."""
         with self._lock:
             self._suspended = suspended
             if self._phase == _SEALED:
@@ -191,29 +198,29 @@ class Mailbox:
         if self._room is not None:
             self._room.notify_all()
 
-    # -- facts
+    # -- for other threads to look at
 
     @property
     def sealed(self) -> bool:
-        """True once the actor takes nothing more."""
+        """True once the actor takes no more messages."""
         return self._phase == _SEALED
 
     @property
     def idle(self) -> bool:
-        """True when nothing waits and no turn is under way. A hint: it may change at any moment."""
+        """True while no message waits and no turn is under way. It may change at any moment."""
         return self._phase == _IDLE and not self._suspended and not self._messages
 
     def waiting_seconds(self, now: float) -> float:
-        """Return how long the oldest message has waited, at most: it may be younger than the one before it."""
+        """Return how long the oldest message has waited, at most: an older one may have been taken."""
         return max(0.0, now - self._since) if self._messages else 0.0
 
     def __len__(self) -> int:
         return len(self._messages or ())
 
-    # -- what Pykka's own loop asks of an inbox
+    # -- the methods that Pykka's own loop calls on an inbox
 
     def empty(self) -> bool:
-        """Return whether nothing waits."""
+        """Return whether no message waits."""
         return not self._messages
 
     def get(self) -> Any:

@@ -23,7 +23,7 @@ _logger = logging.getLogger("keyfold.actor")
 
 
 class StopFlag:
-    """The part of threading.Event that Pykka asks of ``actor_stopped``, in 40 bytes instead of 500.
+    """The part of threading.Event that Pykka needs of ``actor_stopped``, in 40 bytes instead of 500.
 
     It is the sealed mailbox seen from outside: an actor has stopped when it takes nothing more.
     """
@@ -39,13 +39,17 @@ class StopFlag:
 
 
 class PooledActor(pykka.Actor):
-    """An actor that runs on the threads of a Dispatcher, a turn at a time.
+    """An actor that runs on the threads of a Dispatcher, one turn at a time.
 
-    It fills the hooks that Pykka keeps for new actor types and keeps Pykka's semantics: ``tell``,
-    ``ask`` and ``stop`` on its ref, ``on_start``, ``on_receive``, ``on_stop`` and ``on_failure``,
-    ActorDeadError after the end. Three things differ: it is not in the global ActorRegistry (a list:
-    un-registering one of 100,000 takes 2.3 ms); an exception that is no Exception ends this actor,
-    not all of them; and messages behind a stop go to ``on_undelivered`` instead of being dropped.
+    It implements the hooks that Pykka has for new actor types, with Pykka's semantics: ``tell``, ``ask`` and
+    ``stop`` on its ref, ``on_start``, ``on_receive``, ``on_stop`` and ``on_failure``, ActorDeadError after
+    the end. Three things differ: it is not in the global ActorRegistry (a list: un-registering one of 100,000
+    takes 2.3 ms); a BaseException that is no Exception ends this actor, not all of them; and messages behind
+    a stop go to ``on_undelivered`` instead of being dropped.
+
+    Args:
+        dispatcher: Runs the turns.
+        mailbox_limit: How many messages may wait.
     """
 
     __slots__ = ("_ref", "_started", "actor_inbox", "dispatcher")
@@ -84,7 +88,7 @@ class PooledActor(pykka.Actor):
     def actor_ref(self) -> ActorRef[Self]:
         """The ref, made when it is first asked for."""
         if self._ref is None:
-            # ActorRef copies these three from the actor; this actor keeps only the inbox for itself.
+            # ActorRef copies these two and the inbox from the actor; nothing else needs them.
             self.actor_urn = uuid4().urn
             self.actor_stopped = StopFlag(self.actor_inbox)  # type: ignore[assignment]
             self._ref = ActorRef(self)
@@ -96,7 +100,7 @@ class PooledActor(pykka.Actor):
     # -- one turn
 
     def run_turn(self) -> None:
-        """Handle what is waiting, within the limits of a turn. Called by the Dispatcher."""
+        """Handle the messages that wait, within the limits of a turn. Called by the Dispatcher."""
         mailbox = self.actor_inbox
         if not mailbox.begin_turn():
             return
@@ -163,5 +167,5 @@ class PooledActor(pykka.Actor):
         self.on_undelivered(envelope.message)
 
     def on_undelivered(self, message: Any) -> None:
-        """Take a message that the actor's end overtook. The default logs it."""
+        """Take a message that was still waiting when the actor ended. The default logs it."""
         _logger.warning("%s ended before it handled %r", self, message)

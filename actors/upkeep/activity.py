@@ -1,4 +1,4 @@
-"""What a projection's actors are doing at the moment, as against the totals since the process began."""
+"""The recent activity of a projection's actors; the totals since the process began are Counters."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import Any
 from ...store.writing.writer_stats import quantile
 
 SECONDS = 60
-"""How far back the events of each second are known."""
+"""For how many seconds back the events of each second are known."""
 
-_RATE_OVER = 10
-_SAMPLES = 256
-_BUSIEST = 256
+_RATE_SECONDS = 10
+_MAX_SAMPLES = 256
+_MAX_KEYS = 256
 
 
 class Activity:
-    """Told once a turn, never once an event. Safe from any thread."""
+    """Is updated once per commit, never once per event. Safe from any thread."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._seconds: deque[tuple[int, int]] = deque(maxlen=SECONDS)
-        self._commits: deque[float] = deque(maxlen=_SAMPLES)
-        self._events: deque[int] = deque(maxlen=_SAMPLES)
-        self._bytes: deque[int] = deque(maxlen=_SAMPLES)
+        self._commits: deque[float] = deque(maxlen=_MAX_SAMPLES)
+        self._events: deque[int] = deque(maxlen=_MAX_SAMPLES)
+        self._bytes: deque[int] = deque(maxlen=_MAX_SAMPLES)
         self._keys: dict[str, int] = {}
 
     def encoded(self, size: int) -> None:
-        """Note the bytes of a state that is being saved."""
+        """Note the bytes of a state that is about to be committed."""
         self._bytes.append(size)
 
     def committed(self, key: str, events: int, seconds: float) -> None:
-        """Note a turn: how many events, and how long the actor waited for its commit."""
+        """Note a commit: how many events it has, and for how many seconds the actor waited for it."""
         second = int(self._clock())
         with self._lock:
             if self._seconds and self._seconds[-1][0] == second:
@@ -45,16 +45,16 @@ class Activity:
             self._commits.append(seconds)
             self._events.append(events)
             self._keys[key] = self._keys.get(key, 0) + events
-            if len(self._keys) > _BUSIEST:
-                # Half go, the less busy ones: a key that is busy again comes back and is counted from then on.
-                kept = sorted(self._keys.items(), key=lambda item: -item[1])[: _BUSIEST // 2]
-                self._keys = dict(kept)
+            if len(self._keys) > _MAX_KEYS:
+                # The less busy half is dropped: a key of it that is busy again is counted from then on.
+                busiest = sorted(self._keys.items(), key=lambda item: -item[1])[: _MAX_KEYS // 2]
+                self._keys = dict(busiest)
 
-    def busiest(self, most: int) -> list[tuple[str, int]]:
-        """Return the keys (plain strings) with most events since the process began, and roughly how many, most first."""
+    def busiest(self, count: int) -> list[tuple[str, int]]:
+        """Return up to ``count`` keys with most events since the process began, and about how many events."""
         with self._lock:
             ordered = sorted(self._keys.items(), key=lambda item: -item[1])
-        return [(str(key), events) for key, events in ordered[:most]]
+        return [(str(key), events) for key, events in ordered[:count]]
 
     def stats(self) -> dict[str, Any]:
         """Return the numbers of the last minute, JSON-able."""
@@ -64,7 +64,7 @@ class Activity:
             commits, events, sizes = sorted(self._commits), sorted(self._events), sorted(self._bytes.copy())
         recent = [by_second.get(second, 0) for second in range(now - SECONDS + 1, now + 1)]
         return {
-            "events_per_second": sum(recent[-_RATE_OVER - 1 : -1]) / _RATE_OVER,
+            "events_per_second": sum(recent[-_RATE_SECONDS - 1 : -1]) / _RATE_SECONDS,
             "recent": recent,
             "commit_events_p50": quantile(events, 0.5),
             "commit_events_p95": quantile(events, 0.95),

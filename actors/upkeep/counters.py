@@ -53,9 +53,9 @@ _FEW = 64
 class InFlight:
     """All events and commands that were accepted and have no outcome yet, over all keys of a process.
 
-    Their number is bounded; a close waits until there are none, and fails those that are left. The number is the
-    size of a set and not a counter, so it is right wherever an exception was raised in between. Adding and
-    removing are single calls into C, and doing either twice does no harm.
+    Their number is bounded; a close waits until there are none, and fails those that are left. The number is
+    the size of a set and not a counter, so it is right wherever an exception was raised in between. Adding
+    and removing are single calls into C, and doing either twice does no harm.
     """
 
     def __init__(self, limit: int) -> None:
@@ -71,7 +71,8 @@ class InFlight:
     def remove(self, ended: Iterable[Any]) -> None:
         """Remove messages that have an outcome, or were refused after all."""
         self.open.difference_update(ended)
-        # A thread that waits counts itself first and looks at the set second, so one of the two sees the other.
+        # A thread that waits counts itself first and looks at the set second, so one of the two sees the
+        # other.
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()

@@ -9,7 +9,7 @@ from typing import Any
 from ...store import StoreError
 
 MAX_KEYS = 1_000
-"""Keys that are kept by name. A count of this many means "at least"."""
+"""How many keys are kept by name. A count of this many means "at least"."""
 _MAX_SHOWN = 20
 _MAX_CHARACTERS = 500
 
@@ -17,9 +17,9 @@ _MAX_CHARACTERS = 500
 class Degraded:
     """The degraded keys of one projection in one process, each with the error of its last load or read.
 
-    A key is noted when its row does not load, and removed when it does. So the facts may be out of date for
-    as long as nobody loads or reads the key; ``ProjectionSystem`` looks again at every report. Safe from any
-    thread. False in a boolean context if no such key is known.
+    A key is noted when its row does not load, and removed when it does. So a key that is neither loaded nor
+    read may be out of date; ``ProjectionSystem`` looks at some again with every report. Safe from any thread.
+    False in a boolean context if no such key is known.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Degraded:
         return len(self._errors)
 
     def note(self, key: str, error: StoreError) -> StoreError:
-        """Keep that the row of key does not load, as the newest of all, and return the error."""
+        """Note that the row of a key does not load, as the newest of all keys, and return the error."""
         with self._lock:
             self._errors.pop(key, None)
             if len(self._errors) < MAX_KEYS:
@@ -41,8 +41,8 @@ class Degraded:
         return error
 
     def clear(self, key: str) -> None:
-        """Forget key: its row loads, or there is none any more."""
-        if self._errors:  # nearly every load pays for this test alone
+        """Remove a key: its row loads, or there is none any more."""
+        if self._errors:  # almost every load costs this test only
             with self._lock:
                 self._errors.pop(key, None)
 

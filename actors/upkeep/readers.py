@@ -26,12 +26,12 @@ _MAX_WAITING = 10_000
 
 
 def on_reader_thread() -> bool:
-    """Return whether the calling thread is a reader's, which may ask the database by itself."""
+    """Return whether the calling thread is a reader's, which has a connection of its own."""
     return role_of_thread() == "reader"
 
 
 class _Read:
-    """One question to the database, and when its answer is due at the latest."""
+    """One question to the database, and the deadline of its answer."""
 
     __slots__ = ("ask", "deadline", "future", "seconds", "thread")
 
@@ -54,11 +54,16 @@ class _Read:
 
 
 class Readers:
-    """Asks the database on two threads of its own; a third one looks after the deadlines.
+    """Asks the database on two threads of its own; a third one watches the deadlines.
 
-    Every future ends: by its answer, or at its deadline by StoreUnavailable. A connection that has kept a thread
-    beyond a deadline is cut: a server that is frozen, and not dead, would hold it for ever. The threads are daemons
-    and no pool of concurrent.futures: those are joined at the interpreter's exit before anything could cut them loose.
+    Every future ends: by its answer, or at its deadline by StoreUnavailable. A connection that has held a
+    thread beyond a deadline is cut, since a server that is frozen, and not dead, would hold it for ever. The
+    threads are daemons and no pool of concurrent.futures, whose threads are joined at the interpreter's exit
+    before their connections could be cut.
+
+    Args:
+        store: The database.
+        seconds: How long a read may take, if ``submit`` is not told otherwise.
     """
 
     def __init__(self, store: SnapshotStore, *, seconds: float) -> None:
@@ -93,11 +98,12 @@ class Readers:
         """Ask on one of the threads.
 
         Args:
-            ask: Called there, with a connection to keep.
-            seconds: How long an answer may take, waiting for a thread included. None: the setting read_timeout.
+            ask: Called on that thread, which has a connection.
+            seconds: How long an answer may take, the wait for a thread included. None: the usual time.
 
         Returns:
-            The future of its result. It fails with what ``ask`` raises, StoreUnavailable at the deadline, or Closed.
+            The future of its result. It fails with what ``ask`` raises, StoreUnavailable at the deadline, or
+            Closed.
         """
         read = _Read(ask, self._seconds if seconds is None else seconds)
         if len(self._unanswered) >= _MAX_WAITING:
@@ -114,7 +120,12 @@ class Readers:
         return read.future
 
     def stop(self, last: Callable[[], object], timeout: float) -> None:
-        """Finish the reads under way and ``last``, and close the threads' connections, within timeout seconds."""
+        """Finish the reads under way, and end the threads and their connections.
+
+        Args:
+            last: Called on one of the threads, after the reads that wait.
+            timeout: Seconds for all of it. The reads that are left then fail with Closed.
+        """
         deadline = monotonic() + timeout
         started = [thread for thread in self._threads if thread.ident is not None]
         if started:
@@ -137,7 +148,10 @@ class Readers:
         self._watch.join(max(deadline, monotonic() + 0.1))
 
     def loops(self, now: float) -> list[ThreadHealth]:
-        """Return the health of the threads that ask. A read that may take longer than usual hangs as much later."""
+        """Return the health of the two threads.
+
+        A read that may take longer than usual hangs as much later.
+        """
         return [thread.health(now) for thread in self._threads]
 
     # -- the threads
@@ -156,8 +170,8 @@ class Readers:
     def _wait_for_deadline(self) -> float | None:
         """Wait until a read may be late, and return the time; None at the end."""
         with self._changed:
-            # First never, then the earliest deadline: a read that is added in between sees one or the other, and
-            # wakes this thread unless it looks early enough.
+            # First never, then the earliest deadline: a read that is added in between sees one or the other,
+            # and wakes this thread unless it will look early enough.
             self._next_look = inf
             self._next_look = min((read.deadline for read in list(self._unanswered)), default=inf)
             if not self._stopped:

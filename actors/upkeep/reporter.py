@@ -1,4 +1,4 @@
-"""Says now and then, in the database, what this process is doing, so that operators see all processes."""
+"""Reports the stats of this process in the database, so that operators see all processes."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("keyfold.system")
 
-_MISSED = 3
+_MAX_MISSED = 3
 """A process is taken for gone when so many of its reports are missing,"""
-_PATIENCE = 3.0
+_MIN_GONE_SECONDS = 3.0
 """and not before so many seconds."""
 
 
 class Reporter:
-    """One report every ``report_seconds`` at most, and one at a time. ``report`` never blocks or raises."""
+    """Writes a report every ``report_seconds``, one at a time. ``report`` never blocks or raises."""
 
     def __init__(self, system: ProjectionSystem) -> None:
         self.hooks: list[Callable[[dict[str, Any]], object]] = []
-        """Called with the stats of each report."""
+        """Called with the stats of each report, on a reader's thread."""
         self._system = system
         self._processes = Processes(system.store)
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Be another process, that has said nothing yet."""
+        """Be another process, which has not reported yet. Called in a forked child, and at the start."""
         self.host, self.started_at = socket.gethostname(), time()
-        # A pid comes again, and several systems share one.
+        # A pid is used again, and several systems in a process share one.
         self.process = f"{self.host[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
         self._lock = threading.Lock()
         self._due = 0.0
         self._under_way: Future[None] | None = None
 
     def report(self) -> None:
-        """Write a report, if one is due. Called by whatever thread comes by."""
+        """Write a report, if one is due. Safe from any thread; the sweeper calls it in each round."""
         seconds = self._system.settings.report_seconds
         if not seconds or self._system.closed:
             return
@@ -69,16 +69,17 @@ class Reporter:
             _logger.info("this process could not report itself to the others", exc_info=True)
 
     def others(self) -> list[dict[str, Any]]:
-        """Return what the other processes said last, those that are not gone. Raises StoreError."""
+        """Return the last reports of the other processes that are not gone. Raises StoreError."""
         seconds = self._system.settings.report_seconds
-        recent = self._processes.recent(max(_PATIENCE, _MISSED * seconds)) if seconds else []
-        return [facts for facts in recent if facts["process"] != self.process]
+        recent = self._processes.recent(max(_MIN_GONE_SECONDS, _MAX_MISSED * seconds)) if seconds else []
+        return [report for report in recent if report["process"] != self.process]
 
     def leave(self) -> None:
-        """Take the report back at the end; if the database is away, it grows old by itself."""
+        """Remove the report at the end. If the database is not available, the report expires by itself."""
         if self._due:
             if self._under_way is not None:
-                wait([self._under_way], _PATIENCE)  # on another thread: it would bring the report back
+                # On another thread: it would write the report again.
+                wait([self._under_way], _MIN_GONE_SECONDS)
             try:
                 self._processes.leave(self.process)
             except Exception:

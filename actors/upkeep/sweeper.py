@@ -21,9 +21,9 @@ _logger = logging.getLogger("keyfold.supervisor")
 class Sweeper:
     """Looks over all live actors from time to time, and suggests to the idle ones that they retire.
 
-    An actor notes the time of its last turn, and nothing else is kept per message. Over ``max_live_actors`` the
-    actors with the oldest times are chosen. At an eighth above the limit spawning waits, so that the number
-    stays bounded however fast new keys come.
+    An actor notes the time of its last turn, and nothing else is kept per message. Over ``max_live_actors``
+    the actors with the oldest times are chosen. At an eighth above the limit spawning waits, so that the
+    number stays bounded however fast new keys come.
 
     Args:
         settings: The settings of the system.
@@ -73,7 +73,7 @@ class Sweeper:
                 self._room.notify_all()
 
     def sweep(self, now: float) -> int:
-        """Suggest retirement to all actors that are idle since ``idle_seconds``, and to the oldest over the limit.
+        """Suggest retirement to actors that are idle for ``idle_seconds``, and to the oldest over the limit.
 
         Args:
             now: Monotonic time.

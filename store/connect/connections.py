@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import sqlite3
 import threading
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,14 +25,14 @@ class Connections:
         self._database = database
         self._dialect = dialect
         self._thread = threading.local()
-        self._kept: dict[int, Any] = {}
-        # Connections of the parent process. They are referenced here, as freeing one would close it for the
-        # parent.
+        # The connections that threads keep, by the threads' idents.
+        self._by_thread: dict[int, Any] = {}
+        # Connections of the parent process are referenced, as freeing one would close it for the parent.
         self._inherited: list[Any] = []
         self._file_required = file_required
 
     def require_file(self) -> None:
-        """From now on, refuse a new connection that would make a file where there is none any more."""
+        """From now on, refuse a new connection to a file that was deleted, as it would make a new one."""
         self._file_required = True
 
     def keep(self) -> None:
@@ -46,7 +43,7 @@ class Connections:
         """Close the connection that the calling thread keeps."""
         if getattr(self._thread, "keeps", False):
             self._thread.keeps = False
-            self._kept.pop(threading.get_ident(), None)
+            self._by_thread.pop(threading.get_ident(), None)
             # Closing the last connection to a file writes to it.
             self._within_gate(self._database.close)
 
@@ -55,8 +52,8 @@ class Connections:
         if getattr(self._thread, "opened", False):
             self._close_own()
         alive = {thread.ident for thread in threading.enumerate()}
-        for thread in [one for one in list(self._kept) if one not in alive]:
-            del self._kept[thread]  # SQLite lets no other thread close it, but freeing it closes it
+        for thread in [one for one in list(self._by_thread) if one not in alive]:
+            del self._by_thread[thread]  # SQLite lets no other thread close it, but freeing it closes it
 
     def interrupt(self, threads: Collection[int] | None) -> None:
         """Make the running calls fail of threads that keep a connection.
@@ -64,15 +61,11 @@ class Connections:
         Args:
             threads: The idents of the threads; None for all threads.
         """
-        for thread, connection in list(self._kept.items()):
+        for thread, connection in list(self._by_thread.items()):
             if threads is not None and thread not in threads:
                 continue
             with contextlib.suppress(Exception):
-                if isinstance(connection, sqlite3.Connection):
-                    connection.interrupt()
-                else:
-                    with socket.socket(fileno=os.dup(connection.fileno())) as link:
-                        link.shutdown(socket.SHUT_RDWR)
+                self._dialect.interrupt(connection)
 
     def forget(self) -> None:
         """In a forked child: use none of the parent's connections, and close none."""
@@ -82,7 +75,7 @@ class Connections:
             self._inherited.append(self._database.connection())
         self._database.dispose()
         self._thread = threading.local()
-        self._kept = {}
+        self._by_thread = {}
 
     def run(self, operation: Callable[[], T]) -> T:
         """Run one operation on the thread's connection, and turn every failure into a StoreError."""
@@ -135,7 +128,7 @@ class Connections:
                 driver_error(error), describe_database(self._database)
             ) from error
         if keeps:
-            self._kept[threading.get_ident()] = self._database.connection()
+            self._by_thread[threading.get_ident()] = self._database.connection()
         self._dialect.connected(self._database)
 
     def _close_own(self) -> None:

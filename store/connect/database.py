@@ -23,16 +23,14 @@ _POSTGRES_DEFAULTS = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
-    # A process that is frozen in the middle of a transaction would keep its rows from all others. A
-    # transaction that these time-outs end is tried again, and a COMMIT that they end is looked up in the
-    # ledger.
+    # A process that is frozen in the middle of a transaction would block its rows for others. A transaction
+    # that a time-out ends is tried again; a COMMIT that a time-out ends is looked up in the ledger.
     "options": (
         "-c idle_in_transaction_session_timeout=10000 -c lock_timeout=10000 -c statement_timeout=30000"
     ),
 }
 
-# The names of the one supported driver of each database, as SQLAlchemy writes them; empty for none in the
-# URL.
+# The names that a URL may have for the one supported driver, as SQLAlchemy writes them; empty for no name.
 _DRIVERS = {"sqlite": ("",), "postgres": ("", "psycopg2"), "postgresql": ("", "psycopg2")}
 
 _EXAMPLES = "for instance sqlite:///shop.db or postgresql://user:password@host/name"
@@ -72,8 +70,7 @@ def open_database(source: str | peewee.Database) -> peewee.Database:
         A database to pass to ``SnapshotStore``, ``migrate``, ``pending`` and ``rollback``.
 
     Raises:
-        ProjectionError: The source is anything else. The message says which URL to write, without the
-            password.
+        ProjectionError: The source is anything else. The message says how to write it, without the password.
     """
     if isinstance(source, peewee.Database):
         return _checked(source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import peewee
@@ -63,6 +63,9 @@ class Dialect(Protocol):
         Raises:
             StoreError: The file is gone.
         """
+
+    def interrupt(self, connection: Any) -> None:
+        """Make the running call of another thread fail, on that thread's connection. May raise anything."""
 
     # -- rows
 

@@ -24,8 +24,7 @@ class ForkGate:
     never write: its new connections, too, would find the database locked.
 
     Entering takes no lock. A thread first notes that it is inside and then checks whether the gate is closed;
-    a fork first closes the gate and then checks which threads are inside. So one of them always sees the
-    other.
+    a fork first closes the gate and then checks which threads are inside. So one always sees the other.
     """
 
     def __init__(self) -> None:

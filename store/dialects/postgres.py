@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -93,8 +95,8 @@ _INSERT_LETTERS = """
     )
 """
 
-# After a week without a commit a writer counts as dead. If it is only asleep, its next commit makes its row
-# again.
+# A writer without a commit for a week counts as dead. If it is only asleep, its next commit makes its row
+# again, so that this commit can be looked up.
 _DELETE_OLD_WRITERS = """
     DELETE FROM projection_writers WHERE writer IN (
         SELECT writer FROM projection_writers WHERE at < now() - interval '7 days' FOR UPDATE SKIP LOCKED
@@ -143,6 +145,10 @@ class PostgresDialect:
 
     def check_connection(self, database: peewee.Database) -> None:
         pass  # a connection to a server that is gone fails by itself
+
+    def interrupt(self, connection: Any) -> None:
+        with socket.socket(fileno=os.dup(connection.fileno())) as link:
+            link.shutdown(socket.SHUT_RDWR)
 
     def select(self, database: peewee.Database, row_keys: Sequence[RowKey]) -> dict[RowKey, Row]:
         names, keys = zip(*row_keys, strict=True)
@@ -232,7 +238,7 @@ class PostgresDialect:
             yield
 
     def blocks_migration(self, database: peewee.Database) -> bool:  # noqa: ARG002
-        return False  # a transaction locks rows and tables that it has used, and a first use has used none
+        return False  # a transaction locks nothing that it has not used
 
     @contextmanager
     def without_waiting(self, database: peewee.Database) -> Iterator[None]:  # noqa: ARG002

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import StatementRefused, StoreError, StoreRejected, StoreUnavailable
 from ..rows import Amendment, DeadLetter, Head, Renewal, Row, RowKey, Save, as_utc
@@ -58,17 +58,19 @@ class SqliteDialect:
     """SQLite: one writer at a time, and a COMMIT always answers, so that no commit is ever in doubt."""
 
     statements = _STATEMENTS
-    # The state is TEXT and not JSON: a type that SQLite does not know has numeric affinity, and "0" becomes
-    # 0.
+    # The state is TEXT and not JSON, as a type that SQLite does not know has numeric affinity: "0" becomes 0.
     column_types = ColumnTypes(state="TEXT", moment="TEXT", identity="INTEGER PRIMARY KEY AUTOINCREMENT")
 
     def __init__(self) -> None:
         self.gate: ForkGate | None = ForkGate()
         file = self._file = SqliteFile()
-        # The bound methods themselves: a wrapper of each would be one more call per operation.
+        # The bound methods themselves: wrappers would be one more call per operation.
         self.before_connecting = file.check_path
         self.connected = file.note_connection
         self.check_connection = file.check_connection
+
+    def interrupt(self, connection: Any) -> None:
+        connection.interrupt()
 
     def select(self, database: peewee.Database, row_keys: Sequence[RowKey]) -> dict[RowKey, Row]:
         cursor = database.execute_sql(_SELECT, (json.dumps(row_keys),))

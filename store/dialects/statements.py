@@ -14,8 +14,7 @@ class Statements:
     Args:
         param: The driver's placeholder for a parameter.
         state_param: The placeholder of a state, with the cast that it needs.
-        for_update: The end of a SELECT that locks its rows; empty where the transaction has locked the
-            database.
+        for_update: The end of a SELECT that locks its rows; empty if transactions lock the whole database.
         state_bytes: The size of a state as text, in bytes.
     """
 

@@ -84,7 +84,7 @@ class Tables:
                         "dispatch the first event outside of a transaction"
                     )
                     raise StoreError(msg) from error
-                # SQLite does not wait, whatever its busy timeout, when two processes turn a new file to WAL.
+                # When two processes switch a new file to WAL, SQLite ignores its busy timeout.
                 if monotonic() > deadline:
                     raise
                 threading.Event().wait(_PAUSE_SECONDS)

@@ -62,8 +62,6 @@ class SnapshotWriter(pykka.ThreadingActor):
 
     Each message that was taken is answered, also when the writer fails or stops.
 
-    It has more than twelve attributes, as it holds the state of one commit between its steps.
-
     Args:
         store: The store to write to. The writer's thread keeps a connection.
         commit_limit: The maximal number of messages per commit.
@@ -326,9 +324,8 @@ class SnapshotWriter(pykka.ThreadingActor):
                 extra={"database": self._store.describe()},
             )
         self._stats.trouble = str(error)
-        self._stats.busy_since = (
-            monotonic()
-        )  # each attempt is a step of its own: a retry is no hanging thread
+        # Each attempt is a step of its own, so that a thread that retries does not look like one that hangs.
+        self._stats.busy_since = monotonic()
 
     def _note_recovery(self) -> None:
         self._deferrals.note_commit()

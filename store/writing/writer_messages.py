@@ -98,8 +98,7 @@ def answers_to(
 
     Args:
         group: The messages.
-        written: The result of the commit: first for the saves, then for the amendments, each in the group's
-            order.
+        written: The result of the commit for the saves and then for the amendments, in the group's order.
         rows: The rows that the loads found.
     """
     writes = sum(type(message) is Write for message in group)

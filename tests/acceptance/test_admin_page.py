@@ -1,4 +1,4 @@
-"""The operator's page in Chromium: numbers move, sort, filter, each action, closed to all others."""
+"""The operator's page in Chromium: live numbers, sorting, filters, each action, closed to all others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKEN = "let-me-see"
 
 @dataclass
 class Sold:
-    """Some of an article."""
+    """Some pieces of an article were sold."""
 
     article: str
     count: int
@@ -38,13 +38,13 @@ class Sold:
 
 @dataclass
 class Sales:
-    """What was sold."""
+    """The pieces sold."""
 
     counts: list[int] = field(default_factory=list)
 
 
 class Shop(Projection[Sold, Sales]):
-    """Refuses what is in ``refused``; ``closed`` is not public."""
+    """Refuses the counts in ``refused``; ``closed`` is not public."""
 
     name = "shop.sales"
     public = True
@@ -99,7 +99,10 @@ class Desk:
 
     def cells(self, table: str) -> list[list[str]]:
         """Return the texts of a table's body."""
-        script = "return [...document.querySelectorAll(arguments[0])].map((tr) => [...tr.cells].map((td) => td.innerText))"
+        script = (
+            "return [...document.querySelectorAll(arguments[0])]"
+            ".map((tr) => [...tr.cells].map((td) => td.innerText))"
+        )
         rows: list[list[str]] = self.browser.execute_script(script, f"#{table} tbody tr")
         return rows
 
@@ -107,7 +110,7 @@ class Desk:
         return [row[0] for row in self.cells("projections")]
 
     def click(self, table: str, label: str) -> None:
-        """Press a button in a table, and say yes."""
+        """Press a button in a table, and confirm the question, or cancel it."""
         self.press(f"//table[@id='{table}']//button[text()='{label}']")
 
     def press(self, path: str, *, agree: bool = True) -> None:
@@ -124,7 +127,7 @@ class Desk:
         wait(self.browser, lambda: dialog.get_attribute("open") is None)
 
     def edit(self, path: str, change: Callable[[str], str] = lambda text: text, *, agree: bool = True) -> str:
-        """Press a button that opens the editor, change its text, agree or not. Return the text of before."""
+        """Press a button that opens the editor, change its text, confirm or cancel. Return the old text."""
 
         def click() -> bool:
             self.browser.find_element(By.XPATH, path).click()
@@ -143,13 +146,13 @@ class Desk:
         return text
 
     def outcome(self, text: str) -> None:
-        """Wait until the page says so."""
+        """Wait until the page shows this outcome of an action."""
         wait(self.browser, lambda: text in text_of(self.browser, "outcome"))
 
 
 @contextmanager
 def opened(browser: Browser, url: str, *others: Shop) -> Iterator[Desk]:
-    """Serve an app with a shop and others. Nobody is signed in."""
+    """Serve an app with a shop and other projections. The browser is not signed in."""
     keyfold, shop = Keyfold(), Shop()
     for projection in (shop, *others):
         keyfold.register(projection)
@@ -166,14 +169,14 @@ def opened(browser: Browser, url: str, *others: Shop) -> Iterator[Desk]:
 
 @pytest.fixture
 def desk(browser: Browser, sqlite_url: str) -> Iterator[Desk]:
-    """A desk whose operator has not signed in."""
+    """A desk, not signed in."""
     with opened(browser, sqlite_url, Ledger()) as made:
         yield made
 
 
 @pytest.fixture
 def signed_in(desk: Desk) -> Desk:
-    """A desk whose operator has signed in."""
+    """A desk, signed in."""
     desk.open()
     desk.sign_in()
     wait(desk.browser, lambda: text_of(desk.browser, "connection").endswith("live"))
@@ -181,7 +184,7 @@ def signed_in(desk: Desk) -> Desk:
 
 
 def test_nobody_gets_in_without_the_token(desk: Desk) -> None:
-    """A wrong one is told so; nothing of the app is on the page before."""
+    """A wrong token is refused; the page shows nothing of the app before the login."""
     desk.open()
     assert "shop.sales" not in desk.browser.page_source
     desk.sign_in("wrong")
@@ -193,7 +196,7 @@ def test_nobody_gets_in_without_the_token(desk: Desk) -> None:
 
 
 def test_numbers_move_by_themselves(signed_in: Desk) -> None:
-    """Over the library's own channel: the page asks for nothing."""
+    """Over the library's own channel: the page sends no requests."""
     desk = signed_in
     desk.sell(1, 2, 3)
     column = [th.text for th in desk.browser.find_elements(By.CSS_SELECTOR, "#projections th")].index(
@@ -207,15 +210,18 @@ def test_numbers_move_by_themselves(signed_in: Desk) -> None:
         desk.browser, lambda: {row[0]: row[column] for row in desk.cells("projections")}["shop.sales"] == "2"
     )
     wait(desk.browser, lambda: "events in each" in desk.browser.page_source)
-    asked = "return performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/overview')).length"
+    asked = (
+        "return performance.getEntriesByType('resource')"
+        ".filter((one) => one.name.endsWith('/overview')).length"
+    )
     assert desk.browser.execute_script(asked) == 0
     [[process, *rest]] = desk.cells("processes")
     assert "serves this page" in process
-    assert "–" in rest  # alone, it has nobody to hear of
+    assert "–" in rest  # there is no other process
 
 
 def test_it_shows_how_each_process_hears_of_the_others(signed_in: Desk) -> None:
-    """No Redis, one that is there, and one that is away."""
+    """No Redis, a Redis that answers, and one that is away."""
     desk = signed_in
     wait(desk.browser, lambda: len(desk.cells("processes")) == 1)
     numbers = {"published": 7, "received": 9, "dropped": 1, "reconnects": 2, "waiting": 0, "watched": 3}
@@ -236,7 +242,7 @@ def test_it_shows_how_each_process_hears_of_the_others(signed_in: Desk) -> None:
 
 
 def test_without_a_channel_it_asks(desk: Desk) -> None:
-    """Polling, where neither sockets nor streams get through."""
+    """It polls, where neither sockets nor streams get through."""
     blocked = """
         window.WebSocket = class { constructor() { throw new Error("blocked"); } };
         const plain = window.fetch;
@@ -300,7 +306,7 @@ def test_a_halted_key_is_seen_skipped_and_resumed(signed_in: Desk) -> None:
 
 
 def test_a_dead_letter_is_read_and_retried(signed_in: Desk) -> None:
-    """Its event and its traceback are there; an opened one stays open while the page goes on."""
+    """It shows its event and its traceback; an opened letter stays open while the page is updated."""
     desk = signed_in
     desk.sell(1, 13)
     desk.open("/of/shop.sales")
@@ -319,7 +325,7 @@ def test_a_dead_letter_is_read_and_retried(signed_in: Desk) -> None:
 
 
 def test_a_key_is_looked_up_live_rebuilt_and_wiped(signed_in: Desk) -> None:
-    """Also one that is not public: its state, and its deltas as they come."""
+    """Also of a projection that is not public: its state, and each delta."""
     desk = signed_in
     desk.sell(1, 2, name="shop.ledger")
     desk.open("/of/shop.ledger")
@@ -382,7 +388,7 @@ def test_a_key_that_does_not_load_is_seen_and_repaired(signed_in: Desk) -> None:
 
 
 def test_rows_that_wait_are_shown_with_their_process(signed_in: Desk) -> None:
-    """Locked by somebody else, say: the others go on, so it is no trouble of the whole process."""
+    """For instance locked by another program: other rows are written, so the process is not in trouble."""
     desk = signed_in
     stats = desk.system.stats()
     writer = {**stats["writer"], "waiting": 2, "waiting_reason": "lock timeout"}
@@ -403,13 +409,14 @@ def test_a_client_is_dropped(signed_in: Desk) -> None:
     watcher.close()
 
 
-def test_without_the_csrf_word_the_page_can_do_nothing(signed_in: Desk) -> None:
-    """What another site could make this browser send: the cookies, and no more."""
+def test_without_the_csrf_token_the_page_can_do_nothing(signed_in: Desk) -> None:
+    """Another site could make this browser send its cookies, but nothing more."""
     desk = signed_in
     desk.sell(1)
     script = """
     const [url, done] = arguments;
-    fetch(url, {method: "POST", headers: {"Content-Type": "application/json"}, body: '{"action": "wipe", "key": "pen"}'})
+    const headers = {"Content-Type": "application/json"};
+    fetch(url, {method: "POST", headers, body: '{"action": "wipe", "key": "pen"}'})
       .then((response) => done(response.status));
     """
     status: Any = desk.browser.execute_async_script(script, "/admin/projections/of/shop.sales/actions")
@@ -428,7 +435,7 @@ def test_the_page_holds_the_policy_it_sets(signed_in: Desk) -> None:
     assert severe == []
 
 
-# -- only what changed is replaced
+# -- only changed parts are replaced
 
 OBSERVE = """
 const seen = window.seen = {nodes: 0, texts: 0, attributes: 0, same: 0, clicks: []};
@@ -451,7 +458,7 @@ addEventListener("click", (event) => {
   seen.clicks.push(row.cells[0].innerText);
 }, true);
 """
-"""Counts each change of the page by its kind, and the clicks that hit a link in a row, which then goes nowhere."""
+"""Counts the changes of the page by their kind, and the clicks on a link in a row, which it cancels."""
 
 COUNT_MESSAGES = """
 window.heard = 0;
@@ -469,7 +476,7 @@ HALF_A_MINUTE_LATER = "const now = performance.now(); performance.now = () => no
 
 @pytest.fixture
 def counting_messages(browser: Browser) -> Iterator[None]:
-    """Pages count in ``heard`` what their WebSocket brings."""
+    """Pages count the messages of their WebSocket in ``heard``."""
     command = "Page.addScriptToEvaluateOnNewDocument"
     script = browser.execute_cdp_cmd(command, {"source": COUNT_MESSAGES})["identifier"]
     yield
@@ -477,19 +484,19 @@ def counting_messages(browser: Browser) -> Iterator[None]:
 
 
 def seen(desk: Desk) -> dict[str, Any]:
-    """Return what changed on the page since it is observed."""
+    """Return the changes of the page since it is observed."""
     counts: dict[str, Any] = desk.browser.execute_script("return seen.look()")
     return counts
 
 
 def hear(desk: Desk, messages: int) -> None:
-    """Wait until the page has got so many more states."""
+    """Wait until the page has received this number of further states."""
     goal = desk.browser.execute_script("return heard") + messages
     wait(desk.browser, lambda: desk.browser.execute_script("return heard") >= goal)
 
 
 def polls(desk: Desk, times: int) -> None:
-    """Wait until a projection's page has asked so many times more, and was answered."""
+    """Wait for this number of further requests of a projection's page, with their responses."""
     asked = (
         "return performance.getEntriesByType('resource').filter((one) => one.name.includes('/facts')).length"
     )
@@ -498,7 +505,7 @@ def polls(desk: Desk, times: int) -> None:
 
 
 def point_at(desk: Desk, selector: str) -> None:
-    """Move the pointer there, as a hand does."""
+    """Move the pointer there in steps, as a hand does."""
     element = desk.browser.find_element(By.CSS_SELECTOR, selector)
     ActionChains(desk.browser, duration=0).move_to_element(element).perform()
 
@@ -515,7 +522,7 @@ def has_focus(desk: Desk) -> str:
 
 @pytest.fixture
 def crowded(browser: Browser, sqlite_url: str, counting_messages: None) -> Iterator[Desk]:
-    """A desk with 50 projections, all of which get events all the time."""
+    """A desk with 50 projections that receive events all the time."""
     del counting_messages
     many = [type("Shop", (Shop,), {"name": f"shop.n{n:02}"})() for n in range(1, 50)]
     over = threading.Event()
@@ -542,7 +549,7 @@ def crowded(browser: Browser, sqlite_url: str, counting_messages: None) -> Itera
 
 
 def hold_and_let_go(desk: Desk, name: str) -> None:
-    """Click on the link of a projection, with the time between the two halves in which a state comes."""
+    """Click on the link of a projection, so slowly that a state arrives between press and release."""
     link = desk.browser.find_element(By.LINK_TEXT, name)
     ActionChains(desk.browser, duration=0).move_to_element(link).click_and_hold().perform()
     pressed = seen(desk)
@@ -553,7 +560,7 @@ def hold_and_let_go(desk: Desk, name: str) -> None:
 
 
 def focus_stays(desk: Desk, seconds: float) -> None:
-    """Look for so long whether a link keeps the focus, and what else changes."""
+    """Watch for this time whether a link keeps the focus, and return the other changes."""
     desk.browser.find_element(By.LINK_TEXT, "shop.n25").send_keys(Keys.SHIFT)
     ends = monotonic() + seconds
     while monotonic() < ends:
@@ -566,7 +573,7 @@ def focus_stays(desk: Desk, seconds: float) -> None:
 
 
 def clicks_hit(desk: Desk, clicks: int) -> None:
-    """Click on so many links, from the top to the bottom and again."""
+    """Click on this number of links, from the top to the bottom and again."""
     names = desk.names()
     aims = [names[(7 * n) % 50] for n in range(clicks)]
     for name in aims:
@@ -577,18 +584,21 @@ def clicks_hit(desk: Desk, clicks: int) -> None:
 
 
 def test_under_load_no_node_is_replaced(crowded: Desk) -> None:
-    """50 projections whose numbers move each second: texts and attributes change, and those alone that differ."""
+    """50 projections with numbers that change each second: only texts and attributes that differ change."""
     focus_stays(crowded, 4)
 
 
 def test_under_load_each_click_hits(crowded: Desk) -> None:
-    """A click that takes longer than it takes until the next state comes."""
+    """The next state arrives during the click."""
     clicks_hit(crowded, 4)
 
 
 def test_the_second_half_of_a_double_click_is_safe_as_well(crowded: Desk) -> None:
-    """The end of the first press is still to be followed up when the second begins."""
-    script = "for (const kind of arguments[0]) document.body.dispatchEvent(new PointerEvent(kind, {button: 0, bubbles: true}))"
+    """The release of the first press is not handled yet when the second press begins."""
+    script = (
+        "for (const kind of arguments[0]) "
+        "document.body.dispatchEvent(new PointerEvent(kind, {button: 0, bubbles: true}))"
+    )
     crowded.browser.execute_script(script, ["pointerdown", "pointerup", "pointerdown"])
     pressed = seen(crowded)
     hear(crowded, 1)
@@ -605,7 +615,7 @@ def test_for_a_minute_under_load_no_node_is_replaced_and_each_click_hits(crowded
 
 
 def test_an_idle_page_changes_nothing(desk: Desk, counting_messages: None) -> None:
-    """States come each second and answers every two: nothing is written, and a reader of screens says nothing."""
+    """States arrive each second and answers every two: nothing is written, and a screen reader is silent."""
     del counting_messages
     desk.open()
     desk.sign_in()
@@ -624,7 +634,7 @@ def test_an_idle_page_changes_nothing(desk: Desk, counting_messages: None) -> No
 
 
 def test_trouble_is_told_once_and_moves_no_row(desk: Desk, counting_messages: None) -> None:
-    """An alert that is written again each second would be read aloud each second."""
+    """A screen reader would read an alert aloud each time that it is written."""
     del counting_messages
     desk.open()
     desk.sign_in()
@@ -640,14 +650,14 @@ def test_trouble_is_told_once_and_moves_no_row(desk: Desk, counting_messages: No
 
 
 def test_rows_keep_their_order_under_the_pointer_and_around_the_focus(signed_in: Desk) -> None:
-    """Sorted by a number that moves; the numbers go on, and the order follows when the operator leaves the rows."""
+    """Sorted by a changing number: numbers change at once, the order after the operator has left the rows."""
     desk = signed_in
     column = [th.text for th in desk.browser.find_elements(By.CSS_SELECTOR, "#projections th")].index(
         "Spawned"
     )
 
     def overtake(*, articles: int, name: str, still: bool) -> None:
-        """Bring a projection in front, and wait until the page says so."""
+        """Make a projection the busiest, and wait until the page shows it."""
         before = desk.names()
         for article in range(articles):
             desk.sell(1, article=f"{name}{articles}{article}", name=name)
@@ -667,7 +677,7 @@ def test_rows_keep_their_order_under_the_pointer_and_around_the_focus(signed_in:
     assert not desk.browser.find_element(By.ID, "still").is_displayed()
     desk.browser.find_element(By.LINK_TEXT, "shop.sales").send_keys(Keys.SHIFT)
     overtake(articles=6, name="shop.sales", still=True)
-    # Who has done nothing for half a minute is not about to act. The focus stays where it is, in its row.
+    # An operator who has done nothing for half a minute is not about to act. The focus stays in its row.
     desk.browser.execute_script(HALF_A_MINUTE_LATER)
     wait(desk.browser, lambda: desk.names() == ["shop.ledger", "shop.sales"])
     assert has_focus(desk) == "shop.sales shop.sales"
@@ -676,7 +686,7 @@ def test_rows_keep_their_order_under_the_pointer_and_around_the_focus(signed_in:
 def test_of_rows_that_change_their_order_the_fewest_are_moved(
     signed_in: Desk, counting_messages: None
 ) -> None:
-    """One comes from the last place to the first: it alone leaves the page for a moment."""
+    """A row moves from the last place to the first: only this row is moved in the page."""
     del counting_messages
     desk = signed_in
     for place in range(6):
@@ -694,7 +704,7 @@ def test_of_rows_that_change_their_order_the_fewest_are_moved(
 
 
 def test_an_own_sort_is_done_at_once(signed_in: Desk) -> None:
-    """Whatever row has the pointer over it."""
+    """No matter which row is under the pointer."""
     desk = signed_in
     wait(desk.browser, lambda: desk.names() == ["shop.ledger", "shop.sales"])
     point_at(desk, "#projections tbody tr:first-child td:nth-child(3)")
@@ -703,7 +713,7 @@ def test_an_own_sort_is_done_at_once(signed_in: Desk) -> None:
 
 
 def test_a_row_that_is_gone_stays_under_the_pointer_and_says_so(signed_in: Desk) -> None:
-    """A letter that somebody else has skipped: the one below it does not slip under the hand."""
+    """Another operator skips a letter: the one below it does not move under the pointer."""
     desk = signed_in
     desk.sell(13, 13)
     [first, second] = [str(letter.id) for letter in desk.system.runtime("shop.sales").dead_letters.find()]
@@ -718,7 +728,7 @@ def test_a_row_that_is_gone_stays_under_the_pointer_and_says_so(signed_in: Desk)
 
 
 def test_what_comes_above_rows_waits_for_the_pointer(signed_in: Desk) -> None:
-    """The degraded keys stand above the letters, and would push them down under the hand."""
+    """The degraded keys are above the letters, and would push them down under the pointer."""
     desk = signed_in
     desk.sell(1, 13)
     desk.open("/of/shop.sales")
@@ -734,7 +744,7 @@ def test_what_comes_above_rows_waits_for_the_pointer(signed_in: Desk) -> None:
 
 
 def test_a_question_stands_while_its_row_goes(signed_in: Desk) -> None:
-    """Somebody else skips the letter meanwhile: the question stays open, and the focus comes back from it."""
+    """Another operator skips the letter meanwhile: the question stays open, and returns the focus."""
     desk = signed_in
     desk.sell(13)
     [letter] = desk.system.runtime("shop.sales").dead_letters.find()
@@ -757,7 +767,7 @@ def test_a_question_stands_while_its_row_goes(signed_in: Desk) -> None:
 
 
 def test_the_focus_goes_to_the_next_row_when_its_own_is_done(signed_in: Desk) -> None:
-    """By keyboard from letter to letter; the button of a row that changes meanwhile keeps the focus as well."""
+    """By keyboard from letter to letter; the button of a row that changes meanwhile keeps the focus too."""
     desk = signed_in
     desk.sell(1, 13, 13)
     [first, second] = [str(letter.id) for letter in desk.system.runtime("shop.sales").dead_letters.find()]
@@ -775,7 +785,7 @@ def test_the_focus_goes_to_the_next_row_when_its_own_is_done(signed_in: Desk) ->
 
 
 def test_the_button_of_a_halted_key_keeps_the_focus_while_events_are_parked(signed_in: Desk) -> None:
-    """The number beside it changes; the button is the same."""
+    """The number beside it changes; the button stays the same node."""
     desk = signed_in
     desk.sell(13, 1, name="shop.ledger")
     desk.open("/of/shop.ledger")
@@ -789,7 +799,7 @@ def test_the_button_of_a_halted_key_keeps_the_focus_while_events_are_parked(sign
 
 
 def test_what_is_selected_scrolled_and_half_typed_stays(signed_in: Desk) -> None:
-    """A part of a state, marked to copy it, while the state changes; it follows when nothing is marked."""
+    """A part of a state is selected while the state changes; the text is updated once nothing is selected."""
     desk = signed_in
     desk.sell(*range(20, 60))
     desk.open("/of/shop.sales?key=pen")
@@ -813,7 +823,7 @@ def test_what_is_selected_scrolled_and_half_typed_stays(signed_in: Desk) -> None
 
 
 def test_an_answer_that_comes_late_is_not_drawn_over_a_newer_one(signed_in: Desk) -> None:
-    """A letter that was skipped does not come back for two seconds."""
+    """A skipped letter does not reappear for two seconds."""
     desk = signed_in
     desk.sell(13)
     desk.open("/of/shop.sales")

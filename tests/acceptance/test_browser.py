@@ -1,4 +1,4 @@
-"""Chromium with real pages: numbers move, the server goes and comes back, the page ends equal to the row."""
+"""Chromium with real pages: live numbers, a server that restarts, and pages that end equal to the row."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def sockets_opened(browser: Browser) -> int:
 
 
 def test_forty_boards_live_through_a_restart_on_one_socket(browser: Browser, tmp_path: Path) -> None:
-    """Killed with -9 and started again: the page comes back by itself, and every tile equals its row."""
+    """Killed with -9 and restarted: the page reconnects by itself, and every tile equals its row."""
     demo = Demo(tmp_path)
     try:
         sockets_opened(browser)
@@ -91,7 +91,10 @@ def test_forty_boards_live_through_a_restart_on_one_socket(browser: Browser, tmp
 
 def tiles(browser: Browser) -> dict[str, int]:
     """Return the number on each tile."""
-    script = "return [...document.querySelectorAll('#wall li')].map((t) => [t.dataset.code, t.querySelector('b').textContent])"
+    script = (
+        "return [...document.querySelectorAll('#wall li')]"
+        ".map((tile) => [tile.dataset.code, tile.querySelector('b').textContent])"
+    )
     return {code: int(number.replace(",", "")) for code, number in browser.execute_script(script)}
 
 
@@ -122,7 +125,7 @@ window.first = open_watch("a", "first");
 
 @pytest.fixture
 def app(sqlite_url: str) -> Iterator[Flask]:
-    """An app with a page that logs what the client calls."""
+    """An app with a page that logs the callbacks of the client."""
     keyfold = Keyfold()
     keyfold.register(Totals())
     app = Flask("test")
@@ -141,7 +144,7 @@ def system_of(app: Flask) -> ProjectionSystem:
 
 
 def logged(browser: Browser, label: str | int = "first") -> list[list[Any]]:
-    """Return what the callbacks of a watch were called with."""
+    """Return the arguments of a watch's callbacks."""
     log: list[list[Any]] = browser.execute_script("return window.log ?? []")
     return [entry[1:] for entry in log if entry[0] == label]
 
@@ -152,7 +155,7 @@ def deltas(browser: Browser, label: str = "first") -> list[int]:
 
 
 def add(app: Flask, key: str, count: int = 1) -> None:
-    """Commit so many."""
+    """Commit this number of events."""
     for _ in range(count):
         system_of(app).bus.dispatch(Added(key)).result(DEADLINE)
 
@@ -164,7 +167,7 @@ def open_page(browser: Browser, site: Site | TcpProxy) -> None:
 
 
 def test_after_a_cut_it_resumes_where_it_was(browser: Browser, app: Flask) -> None:
-    """Each delta once, in order, no second snapshot; what was committed while it was away is there."""
+    """Each delta once, in order, no second snapshot; commits during the outage are not missing."""
     with serve(app) as site:
         proxy = TcpProxy(site.port)
         open_page(browser, proxy)
@@ -183,7 +186,7 @@ def test_after_a_cut_it_resumes_where_it_was(browser: Browser, app: Flask) -> No
 
 
 def test_two_watches_of_a_key_share_a_channel_and_close_apart(browser: Browser, app: Flask) -> None:
-    """The second gets its own snapshot; after the first has closed the second goes on."""
+    """The second gets its own snapshot, and continues after the first has closed."""
     with serve(app) as site:
         sockets_opened(browser)
         open_page(browser, site)
@@ -204,7 +207,7 @@ def test_two_watches_of_a_key_share_a_channel_and_close_apart(browser: Browser, 
 
 
 def test_a_gap_asks_for_a_snapshot(browser: Browser, app: Flask) -> None:
-    """A delta that does not follow is not shown; the state is right again at once."""
+    """A delta that does not follow is not applied; a snapshot corrects the state at once."""
     with serve(app) as site:
         open_page(browser, site)
         add(app, "a")
@@ -229,7 +232,7 @@ def test_a_gap_asks_for_a_snapshot(browser: Browser, app: Flask) -> None:
 
 
 def test_refused_is_said_and_not_tried_again(browser: Browser, app: Flask) -> None:
-    """The status carries the server's message; other watches are not touched."""
+    """Its status has the server's message; other watches are not affected."""
     Totals.public, before = False, Totals.public
     try:
         with serve(app) as site:
@@ -271,7 +274,7 @@ def statuses(browser: Browser) -> list[str]:
 
 
 def test_more_watches_than_a_socket_may_have(browser: Browser, app: Flask) -> None:
-    """A hundred are live, the rest is told, on one socket; when some close, as many others come live."""
+    """A hundred are live on one socket, the others are refused; when some close, as many others go live."""
     with serve(app) as site:
         sockets_opened(browser)
         open_page(browser, site)
@@ -294,7 +297,7 @@ def test_more_watches_than_a_socket_may_have(browser: Browser, app: Flask) -> No
 
 
 def test_a_callback_that_throws_harms_no_other_watch(browser: Browser, app: Flask) -> None:
-    """The error is reported as an uncaught one; both watches end at the row, that of a broken reduce by a snapshot."""
+    """It is reported as uncaught; both watches end at the row, the one with a broken reduce by a snapshot."""
     with serve(app) as site:
         open_page(browser, site)
         browser.execute_script(
@@ -317,7 +320,7 @@ def test_a_callback_that_throws_harms_no_other_watch(browser: Browser, app: Flas
 
 
 def test_closed_at_once_and_watched_again_later(browser: Browser, app: Flask) -> None:
-    """The server holds nothing that the page has closed, and so the second watch comes live."""
+    """The server forgets a closed subscription, so the second watch goes live."""
     with serve(app) as site:
         open_page(browser, site)
         browser.execute_script("open_watch('b', 'closed').close(); open_watch('c', 'other')")
@@ -331,7 +334,7 @@ def test_closed_at_once_and_watched_again_later(browser: Browser, app: Flask) ->
 
 
 def test_streams_leave_the_page_connections_of_its_own(browser: Browser, app: Flask) -> None:
-    """Of six over HTTP/1.1 four are streams; the keys beyond are told, and a refused one tears down no other."""
+    """Of six over HTTP/1.1 four are streams; the other keys are told, and a refused one affects no other."""
     inner = app.wsgi_app
 
     def without_sockets(environ: Any, start_response: Any) -> Any:
@@ -372,7 +375,7 @@ watch("test.totals", "a", {
 
 
 def test_a_page_without_a_session_fetches_tickets(browser: Browser, sqlite_url: str) -> None:
-    """One for each time that it is asked; when one has had its time, the next carries on."""
+    """One ticket per request; when the time of one is over, the next one continues."""
 
     class Guarded(Totals):
         public = False
@@ -395,7 +398,7 @@ def test_a_page_without_a_session_fetches_tickets(browser: Browser, sqlite_url: 
 
 
 def test_the_pause_is_full_jitter() -> None:
-    """Uniform below a bound that doubles up to half a minute."""
+    """Uniformly distributed below a bound that doubles up to half a minute."""
     module = Path(__file__).parents[2] / "web" / "js" / "keyfold.js"
     program = (
         f"import {{ backoff }} from {json.dumps(module.as_uri())};"
@@ -407,7 +410,7 @@ def test_the_pause_is_full_jitter() -> None:
 
 
 def test_the_module_is_small_and_typed() -> None:
-    """One file without a build step, that can be read in one go."""
+    """One file without a build step, short enough to read at once."""
     js = Path(__file__).parents[2] / "web" / "js"
     assert len((js / "keyfold.js").read_text().splitlines()) < 600
     assert "export function watch" in (js / "keyfold.d.ts").read_text()

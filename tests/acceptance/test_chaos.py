@@ -38,7 +38,7 @@ def _quick_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Follower:
-    """A client on a thread: folds what it is told, and checks that it is contiguous."""
+    """A client on a thread: it folds the changes, and checks that they are contiguous."""
 
     def __init__(self, port: int, key: str) -> None:
         self.key = key
@@ -91,7 +91,7 @@ class Follower:
 
 @pytest.fixture
 def app(database_url: str) -> Iterator[Flask]:
-    """An app whose rings and outboxes are small, so that each way back is taken."""
+    """An app with small rings and send buffers, so that every recovery path is taken."""
     keyfold = Keyfold()
     keyfold.register(Totals())
     app = Flask("test")

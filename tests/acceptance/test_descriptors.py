@@ -16,7 +16,7 @@ MOST = 160
 
 
 def limited(limit: int) -> tuple[str, ...]:
-    """Return what a command begins with to run under a limit of open files."""
+    """Return the prefix of a command that is to run with a limit of open files."""
     return ("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh")
 
 

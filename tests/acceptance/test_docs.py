@@ -1,4 +1,4 @@
-"""What the docs show besides Python: the pages in a real browser, nginx in front."""
+"""The examples of the docs that are not Python: pages in a real browser, and nginx in front."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def blocks(page: Path, language: str) -> list[tuple[str, str]]:
 
 
 class Warehouse(Totals):
-    """What README and docs/live.md watch."""
+    """The projection that README and docs/live.md watch."""
 
     name = "inventory.warehouse"
 
@@ -40,7 +40,7 @@ class Warehouse(Totals):
 
 @pytest.fixture
 def warehouse(sqlite_url: str) -> Iterator[tuple[Keyfold, Flask, Site]]:
-    """A served app, whose page a test replaces."""
+    """A served app. Each test sets its page."""
     keyfold = Keyfold()
     keyfold.register(Warehouse())
     app = Flask("test")
@@ -66,8 +66,10 @@ def test_the_script_of_the_docs_watches(
     [(_, script)] = blocks(ROOT / file, "js")
     app.config["PAGE"] = (
         "<!doctype html><p id=seen></p><script>"
-        "const seen = []; const note = (...what) => { seen.push(what); document.getElementById('seen').textContent = JSON.stringify(seen); };"
-        "const draw = (stock) => note('draw', stock?.total ?? stock?.totals ?? null); const update = (sku, total) => note('update', sku, total);"
+        "const seen = []; const note = (...call) => { seen.push(call); "
+        "document.getElementById('seen').textContent = JSON.stringify(seen); };"
+        "const draw = (stock) => note('draw', stock?.total ?? stock?.totals ?? null);"
+        "const update = (sku, total) => note('update', sku, total);"
         f"</script><script type=module>{script}</script>"
     )
     browser.get(f"http://127.0.0.1:{site.port}/page")
@@ -84,7 +86,7 @@ def test_the_script_of_the_docs_watches(
 
 
 def test_the_boards_of_the_tutorial_move(tmp_path: Path, browser: Browser) -> None:
-    """What its reader sees: a dish comes, and goes when it is served."""
+    """A reader of the page sees a dish, until it is served."""
     for title, source in blocks(DOCS / "tutorial.md", "python"):
         (tmp_path / title).write_text(source)
     source = "from app import create_app\napp = create_app()\n"

@@ -31,7 +31,7 @@ def serving(directory: Path, module: str, database: str = "") -> AbstractContext
 
 
 def test_one_file_counts_on_every_page(tmp_path: Path, browser: Browser) -> None:
-    """The button of a real browser, and what the page shows then."""
+    """Pressing the button in a real browser changes the page."""
     with serving(tmp_path, "one_file") as server:
         site = server.site
         browser.get(f"http://127.0.0.1:{site.port}/")
@@ -83,7 +83,7 @@ def test_flask_sock_handlers_give_their_sockets_to_the_hub(tmp_path: Path) -> No
 
 
 def test_events_wait_for_the_app_s_own_commit(tmp_path: Path) -> None:
-    """What is rolled back is never seen; what is committed is seen at once."""
+    """A change that is rolled back is never shown; a committed one is shown at once."""
     with serving(tmp_path, "sqlalchemy_orders", f"sqlite:///{tmp_path}/orders.db") as server:
         site = server.site
         number = json.loads(site.send("/orders")[1])["order"]
@@ -101,7 +101,10 @@ def test_events_wait_for_the_app_s_own_commit(tmp_path: Path) -> None:
 def test_it_runs_by_itself(tmp_path: Path, module: str) -> None:
     """``python examples/one_file.py``, and Ctrl-C."""
     environment = {**os.environ, "PORT": "0", "KEYFOLD_DATABASE": f"sqlite:///{tmp_path}/live.db"}
-    program = f"import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_path({str(EXAMPLES / module)!r} + '.py', run_name='__main__')"
+    program = (
+        "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"runpy.run_path({str(EXAMPLES / module)!r} + '.py', run_name='__main__')"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         env=environment,

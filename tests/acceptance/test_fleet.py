@@ -1,4 +1,4 @@
-"""Four processes of four threads on one database, all at the same keys: what is killed, frozen or away loses nothing."""
+"""Four processes with four threads on the same keys: kills, freezes and outages lose no confirmed event."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ print("end", flush=True)
 
 
 class Member:
-    """A process that dispatches, and says which version of which key each of its events became."""
+    """A process that dispatches, and reports the key and the version of each event."""
 
     def __init__(self, url: str, events: int, keys: int) -> None:
         self.confirmed: list[tuple[str, int]] = []
@@ -84,7 +84,7 @@ class Member:
         assert self.process.wait(SECONDS) == 0, self._errors
 
     def remove(self) -> None:
-        """Leave nothing of it, whatever its condition."""
+        """Kill it in any condition."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(SECONDS)
@@ -106,7 +106,7 @@ def fleet(url: str, events: int, keys: int) -> Iterator[list[Member]]:
 
 
 def check(url: str, members: list[Member], *, unconfirmed: int = 0) -> int:
-    """Return how many events the rows have: no version was given twice, and what was confirmed is in the rows.
+    """Return the number of events in the rows, after a check: no version twice, no confirmed event missing.
 
     As many as are unconfirmed at most may be in the rows all the same.
     """
@@ -138,7 +138,7 @@ def test_four_processes_on_the_same_keys_lose_and_double_nothing(database_url: s
 
 
 def test_one_is_killed_in_the_middle(database_url: str) -> None:
-    """The others finish, and what it had confirmed is there."""
+    """The others finish, and its confirmed events are in the rows."""
     with fleet(database_url, 1_000, 10) as members:
         victim, *others = members
         victim.wait_for(100)
@@ -147,14 +147,14 @@ def test_one_is_killed_in_the_middle(database_url: str) -> None:
             member.wait_for_end()
         victim.remove()
         assert len(victim.confirmed) < 1_000
-        # Each of its threads had 20 events under way, and another 20 whose line was not written yet.
+        # Each of its threads had 20 events under way, and up to 20 confirmed ones not yet reported.
         check(database_url, members, unconfirmed=2 * THREADS * 20)
 
 
 def test_one_is_frozen_in_the_middle(database_url: str) -> None:
-    """On PostgreSQL the others finish meanwhile; a file of SQLite they have when it goes on. Then all is there."""
+    """On PostgreSQL the others finish meanwhile, on SQLite once it is thawed. Then all events are there."""
     if database_url.startswith("postgresql"):
-        # A tenth of what Keyfold sets, so that the test does not wait for it.
+        # A tenth of Keyfold's own value, to keep the test short.
         database_url += (
             "?options=-c%20idle_in_transaction_session_timeout%3D1000"
             "%20-c%20lock_timeout%3D1000%20-c%20statement_timeout%3D3000"

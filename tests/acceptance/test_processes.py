@@ -14,14 +14,14 @@ from support.programs import output_of, python
 
 
 def test_a_process_killed_in_the_middle_has_lost_nothing_that_it_reported(database_url: str) -> None:
-    """What a Receipt had reported when SIGKILL came is in the row."""
+    """Events that a Receipt had confirmed before SIGKILL are in the row."""
     process = python(
         'while True: print(system.bus.dispatch(Added("a")).result(60)[0].version, flush=True)', database_url
     )
     assert process.stdout is not None
     reported = [int(process.stdout.readline()) for _ in range(20)]
     process.kill()
-    # Not communicate(), which would overlook what readline has in its buffer.
+    # Not communicate(), which would miss the data in readline's buffer.
     reported += [int(line) for line in process.stdout.read().split("\n")[:-1]]
     process.communicate(timeout=60)
     with ProjectionSystem(database_url) as system:

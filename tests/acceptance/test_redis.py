@@ -1,4 +1,4 @@
-"""gunicorn's workers, a real database and a real Redis: every socket sees what any worker commits."""
+"""gunicorn's workers, a real database and a real Redis: every socket gets the commits of every worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POSTS = 40
 
 
 def post_all(server: Gunicorn, between: Callable[[], object] = lambda: None) -> int:
-    """Post from as many threads as there are keys, to all of them; return how many were confirmed for each key."""
+    """Post from as many threads as there are keys, to all of them; return the confirmed posts per key."""
     confirmed = [0] * KEYS
     lock = threading.Lock()
 
@@ -47,7 +47,7 @@ def post_all(server: Gunicorn, between: Callable[[], object] = lambda: None) -> 
 
 
 def last_version(watcher: Watcher, version: int) -> list[str]:
-    """Read until the version is reached, and return the kinds of the frames; the watcher checks that none is missing."""
+    """Read until the version is reached, and return the message types; the watcher checks for gaps."""
     kinds = []
     while True:
         frame = watcher.next()
@@ -61,7 +61,7 @@ def last_version(watcher: Watcher, version: int) -> list[str]:
 def test_every_socket_of_four_workers_sees_every_version(
     database_url: str, redis_server: RedisServer, tmp_path: Path, *, preload: bool
 ) -> None:
-    """Four workers write the same keys; wherever a socket is, its versions are contiguous and end at the total."""
+    """Four workers write the same keys; on each worker, the versions of a socket are contiguous."""
     config = json.dumps(
         {
             "KEYFOLD_REDIS": redis_server.url,
@@ -87,7 +87,7 @@ def test_every_socket_of_four_workers_sees_every_version(
 
 
 def follow(server: Gunicorn, key: str, version: int) -> Position | None:
-    """Watch a key, over as many connections as it takes, until it is at version. The client checks the order."""
+    """Watch a key until it is at version, over as many connections as needed. The client checks the order."""
     with Watch(f"http://127.0.0.1:{server.site.port}", "test.totals", key) as watch:
         while (change := watch.next(DEADLINE)) is not None and change.position.version < version:
             pass
@@ -95,7 +95,7 @@ def follow(server: Gunicorn, key: str, version: int) -> Position | None:
 
 
 def test_workers_are_recycled(database_url: str, redis_server: RedisServer, tmp_path: Path) -> None:
-    """Each worker ends after some requests: every post is answered, and every client comes back to where it was."""
+    """Each worker ends after some requests: every post is answered, and every client resumes its position."""
     config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_TUNING": {"heartbeat_seconds": 3600}})
     options = ["-c", "python:keyfold.web.gunicorn", "--threads", "4", "--max-requests", "12"]
     with (
@@ -137,7 +137,7 @@ def test_redis_goes_and_comes_back_under_load(
 
 
 def test_a_worker_is_killed(database_url: str, redis_server: RedisServer, tmp_path: Path) -> None:
-    """Sockets of the others go on as if nothing were, by what its successor commits too."""
+    """Sockets of the other workers continue undisturbed, also with the commits of its successor."""
     config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_TUNING": {"heartbeat_seconds": 3600}})
     with (
         gunicorn(tmp_path, "--threads", "4", workers=2, DATABASE=database_url, CONFIG=config) as server,
@@ -165,7 +165,8 @@ def test_postgresql_is_killed_and_a_worker_frozen_under_load(
 ) -> None:
     """Every post is confirmed all the same, the frozen one's when it goes on; every socket ends at its row.
 
-    All workers have worked before: one that has yet to start refuses its first event while there is no database.
+    All workers have worked before: one that has yet to start refuses its first event while there is no
+    database.
     """
     config = json.dumps({"KEYFOLD_REDIS": redis_server.url, "KEYFOLD_TUNING": {"heartbeat_seconds": 3600}})
     with (

@@ -1,4 +1,4 @@
-"""The same messages on every server: gunicorn's workers, Werkzeug, gevent, eventlet, TLS, and no sockets."""
+"""The same messages on every server: gunicorn's workers, Werkzeug, gevent, eventlet, TLS; 501 on others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that ask and hardly read: what waits for them stays bounded, and so does the memory of the worker."""
+"""Clients that ask and hardly read: their waiting bytes stay bounded, and so does the worker's memory."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Talker:
         self.sock.connect(("127.0.0.1", self._port))
         key = base64.b64encode(os.urandom(16)).decode()
         self.sock.sendall(
-            f"GET /ws/projection HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nUpgrade: websocket\r\nConnection: "
-            f"Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+            f"GET /ws/projection HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nUpgrade: websocket\r\n"
+            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
         )
         assert self.sock.recv(4096).startswith(b"HTTP/1.1 101")
         self.sock.setblocking(False)

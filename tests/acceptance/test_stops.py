@@ -1,4 +1,4 @@
-"""Promise 11 with a real gunicorn and its hooks: SIGTERM under load, with many sockets, without a database."""
+"""Promise 11 with a real gunicorn and its hooks: SIGTERM under load, with many sockets, or no database."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_thousand_sockets_are_told_and_every_accepted_event_is_committed(
                 one.result(DEADLINE)
         assert codes_of(watchers) == {1001}
         total = total_of(database_url)
-        # A burst whose answer the stop cut off may be in it as well, and then whole.
+        # A burst that lost its response by the stop may be in it as well, but then completely.
         assert total >= sum(accepted)
         assert total % 200 == 0
         assert "Traceback" not in "".join(server.log)
@@ -165,7 +165,7 @@ def test_a_request_under_way_is_answered(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_worker_ends_though_no_thread_can_say_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the server itself does at the signal comes in any case."""
+    """The server's own handling of the signal happens in any case."""
     heard = list[int]()
     before = signal.signal(signal.SIGTERM, lambda number, _frame: heard.append(number))
     others = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGQUIT)}
@@ -255,8 +255,12 @@ threading.Event().wait(60)
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program, url],
-        env=ENVIRONMENT | {"PYTHONUNBUFFERED": "1"}, cwd="/", text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        env=ENVIRONMENT | {"PYTHONUNBUFFERED": "1"},
+        cwd="/",
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     os.kill(process.pid, signal.SIGINT)

@@ -169,7 +169,7 @@ def reader_in(directory: Path) -> Iterator[Reader]:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
-    """A reader who begins."""
+    """A reader at the beginning of the tutorial."""
     with reader_in(tmp_path) as made:
         yield made
 

@@ -1,4 +1,4 @@
-"""Two machines, one Redis, one database: what happens when the cable between one of them and Redis is cut."""
+"""Two machines, one Redis, one database: the cable between one of the machines and Redis is cut."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_to(watcher: Watcher, version: int) -> list[str]:
 def test_the_cable_to_redis_is_cut_and_mended(
     far: Machine, redis: RedisServer, file_url: str, tmp_path: Path
 ) -> None:
-    """Each machine goes on with its own; once the cable is mended, each has what it missed, though nothing is written."""
+    """Each machine works alone; after the repair each gets the missed commits, without any new write."""
 
     def serve(name: str, address: str, **options: Any) -> Gunicorn:
         config = {"KEYFOLD_REDIS": redis.url_at(address), "KEYFOLD_TUNING": {"heartbeat_seconds": 3600}}
@@ -104,7 +104,7 @@ def test_the_cable_to_redis_is_cut_and_mended(
         assert read_to(distant[1], 4) == ["delta"]
         until(lambda: backplane()["dropped"] > dropped)
         far.mend()
-        # What was on its way when the cable was cut, TCP may bring; what came later is lost.
+        # TCP may still deliver packets that were on their way; later ones are lost.
         read_to(distant[0], 3)
         assert read_to(near[1], 4)[-1] == "gap"
         until(lambda: not backplane()["trouble"])

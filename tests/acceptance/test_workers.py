@@ -1,4 +1,4 @@
-"""What an operator sees of several gunicorn workers, whichever of them answers."""
+"""An operator sees all gunicorn workers, no matter which of them answers."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class Oracle:
         self.letters: Counter[Part] = Counter()
         self.rebuilt: set[str] = set()
         self.replaced: set[tuple[str, str]] = set()
-        """Keys that somebody tried to rebuild or wipe."""
+        """Keys that a process tried to rebuild or wipe."""
         self.uncertain: set[tuple[str, str]] = set()
         """Keys on which an operator's command has no known outcome."""
         self.uncertain_ids: set[str] = set()
@@ -193,7 +193,7 @@ class Oracle:
         elif attempt["of"] == "skip" and error != "VersionConflict":
             self._unsure(
                 attempt
-            )  # LetterNotFound too: its own commit, whose answer was lost, may have removed it
+            )  # LetterNotFound too: its own commit may have removed it, and only the answer was lost
         elif error in _UNCERTAIN and attempt["of"] in ("retry", "resume"):
             self._unsure(attempt)
 

@@ -141,7 +141,7 @@ class Account:
         self.letters: set[str] = set()
         """Raised: a letter, and not in the state."""
         self.either: set[str] = set()
-        """A letter whose retry was interrupted: once, in the state or as a letter."""
+        """A letter with an interrupted retry: once, in the state or as a letter."""
         self.gone: set[str] = set()
         """Replaced by a rebuild or a wipe: not in the state."""
 
@@ -393,7 +393,7 @@ class Scenario:
         undone = sum(not given.receipt.done() for given in self.given)
         if in_flight < 0:
             self.outcome.violated(f"{in_flight} events are in flight")
-        # Once more, and longer: an event whose dispatch was interrupted may be on its way without a Receipt.
+        # Once more, and longer: after an interrupted dispatch, an event may be on its way without a Receipt.
         if not undone and (not settled or in_flight) and not system.settle(MARGIN):
             in_flight = system.stats()["in_flight"]
             self.outcome.violated(

@@ -296,7 +296,7 @@ class Life:
         )  # fmt: skip
 
     def undone(self, patience: float) -> list[str]:
-        """Return the events whose Receipts do not end within so many seconds, in all."""
+        """Return the events with Receipts that do not end within this number of seconds in all."""
         deadline, undone = monotonic() + patience, []
         for id_, _, receipt in list(self.receipts):
             try:

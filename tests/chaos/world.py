@@ -18,7 +18,7 @@ SLOW = "slow"
 POISON = ("poison", "exit", "unprintable")
 """Raised by ``apply`` unless the process has mended it."""
 ILL_TYPED = ("list", "nan", "infinity", "unencodable", "list in event", "nan in event")
-"""Makes a state, or is an event, that can't be read back: has to be refused, whatever happens."""
+"""Makes a state, or is an event, that cannot be read back: it must be refused in every case."""
 
 
 class Unprintable(Exception):

@@ -1,15 +1,13 @@
-"""docs/operating.md names every metric, action, command and setting that there is; docs/testing.md runs."""
+"""docs/operating.md names every metric, action and command that there is; docs/testing.md runs."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import click
-from keyfold.actors.settings import Settings
 from keyfold.web.cli.commands import make_cli
 from keyfold.web.operator.actions import ACTIONS
 from keyfold.web.operator.metrics import Metrics
@@ -42,13 +40,6 @@ def test_every_action_and_command_is_listed() -> None:
             assert inner in PAGE
         if not isinstance(command, click.Group):
             assert any("--json" in option.opts for option in command.params), name
-
-
-def test_every_limit_of_the_system_is_in_the_docs() -> None:
-    """Each setting of the actors' part."""
-    texts = PAGE + README + (DOCS / "live.md").read_text()
-    for field in fields(Settings):
-        assert field.name.upper() in texts, field.name
 
 
 def test_the_examples_about_testing_run() -> None:

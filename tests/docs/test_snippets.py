@@ -77,7 +77,14 @@ def test_every_page_with_python_is_run_here_or_elsewhere() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["index.md", "guides/projections.md", "guides/errors.md", "guides/security.md", "howto/serving.md"],
+    [
+        "index.md",
+        "configuration.md",
+        "guides/projections.md",
+        "guides/errors.md",
+        "guides/security.md",
+        "howto/serving.md",
+    ],
 )
 def test_it_runs(run: Run, page: str) -> None:
     """These pages assert their claims themselves."""

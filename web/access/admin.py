@@ -94,7 +94,7 @@ class AdminAccess:
     # -- cookies
 
     def issue_cookie(self) -> str:
-        """Return the value of ADMIN_COOKIE for an operator who has shown the token."""
+        """Return the value of ADMIN_COOKIE, after a login with the token."""
         return self._cookies.issue()
 
     def renew_cookie(self, request: Request) -> str | None:

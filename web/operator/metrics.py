@@ -74,7 +74,10 @@ _BACKPLANE = {
 
 
 class Metrics:
-    """Mirrors the stats of one system into the metrics of its own registry, counters by their increase."""
+    """Mirrors the stats of one system into the metrics of its own registry, counters by their increase.
+
+    It has more than 12 attributes: one per metric, or per group of metrics with the same labels.
+    """
 
     def __init__(self) -> None:
         self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ

@@ -125,7 +125,7 @@ def _logout() -> AnyResponse:
 
 
 def _renew_cookie(response: Response) -> Response:
-    """Keep an operator signed in whose page is open."""
+    """Keep the operator of an open page signed in."""
     state = current_state()
     if request.method != "POST" and request.path.startswith(f"{state.settings.url_prefix}/admin/projections"):
         renewed = state.access.admin.renew_cookie(request)
@@ -215,7 +215,7 @@ def _act(name: str) -> Response:
     details["wish"] = {
         field: body[field] for field in ("action", "letter", "key", "position", "client") if field in body
     }
-    _logger.warning("an operator asks of %s: %s", name, details["wish"], extra=details)
+    _logger.warning("an operator asks for an action on %s: %s", name, details["wish"], extra=details)
     try:
         return _as_response({"message": act(runtime, body)})
     except InvalidKey as error:

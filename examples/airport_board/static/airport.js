@@ -29,10 +29,10 @@ function flightRow(flight) {
   return row;
 }
 
-function carrierRow([carrier, tally], most) {
+function carrierRow([carrier, tally], max) {
   const item = element("li");
   const bar = element("i", "bar");
-  bar.style.setProperty("--share", tally.flights / most);
+  bar.style.setProperty("--share", tally.flights / max);
   item.append(
     element("span", "name", names.carriers[carrier] ?? carrier),
     element("b", "num", count(tally.flights)),
@@ -54,8 +54,8 @@ const draw = drawSoon(() => {
   byId("empty").hidden = state.latest.length > 0;
   newest = state.latest.length ? state.latest[0].number : 0;
   const carriers = Object.entries(state.carriers).sort(([, a], [, b]) => b.flights - a.flights);
-  const most = Math.max(1, ...carriers.map(([, tally]) => tally.flights));
-  byId("carriers").replaceChildren(...carriers.map((entry) => carrierRow(entry, most)));
+  const max = Math.max(1, ...carriers.map(([, tally]) => tally.flights));
+  byId("carriers").replaceChildren(...carriers.map((entry) => carrierRow(entry, max)));
   if (lags.length) {
     const median = [...lags].sort((a, b) => a - b)[lags.length >> 1];
     byId("lag").textContent = `${Math.max(0, median).toFixed(median < 10 ? 1 : 0)} ms`;

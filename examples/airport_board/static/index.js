@@ -39,7 +39,7 @@ const draw = drawSoon(() => {
   byId("cancelled").textContent = count(state.total.cancelled);
   byId("delay").textContent = minutes(mean(state.total));
   byId("places").textContent = count(Object.keys(state.airports).length);
-  const most = Math.max(1, ...Object.entries(state.airports).map(([code, t]) => (HUBS.includes(code) ? 0 : t.flights)));
+  const max = Math.max(1, ...Object.entries(state.airports).map(([code, t]) => (HUBS.includes(code) ? 0 : t.flights)));
   const order = Object.entries(state.airports).sort(([a, s], [b, t]) => t.flights - s.flights || a.localeCompare(b));
   for (const code of HUBS) row(code);
   for (const [code, tally] of order) {
@@ -47,7 +47,7 @@ const draw = drawSoon(() => {
     parts.count.textContent = count(tally.flights);
     const cancelled = tally.cancelled ? ` · ${count(tally.cancelled)} cancelled` : "";
     parts.detail.textContent = `${minutes(mean(tally))} mean delay${cancelled}`;
-    parts.bar.style.setProperty("--share", HUBS.includes(code) ? 0 : tally.flights / most);
+    parts.bar.style.setProperty("--share", HUBS.includes(code) ? 0 : tally.flights / max);
     if (changed.has(code)) {
       parts.link.classList.remove("flash");
       void parts.link.offsetWidth;

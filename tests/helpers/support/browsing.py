@@ -1,4 +1,4 @@
-"""A headless Chromium, and waiting for what its page shows."""
+"""A headless Chromium, and functions that wait for the content of its page."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def chromium() -> Iterator[Browser]:
 
 
 def found(program: str) -> str:
-    """Return where it is; tests/install_tools.sh puts it there."""
+    """Return the path of a program that tests/install_tools.sh installs."""
     path = shutil.which(program)
     assert path, f"{program} is missing: run make test"
     return path
 
 
 def wait(browser: Browser, what: Callable[[], Any]) -> Any:
-    """Return what it says as soon as that is true; an element that was replaced meanwhile is looked for again."""
+    """Return the condition's value as soon as it is true. An element that was replaced is looked up again."""
 
     def ask(_browser: object) -> Any:
         try:
             return what()
         except WebDriverException as error:
-            # What ChromeDriver says of an element when the page is replaced between finding it and reading it.
+            # ChromeDriver's error if the page is replaced between finding an element and reading it.
             if "does not belong to the document" in str(error):
                 return None
             raise
@@ -62,6 +62,6 @@ def wait(browser: Browser, what: Callable[[], Any]) -> Any:
 
 
 def text_of(browser: Browser, element: str) -> str:
-    """Return what the page shows there."""
+    """Return the visible text of an element."""
     text: str = browser.find_element("id", element).text
     return text

@@ -15,7 +15,7 @@ from .parking import Parking
 
 @dataclass
 class Added:
-    """Add an amount to a key, or do what ``then`` says before that."""
+    """Add an amount to a key, after a call of ``then``, if it is given."""
 
     key: str
     amount: int = 1
@@ -65,7 +65,7 @@ def poison(_state: Total) -> None:
 
 
 class RecordingBroadcaster(Broadcaster):
-    """Remembers what it is told; ``before`` runs first, and may raise or look at the database."""
+    """Records all calls. ``before`` is called first, and may raise or read the database."""
 
     def __init__(self, before: Callable[[Committed], object] | None = None) -> None:
         self.published: list[Committed] = []

@@ -1,4 +1,4 @@
-"""Rows that do not load, or went back, as another release, a restored backup or a person would make them."""
+"""Rows that do not load or have gone back, as after another release, a restored backup or a manual change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keyfold.store import SnapshotStore
 from keyfold.store.rows import Row, RowKey
 
 BROKEN = '{"total": "many", "amounts": []}'
-"""JSON, but no state of Totals."""
+"""JSON, but not a state of Totals."""
 
 
 def damage(
@@ -52,7 +52,7 @@ def copy_row(store: SnapshotStore, key: str, *, name: str = "test.totals") -> Co
 
 
 def restore(store: SnapshotStore, copy: Copy) -> None:
-    """Set a row back to its copy: what was committed meanwhile is lost."""
+    """Set a row back to its copy: later commits are lost."""
     database = store.database
 
     def write() -> None:
@@ -71,7 +71,7 @@ def restore(store: SnapshotStore, copy: Copy) -> None:
 
 
 class Replica:
-    """A replica that comes no further than to one row as it is now. A balancer sends the store's reads of it there."""
+    """A replica that stays at the present version of one row. The store reads this row from it."""
 
     def __init__(self, store: SnapshotStore, name: str, key: str) -> None:
         self._store, self._row_key = store, (name, key)
@@ -84,5 +84,5 @@ class Replica:
         return rows | self._row if self._row_key in row_keys else rows
 
     def catch_up(self) -> None:
-        """Have reads see the commits again."""
+        """Let the store read the present row again."""
         self._store.rows = self._primary  # type: ignore[method-assign]

@@ -54,8 +54,10 @@ def echo(ws):
         ws.send(ws.receive())
 sock.init_app(app)
 """
-"""A WSGI module: POST /add/KEY counts, GET /facts returns the numbers of threads and sockets; /own and /echo are
-Flask-Sock handlers, of which the first gives its socket to the hub."""
+"""A WSGI module: POST /add/KEY adds, GET /facts returns the numbers of threads and sockets.
+
+/own and /echo are Flask-Sock handlers; the first gives its socket to the hub.
+"""
 
 
 class Gunicorn:
@@ -104,7 +106,7 @@ class Gunicorn:
         return self.process.wait(DEADLINE)
 
     def remove(self) -> None:
-        """Make sure that nothing is left of it: a worker outlives a master that is killed for a while."""
+        """Kill all its processes: a worker outlives its killed master for a while."""
         if self.process.poll() is None:
             self.process.terminate()
             try:

@@ -1,4 +1,4 @@
-"""A second machine: a network of its own, joined to this one by a cable that can be cut. Needs root, and Linux."""
+"""A second machine: a network namespace, connected by a cable that can be cut. Needs root, and Linux."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CLONE_NEWNET = 0x40000000
 
 
 def can_be_made() -> bool:
-    """Say whether this user may make networks here."""
+    """Return whether this user may create networks."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         return False
     name = f"kf-try-{os.getpid()}"
@@ -29,7 +29,7 @@ def can_be_made() -> bool:
 
 
 class Machine:
-    """Shares files and memory with this one, but no network; ``here`` is the address of this one's end of the cable."""
+    """Shares files and memory with this machine, but no network. ``here`` is this end's address."""
 
     def __init__(self) -> None:
         pid = os.getpid()
@@ -51,11 +51,11 @@ class Machine:
 
     @property
     def command(self) -> list[str]:
-        """What a command begins with to run there."""
+        """The prefix of a command that is to run on it."""
         return ["ip", "netns", "exec", self.name]
 
     def run(self, work: Callable[[], T]) -> T:
-        """Run work on a thread that is there. Sockets that it opens stay there."""
+        """Run work on a thread of that machine. The sockets that it opens stay there."""
         with ThreadPoolExecutor(1, initializer=self._move) as pool:
             return pool.submit(work).result(DEADLINE)
 
@@ -68,7 +68,7 @@ class Machine:
             os.close(namespace)
 
     def cut(self) -> None:
-        """Let no packet through, and tell nobody: what was sent is lost, connections stay open."""
+        """Drop all packets without an error: sent data is lost, connections stay open."""
         _ip("-n", self.name, "link", "set", "cable", "down")
 
     def mend(self) -> None:
@@ -76,7 +76,7 @@ class Machine:
         _ip("-n", self.name, "link", "set", "cable", "up")
 
     def remove(self) -> None:
-        """Take it away, its end of the cable and ours."""
+        """Remove the machine and both ends of the cable."""
         _ip("netns", "del", self.name)
 
 

@@ -16,8 +16,8 @@ AROUND = """
 daemon off; pid {here}/nginx.pid; error_log stderr; worker_processes 1;
 events {{ worker_connections 256; }}
 http {{
-access_log off; client_body_temp_path {here}/body; proxy_temp_path {here}/proxy; fastcgi_temp_path {here}/fastcgi;
-uwsgi_temp_path {here}/uwsgi; scgi_temp_path {here}/scgi;
+access_log off; client_body_temp_path {here}/body; proxy_temp_path {here}/proxy;
+fastcgi_temp_path {here}/fastcgi; uwsgi_temp_path {here}/uwsgi; scgi_temp_path {here}/scgi;
 {inner}
 }}
 """

@@ -11,7 +11,7 @@ DEADLINE = 20.0
 
 
 class Parking:
-    """``park()`` blocks whoever calls it until ``release()``; ``wait_for_arrival()`` waits for that."""
+    """``park()`` blocks its thread until ``release()``; ``wait_for_arrival()`` waits for a parked thread."""
 
     def __init__(self) -> None:
         self._arrived = threading.Semaphore(0)
@@ -27,12 +27,12 @@ class Parking:
         assert self._arrived.acquire(timeout=DEADLINE), "nobody came to park"
 
     def release(self) -> None:
-        """Let everyone go, now and later."""
+        """Release all threads, now and later."""
         self._leave.set()
 
 
 def wait_until(predicate: Callable[[], bool]) -> None:
-    """Return once it is so; look every few milliseconds at what nothing tells of. Fails at the deadline."""
+    """Poll a condition every few milliseconds until it is true. Fails at the deadline."""
     condition, ends = threading.Condition(), monotonic() + DEADLINE
     with condition:
         while not predicate():

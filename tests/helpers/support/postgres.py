@@ -59,7 +59,7 @@ class PostgresServer:
         return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}"
 
     def file_url_of(self, database: str) -> str:
-        """The URL of a database by a socket in the file system, which no network is part of."""
+        """The URL of a database over a socket in the file system, without any network."""
         return f"postgresql://postgres@/{database}?host={self.directory}&port={self.port}"
 
     def start(self) -> None:
@@ -92,7 +92,7 @@ class PostgresServer:
         psutil.wait_procs(family, timeout=_SECONDS)
 
     def stop(self) -> None:
-        """End it in good order, rolling back what is open."""
+        """Shut it down cleanly; open transactions are rolled back."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(_SECONDS)
@@ -109,7 +109,7 @@ class PostgresServer:
         return name
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, whoever is connected to it."""
+        """Drop a database, even while clients are connected to it."""
         self.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
     def execute(self, sql: str) -> None:
@@ -136,11 +136,11 @@ def _follow(process: subprocess.Popen[str], ready: threading.Event, lines: list[
             del lines[:-200]
             if "ready to accept connections" in line:
                 ready.set()
-    ready.set()  # it has ended; whoever waits looks at the exit code
+    ready.set()  # it has ended; the waiting thread checks the exit code
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody uses at the moment."""
+    """Return a port of 127.0.0.1 that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -27,7 +27,7 @@ def python(program: str, *arguments: str, stdin: int | None = None) -> subproces
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
-    """Return what it printed, once it has ended well."""
+    """Wait until it has ended with code 0, and return its output."""
     out, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, errors
     return out

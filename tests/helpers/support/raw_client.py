@@ -26,7 +26,7 @@ def client_frame(
     masked: bool = True,
     length: int | None = None,
 ) -> bytes:
-    """Return a frame of a client, with whatever is to be wrong with it. ``length`` may lie."""
+    """Return a client's frame, with any error that is asked for. ``length`` may be wrong."""
     first = (0x80 if final else 0) | reserved << 4 | opcode
     size = len(payload) if length is None else length
     mask_bit = 0x80 if masked else 0
@@ -112,12 +112,12 @@ class RawClient:
         return taken
 
     def close(self) -> None:
-        """Close the socket, without goodbye."""
+        """Close the socket without a close frame."""
         self.sock.close()
 
 
 class Echo(WebSocketConnection):
-    """Sends back what it gets, by the library's own frame handling."""
+    """Echoes each message, by the library's own frame handling."""
 
     __slots__ = ()
 
@@ -128,7 +128,6 @@ class Echo(WebSocketConnection):
         return 1e9
 
     def message(self, opcode: Opcode, payload: bytes) -> None:
-        """Answer with the same."""
         frame = bytearray(client_frame(opcode, payload, masked=False))
         self.push(bytes(frame))
 

@@ -28,7 +28,7 @@ class RedisServer:
         return self.url_at("127.0.0.1")
 
     def url_at(self, address: str) -> str:
-        """The URL for those who reach it by another of its addresses."""
+        """The URL with another address of this machine."""
         return f"redis://{address}:{self.port}/0"
 
     def start(self) -> None:
@@ -52,12 +52,12 @@ class RedisServer:
             self._process = None
 
     def freeze(self) -> None:
-        """Let it answer nothing, with its connections open."""
+        """Freeze it: its connections stay open, without answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Thaw it."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 

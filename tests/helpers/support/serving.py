@@ -26,12 +26,12 @@ class _Quiet(WSGIRequestHandler):
 
 
 class Site:
-    """Where a server listens."""
+    """The address of a server, and requests to it."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.context: ssl.SSLContext | None = None
-        """How to trust it, if it speaks TLS."""
+        """For a server with TLS: the context that trusts it."""
 
     def post(self, path: str) -> str:
         """Return the text of an empty POST."""
@@ -94,7 +94,7 @@ class Site:
 
 
 class Watcher:
-    """A client that checks the rules of the wire as it reads."""
+    """A client that checks the order of the messages as it reads them."""
 
     def __init__(self, socket: websocket.WebSocket) -> None:
         self.socket = socket
@@ -102,7 +102,7 @@ class Watcher:
         self.positions: dict[str, tuple[str, int]] = {}
 
     def next(self) -> dict[str, Any]:
-        """Return the next frame; a delta must be contiguous."""
+        """Return the next message; a delta must follow the last one."""
         frame: dict[str, Any] = json.loads(self.socket.recv())
         if frame["type"] == "snapshot":
             self.position = frame["epoch"], frame["version"]
@@ -114,7 +114,7 @@ class Watcher:
         return frame
 
     def next_of_many(self) -> dict[str, Any]:
-        """Return the next frame, of whatever channel; that of each channel must be contiguous."""
+        """Return the next message of any channel; the deltas of each channel must be contiguous."""
         frame: dict[str, Any] = json.loads(self.socket.recv())
         channel = frame.get("channel", "")
         if frame["type"] == "delta":
@@ -150,7 +150,7 @@ class Watcher:
 
 @contextmanager
 def serve(app: Flask) -> Iterator[Site]:
-    """Serve app by Werkzeug, a thread a request."""
+    """Serve an app by Werkzeug, with one thread per request."""
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="server", daemon=True)
     thread.start()

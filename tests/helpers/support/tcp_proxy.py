@@ -82,7 +82,7 @@ class TcpProxy:
         self._frozen.set()
 
     def thaw(self) -> None:
-        """Forward again, what was held back included."""
+        """Forward again, including the data that was held back."""
         self._frozen.clear()
         self._wake()
 

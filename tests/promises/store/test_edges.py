@@ -1,4 +1,4 @@
-"""The store where something else ends: connections, files, forks, transactions of the app's, older releases."""
+"""The store at its edges: lost connections and files, forks, transactions of the app's, older releases."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def in_thread(call: Callable[[], Any]) -> Future[Any]:
 
 
 def test_a_pool_of_the_apps_own_that_is_exhausted_is_waited_for(postgres_url: str) -> None:
-    """Nothing says that the data is bad: an event that was accepted is committed once there is a connection."""
+    """The error does not blame the data: an accepted event is committed once there is a connection."""
     parts = urlsplit(postgres_url)
     database = PooledPostgresqlDatabase(
         parts.path[1:], max_connections=2, user="postgres", host=parts.hostname, port=parts.port
@@ -74,7 +74,7 @@ def test_a_pool_of_the_apps_own_that_is_exhausted_is_waited_for(postgres_url: st
         KeyError("x"),
     ],
 )
-def test_whatever_connecting_raises_may_be_over_later(store: SnapshotStore, error: Exception) -> None:
+def test_any_error_of_connecting_may_be_over_later(store: SnapshotStore, error: Exception) -> None:
     """StoreUnavailable: no data was sent that could be at fault."""
     store.ensure_tables()
 
@@ -119,7 +119,7 @@ def test_only_the_calls_of_the_threads_named_are_interrupted(postgres_url: str) 
 
 
 def test_a_first_dispatch_in_the_apps_own_sqlite_transaction_raises_at_once(sqlite_url: str) -> None:
-    """It would lock itself out. The error says what to do; afterwards everything works, for all threads."""
+    """It would lock itself out. The error says how to avoid it; afterwards all threads can work."""
     with ProjectionSystem(sqlite_url) as system:
         system.register(Totals())
         database = system.store.database
@@ -191,7 +191,7 @@ def fork_and_wait() -> int:
 
 
 def test_a_child_forked_while_a_thread_writes_to_sqlite_can_write(sqlite_url: str) -> None:
-    """The fork waits for the transaction: the child would inherit its lock, and nobody there to let go of it."""
+    """The fork waits for the transaction: the child would inherit a lock that no thread releases."""
     store = SnapshotStore(sqlite_url)
     store.ensure_tables()
     parking, forked = Parking(), threading.Event()
@@ -276,7 +276,7 @@ def test_a_fork_that_waits_for_too_long_names_the_threads_that_are_inside(
 
 
 def test_a_file_that_was_deleted_is_written_no_more_until_it_is_back(tmp_path: Path) -> None:
-    """No Receipt says committed, trouble names the file, and no new one is made; back again, all is written."""
+    """No Receipt says committed, trouble names the file, and no new one is made until it is back."""
     file, away = tmp_path / "shop.db", tmp_path / "away.db"
     with ProjectionSystem(f"sqlite:///{file}", close_timeout=5) as system:
         totals = system.register(Totals())
@@ -353,13 +353,13 @@ def test_a_value_over_a_row_keeps_the_rows_schema_version(store: SnapshotStore) 
 
 def test_a_value_of_a_projection_is_a_state_in_its_shape(store: SnapshotStore) -> None:
     """Of its schema_version, and never over the row of a newer release."""
-    store.schema_versions["test"] = 2
+    store.register_schema("test", 2)
     store.commit([FIRST])
     store.write("test", "a", 500)
     row = store.row("test", "a")
     assert row is not None
     assert (row.schema_version, row.state) == (2, b"500")
-    store.schema_versions["test"] = 1
+    store.register_schema("test", 1)
     with pytest.raises(StoreError, match="newer release"):
         store.write("test", "a", 7)
     assert store.read("test", "a") == 500

@@ -1,4 +1,4 @@
-"""What operators and machines see: the admin URLs, probes, metrics, signals, logs, spans."""
+"""Operating: the admin URLs, probes, metrics, signals, logs and spans."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Operated:
         status, _, text = self.site.request(path, **headers)
         return status, json.loads(text) if text.startswith("{") else text
 
-    def act(self, name: str, wish: Any, **headers: str) -> tuple[int, str]:
-        """POST an action and return status and what is said."""
+    def act(self, name: str, action: Any, **headers: str) -> tuple[int, str]:
+        """POST an action, and return status and message."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.site.port}/admin/projections/of/{name}/actions",
-            data=json.dumps(wish).encode(),
+            data=json.dumps(action).encode(),
             headers={"Content-Type": "application/json", **headers},
         )
         try:
@@ -103,13 +103,13 @@ def halt(operated: Operated, key: str = "a") -> int:
     """Halt a key of test.audited behind one good event, and return the id of the head."""
     runtime = operated.system.runtime("test.audited")
     runtime.accept(Added(key)).result(DEADLINE)
-    # What is dispatched is not JSON, for its function; the letter is told apart by that.
+    # The event is not JSON, because of its function. This distinguishes its letter.
     runtime.accept(Added(key, 2, poison)).exception(DEADLINE)
     assert isinstance(runtime.accept(Added(key, 3)).exception(DEADLINE), KeyHalted)
     return runtime.dead_letters.find(key)[0].id
 
 
-# -- who may
+# -- rights
 
 
 PATHS = [
@@ -135,7 +135,7 @@ def test_the_operator_s_urls_are_closed(
         assert operated.get(path, **headers)[0] == 403
 
 
-def test_a_pass_is_worth_nothing_with_another_token(operate: Callable[..., Operated]) -> None:
+def test_an_admin_cookie_is_worth_nothing_with_another_token(operate: Callable[..., Operated]) -> None:
     """It is signed with the token that was shown."""
     first, second = operate(), operate(KEYFOLD_ADMIN_TOKEN="another")
     cookie = {"Cookie": f"keyfold_admin={first.app.extensions['keyfold'].access.admin.issue_cookie()}"}
@@ -202,7 +202,7 @@ def test_no_projection_takes_a_name_of_keyfold_s_own(operated: Operated) -> None
 
 
 def browser_of(operated: Operated) -> tuple[urllib.request.OpenerDirector, http.cookiejar.CookieJar, str]:
-    """Return what a browser has after the login page: an opener with cookies, and the CSRF word."""
+    """Return an opener with the cookies of a browser on the login page, and its CSRF token."""
     jar = http.cookiejar.CookieJar()
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -224,7 +224,7 @@ def post(opener: urllib.request.OpenerDirector, url: str, data: bytes, **headers
 
 
 def test_a_page_that_asks_keeps_its_operator_signed_in(operated: Operated) -> None:
-    """With a new pass before the old one ends; whoever has gone, or has signed out, gets none."""
+    """With a new cookie before the old one ends. An operator who has left, or has signed out, gets none."""
     admin = operated.app.extensions["keyfold"].access.admin
     client = operated.app.test_client()
 
@@ -247,7 +247,7 @@ def test_a_page_that_asks_keeps_its_operator_signed_in(operated: Operated) -> No
 
 
 class Clock:
-    """Shows what a test sets, and counts how often it is looked at."""
+    """Shows the time that a test sets, and counts how often it is read."""
 
     now = 1_000_000.0
     looks = 0
@@ -258,7 +258,7 @@ class Clock:
 
 
 def test_a_page_that_only_listens_stays_until_its_login_ends(operate: Callable[..., Operated]) -> None:
-    """Its socket shows the pass it came with for ever: asked again, that stands for its renewals."""
+    """Its socket can only show its first cookie: for connections, that is valid until the login ends."""
     operated, clock = operate(KEYFOLD_REAUTHORIZE_SECONDS=0.02), Clock()
     admin = operated.app.extensions["keyfold"].access.admin
     admin._cookies = AdminCookies(TOKEN, clock)
@@ -323,9 +323,7 @@ def test_signing_in_needs_the_token_and_acting_needs_the_csrf_word(operated: Ope
     assert operated.system.runtime("test.totals").read("a") is not None
     assert post(opener, acting, wipe, **kind, **{"X-Keyfold-CSRF": csrf}) == 200
     assert operated.system.runtime("test.totals").read("a") is None
-    assert (
-        post(opener, f"{base}/logout", f"csrf={csrf}".encode()) == 403
-    )  # what it leads to is the login page
+    assert post(opener, f"{base}/logout", f"csrf={csrf}".encode()) == 403  # it redirects to the login page
     assert post(opener, acting, wipe, **kind, **{"X-Keyfold-CSRF": csrf}) == 403
 
 
@@ -333,7 +331,7 @@ def test_signing_in_needs_the_token_and_acting_needs_the_csrf_word(operated: Ope
 
 
 def test_every_action_is_done_and_logged(operated: Operated, caplog: pytest.LogCaptureFixture) -> None:
-    """Retry, skip, resume, wipe; each is logged with who asked, and what."""
+    """Retry, skip, resume, wipe; each is logged with the operator and the action."""
     caplog.set_level(logging.WARNING, "keyfold.admin")
     head = halt(operated)
     runtime = operated.system.runtime("test.audited")
@@ -363,7 +361,7 @@ def test_every_action_is_done_and_logged(operated: Operated, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize(
-    ("wish", "status", "message"),
+    ("action", "status", "message"),
     [
         (7, 400, "an action is a JSON object"),
         ({"action": "explode"}, 400, "must be one of retry, skip, resume, rebuild, wipe, drop"),
@@ -376,9 +374,9 @@ def test_every_action_is_done_and_logged(operated: Operated, caplog: pytest.LogC
         ({"action": "drop", "client": 1, "process": "elsewhere"}, 409, "another process"),
     ],
 )
-def test_a_bad_action_is_named(operated: Operated, wish: Any, status: int, message: str) -> None:
-    """It says what is wrong, and does nothing."""
-    code, said = operated.act("test.totals", wish, **BEARER)
+def test_a_bad_action_is_named(operated: Operated, action: Any, status: int, message: str) -> None:
+    """The answer names the mistake, and nothing is done."""
+    code, said = operated.act("test.totals", action, **BEARER)
     assert (code, message in said) == (status, True), said
     assert operated.act("no.such", {"action": "wipe", "key": "a"}, **BEARER)[0] == 404
 
@@ -423,7 +421,7 @@ def test_a_client_is_shown_and_dropped(operated: Operated) -> None:
 
 
 def test_the_facts_of_a_projection(operated: Operated) -> None:
-    """Busiest and largest keys, halted ones with their head, letters with their traceback, one key in full."""
+    """Busiest and largest keys, halted keys with their heads, letters with tracebacks, one key in full."""
     head = halt(operated)
     for _ in range(3):
         operated.system.runtime("test.audited").apply_event(Added("busy"), DEADLINE)
@@ -432,7 +430,7 @@ def test_the_facts_of_a_projection(operated: Operated) -> None:
     assert [fact["key"] for fact in facts["largest"]] == ["busy", "a"]
     [halted] = facts["halted"]
     assert (halted["key"], halted["version"], halted["head"], halted["parked"]) == ("a", 1, head, 2)
-    [letter] = facts["letters"]  # what is parked behind it is no error of its own
+    [letter] = facts["letters"]  # the events that are parked behind it are not errors
     assert (letter["id"], "ValueError: poison" in letter["traceback"]) == (head, True)
     assert facts["key"]["halted"] is True
     assert facts["key"]["state"] == {"total": 1, "amounts": [1]}
@@ -525,7 +523,7 @@ def test_a_writer_that_hangs_turns_health_red_and_green_again(operate: Callable[
 
 
 def test_a_hub_s_loop_that_hangs_or_dies_turns_health_red(operate: Callable[..., Operated]) -> None:
-    """And green again after a hang; after a death never. Who is connected then is not waited for at a close."""
+    """And green again after a hang, but never after a death. Then close() does not wait for clients."""
     operated, parking = operate(KEYFOLD_TUNING={"health_seconds": HUNG}), Parking()
     hub = operated.app.extensions["keyfold"].hub
     reactor = hub.reactor
@@ -631,12 +629,12 @@ def test_an_operator_sees_and_repairs_a_key_that_does_not_load(
     raw = operated.get("/admin/projections/of/test.totals/raw?key=a", **BEARER)[1]
     assert json.loads(raw["raw"]) == json.loads(BROKEN)
     assert raw["position"].endswith(":1")
-    for wish, status, message in (
+    for action, status, message in (
         ({"action": "repair", "key": "a", "state": BROKEN}, 409, "$.total"),
         ({"action": "repair", "key": "a", "state": {"total": 7}}, 400, "state must be a string"),
         ({"action": "repair", "key": "", "state": "{}"}, 400, "not a valid key"),
     ):
-        code, said = operated.act("test.totals", wish, **BEARER)
+        code, said = operated.act("test.totals", action, **BEARER)
         assert (code, message in said) == (status, True), said
     good = {"action": "repair", "key": "a", "state": '{"total": 7}'}
     assert operated.act("test.totals", good, **BEARER) == (200, "a is repaired")
@@ -678,8 +676,8 @@ def test_the_raw_row_is_for_operators_and_of_keys_alone(operated: Operated, path
 def test_a_state_of_a_megabyte_is_repaired_and_one_above_the_bound_refused(operated: Operated) -> None:
     """Other forms, which anybody can send, stay small."""
     state = json.dumps({"total": 1, "amounts": [1] * 400_000})
-    wish = {"action": "repair", "key": "a", "state": state}
-    assert operated.act("test.totals", wish, **BEARER) == (200, "a is repaired")
+    action = {"action": "repair", "key": "a", "state": state}
+    assert operated.act("test.totals", action, **BEARER) == (200, "a is repaired")
     assert len(operated.system.runtime("test.totals").read_required("a").amounts) == 400_000
     answer = operated.app.test_client().post(
         "/admin/projections/of/test.totals/actions",
@@ -792,7 +790,7 @@ def test_stats_that_overtake_each_other_count_once(operated: Operated) -> None:
 def test_there_is_one_set_of_metrics_however_many_ask_at_once(
     operated: Operated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two of them would each add what grew, and count it twice where processes share files."""
+    """Two of them would each add the same increase, and count it twice where processes share files."""
     parking = Parking()
 
     class Slow:
@@ -867,7 +865,7 @@ def test_spans_of_commits_and_failures(operate: Callable[..., Operated]) -> None
 
 
 def test_log_records_carry_their_facts(operated: Operated, caplog: pytest.LogCaptureFixture) -> None:
-    """For those who log JSON: nobody has to parse a message."""
+    """For JSON logs: no one has to parse a message."""
     operated.system.runtime("test.totals").accept(Added("a", 1, poison)).exception(DEADLINE)
     [record] = [record for record in caplog.records if record.name == "keyfold.actor"]
     assert (record.__dict__["projection"], record.__dict__["key"], record.__dict__["version"]) == (

@@ -194,7 +194,7 @@ def test_a_channel_that_was_forgotten_meanwhile_is_found_again(large: Large) -> 
     def sweep() -> None:
         channel = large.hub.channels.find("test.totals", "a")
         if channel is not None and channel.recent_deltas is not None:
-            channel.recent_deltas.clear()  # as after KEYFOLD_RING_SECONDS
+            channel.recent_deltas.clear()  # as after ring_seconds
         large.hub.channels.sweep()
 
     large.hub.reactor.call(sweep)

@@ -47,7 +47,7 @@ class Program:
                     yield from self._patterns((node.args[position:] or named)[0], function)
 
     def _patterns(self, value: ast.expr, within: ast.FunctionDef) -> Iterator[str]:
-        """Yield patterns for an expression: constant parts literally, the first parameter as callers pass it."""
+        """Yield patterns for an expression: constants literally, a first parameter as its callers pass it."""
         if isinstance(value, ast.Constant):
             yield re.escape(str(value.value))
         elif isinstance(value, ast.Name) and within.args.args and value.id == within.args.args[0].arg:
@@ -82,7 +82,7 @@ def benchmark_modules(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_each_figure_of_the_table_and_the_plots_is_recorded(benchmark_modules: Any) -> None:
-    """An id that is renamed in a benchmark, or mistyped in the table, is found here and not after an hour of runs."""
+    """A renamed or mistyped id is found here, and not after an hour of runs."""
     programs: dict[str, Recording] = {}
     lines = list(benchmark_modules("headline").table(lambda name: programs.setdefault(name, Recording())))
     assert len(lines) == 14
@@ -119,8 +119,9 @@ def test_an_id_is_not_a_display_text(
 def test_descriptions_are_replaced_and_figures_stay(benchmark_modules: Any) -> None:
     """A docstring can be improved without an hour of measuring."""
     report = benchmark_modules("report")
-    page = "# Benchmarks\n\n## latency\n\nOld.\n\n```text\n  p50 1 ms\n```\n\n![plot](a.svg)\n\n## other\n\nKept.\n"
+    output = "```text\n  p50 1 ms\n```\n\n![plot](a.svg)\n\n## other\n\nKept.\n"
+    page = f"# Benchmarks\n\n## latency\n\nOld.\n\n{output}"
     changed = report.with_descriptions(page)
     assert report.description_of("latency") in changed
     assert "Old." not in changed
-    assert changed.endswith("```text\n  p50 1 ms\n```\n\n![plot](a.svg)\n\n## other\n\nKept.\n")
+    assert changed.endswith(output)

@@ -65,7 +65,7 @@ everything = st.builds(
 
 
 @given(everything)
-def test_what_is_encoded_decodes_to_the_same(value: Everything) -> None:
+def test_an_encoded_object_decodes_as_an_equal_one(value: Everything) -> None:
     """Dataclasses with datetime, UUID, Decimal, enum, sets and integer keys come back equal."""
     codec = Codec(Everything)
     assert codec.decode(codec.encode(value)) == value
@@ -78,12 +78,12 @@ def test_what_is_encoded_decodes_to_the_same(value: Everything) -> None:
     )
 )
 def test_plain_values_are_ordinary_json(value: Any) -> None:
-    """Any other JSON reader reads what is written."""
+    """Any other JSON reader can read the result."""
     assert json.loads(Codec(Any).encode(value)) == value
 
 
 def test_structs_and_hooks() -> None:
-    """A hook gives a form to what JSON has none for, and back."""
+    """A hook encodes an object that JSON has no form for, and another one decodes it."""
 
     def encode(value: Any) -> Any:
         return {"re": value.real, "im": value.imag}
@@ -107,7 +107,7 @@ def test_structs_and_hooks() -> None:
         ({"text": "\ud800"}, r"\['text'\]"),
     ],
 )
-def test_what_cannot_be_encoded_is_named(value: Any, named: str) -> None:
+def test_a_part_that_cannot_be_encoded_is_named(value: Any, named: str) -> None:
     """The message says which field, however deep."""
     with pytest.raises(EncodeError, match=named):
         Codec(Any).encode(value)
@@ -121,7 +121,7 @@ def test_a_cycle_ends_in_an_error() -> None:
         Codec(Any).encode(value)
 
 
-def test_what_does_not_decode_is_named() -> None:
+def test_a_part_that_does_not_decode_is_named() -> None:
     """msgspec's path is kept."""
     with pytest.raises(DecodeError, match=r"\$\.number"):
         Codec(Everything).decode(b'{"number":"x","share":1,"text":"","id":"","inner":[]}')

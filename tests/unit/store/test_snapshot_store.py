@@ -145,7 +145,7 @@ def test_of_twenty_inserts_of_one_key_exactly_one_wins(make_store: Callable[[], 
 
 
 def test_a_commit_is_one_transaction(store: SnapshotStore) -> None:
-    """What is refused takes everything else of its transaction back, dead letters too."""
+    """A refused row takes the whole transaction back, dead letters too."""
     too_long = Save("test", "k" * 600, None, "e", 1, b"1")
     if isinstance(store.database, peewee.SqliteDatabase):
         too_long = Save("test", None, None, "e", 1, b"1")  # type: ignore[arg-type]
@@ -188,7 +188,7 @@ def test_rows_are_read_in_one_batch(store: SnapshotStore) -> None:
 
 
 def test_heads_are_those_of_the_rows(store: SnapshotStore) -> None:
-    """For any number of keys, tombstones included; without a row there is none, and no keys are no question."""
+    """For any number of keys, tombstones included; without a row there is none."""
     saves = [Save("test", f"k{n}", None, "e1", n + 1, b"null" if n % 2 else b"1") for n in range(600)]
     assert all(store.commit(saves))
     addresses = [("test", f"k{n}") for n in range(601)] + [("other", "k1")]
@@ -280,7 +280,7 @@ def test_the_model_reads_what_the_store_wrote(store: SnapshotStore) -> None:
     ],
 )
 def test_a_bad_key_is_refused_with_the_reason(store: SnapshotStore, key: Any, reason: str) -> None:
-    """InvalidKey says what is wrong with it."""
+    """InvalidKey names the rule that it breaks."""
     with pytest.raises(InvalidKey, match=reason):
         ProjectionKey(key)
     with pytest.raises(InvalidKey, match=reason):
@@ -379,7 +379,7 @@ def test_a_commit_never_joins_a_transaction_of_the_app(store: SnapshotStore) -> 
     ],
 )
 def test_a_database_that_cannot_be_used_is_refused_at_once(source: Any, message: str) -> None:
-    """The message says what to write instead, and never the password."""
+    """The message says how to write it instead, and never the password."""
     with pytest.raises(ProjectionError, match=message) as caught:
         open_database(source)
     assert "secret" not in str(caught.value)
@@ -418,7 +418,7 @@ def test_forgotten_connections_are_not_closed(store: SnapshotStore) -> None:
 
 
 def test_a_frozen_writer_holds_its_rows_for_a_while_only(postgres_url: str) -> None:
-    """It stopped between its write and its COMMIT; its server ends the transaction, and the next one goes on."""
+    """It stopped between its write and its COMMIT; the server ends its transaction."""
     impatient = f"{postgres_url}?options=-c%20idle_in_transaction_session_timeout%3D200"
     frozen, other = SnapshotStore(impatient), SnapshotStore(postgres_url)
     assert other.commit([FIRST]) == [True]
@@ -433,7 +433,7 @@ def test_a_frozen_writer_holds_its_rows_for_a_while_only(postgres_url: str) -> N
 
 
 def test_connections_to_postgresql_have_guard_rails(postgres_url: str) -> None:
-    """Each bounds what a process that hangs can do to the others; a URL may say otherwise."""
+    """Each bounds how long a hanging process can block the others; a URL may set other values."""
     store = SnapshotStore(postgres_url)
     store.database.connect()
     for name, value in (

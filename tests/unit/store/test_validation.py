@@ -60,7 +60,7 @@ def keys_in(store: SnapshotStore) -> list[str]:
 
 
 def test_checking_a_key_or_a_name_makes_it_plain() -> None:
-    """By its own characters, whatever its class says."""
+    """By its own characters, although its class has other ones."""
     for text in (Region.NORTH, Loud("north"), ProjectionKey("north"), "north"):
         assert (type(check_key(text)), type(check_name(text))) == (str, str)
         assert [check_key(text), check_name(text)] == ["north", "north"]
@@ -81,7 +81,7 @@ def test_a_member_of_an_enum_is_a_key_of_values_of_ones_own(store: SnapshotStore
 
 
 def test_every_record_of_a_commit_may_have_one(store: SnapshotStore) -> None:
-    """Saves, letters and amendments; what is read back is found under the plain string."""
+    """Saves, letters and amendments; their rows are found under the plain string."""
     key = Loud("north")
     letter = DeadLetter("test", key, "Event", "{}", "error", "trace", parked=True)
     assert store.commit([Save("test", key, None, "e", 1, b"1")], [letter]) == [True]

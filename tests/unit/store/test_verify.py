@@ -1,4 +1,4 @@
-"""What is encoded reads back as it was, or is refused by an error that names the field."""
+"""Encoded objects read back as they were, or are refused by an error that names the field."""
 
 from __future__ import annotations
 
@@ -153,7 +153,9 @@ def verified(codec: Codec, value: Any) -> bytes:
         ({"anything": nested(MAX_NESTING)}, r"^field '?.*nested deeper than 200 levels"),
     ],
 )
-def test_what_would_not_read_back_is_refused_and_its_field_named(odd: dict[str, Any], named: str) -> None:
+def test_values_that_would_not_read_back_are_refused_and_the_field_named(
+    odd: dict[str, Any], named: str
+) -> None:
     """Each of these encodes, and has bricked its key, or changed its state, at the next load."""
     with pytest.raises(EncodeError, match=named):
         verified(Codec(Typed), Typed(**odd))
@@ -186,8 +188,8 @@ def test_what_would_not_read_back_is_refused_and_its_field_named(odd: dict[str, 
         {"anything": [[{"a": []}]] * 1_000},
     ],
 )
-def test_what_reads_back_equal_is_accepted(odd: dict[str, Any]) -> None:
-    """Equal is enough: an int in a float field, a str Enum, a defaultdict. So is what equality can't tell."""
+def test_values_that_read_back_equal_are_accepted(odd: dict[str, Any]) -> None:
+    """Equal is enough: an int in a float field, a str Enum, a defaultdict. So are values without equality."""
     verified(Codec(Typed), Typed(**odd))
 
 
@@ -297,7 +299,7 @@ def test_classes_without_equality_are_refused_for_a_field(type_: Any, value: Any
 
 @pytest.mark.parametrize("type_", [Any, dict, list, dict[str, Any]])
 def test_nesting_is_bounded_where_the_type_does_not_bound_it(type_: Any) -> None:
-    """What a bare thread has written has to be read by a request handler deep in middleware."""
+    """JSON that a bare thread has written must be readable for a request handler deep in middleware."""
     codec = Codec(type_)
     wrap: Callable[[Any], Any] = (lambda value: [value]) if type_ is list else (lambda value: {"a": value})
     assert codec.decode(verified(codec, wrap(nested(MAX_NESTING - 1)))) == wrap(nested(MAX_NESTING - 1))
@@ -320,7 +322,7 @@ def test_nesting_is_bounded_for_recursive_types() -> None:
         Codec(Node).encode(Node(node))
 
 
-def test_what_is_nested_to_the_bound_is_read_on_a_deep_stack() -> None:
+def test_values_nested_to_the_bound_are_read_on_a_deep_stack() -> None:
     """Within half of the frames that Python allows."""
     codec = Codec(Any)
     encoded = verified(codec, nested(MAX_NESTING, leaf="x"))
@@ -413,7 +415,7 @@ def test_deltas_of_every_kind(type_: Any, fine: list[bytes], odd: bytes | None) 
     ],
 )
 def test_a_delta_that_is_not_finite_is_found_by_one_of_the_two_looks(type_: Any, delta: Any) -> None:
-    """``encode_part`` leaves to ``decodes`` only what that is bound to find."""
+    """``encode_part`` leaves only such checks to ``decodes`` that it is certain to make."""
     codec = Codec(type_)
     with pytest.raises(ValueError):  # noqa: PT012  # which of the two it is depends on the type
         found = codec.decodes([codec.encode_part(delta)])
@@ -422,7 +424,7 @@ def test_a_delta_that_is_not_finite_is_found_by_one_of_the_two_looks(type_: Any,
 
 
 def test_a_delta_need_not_come_back_equal() -> None:
-    """A tuple may come back as a list: nobody folds it."""
+    """A tuple may come back as a list: it is not folded."""
     codec = Codec(Any)
     assert codec.decodes([codec.encode({"a": (1, 2), 7: {"x"}})]) is None
 
@@ -476,7 +478,7 @@ def test_a_keyboard_interrupt_in_a_hook_passes() -> None:
         codec.decode(b'{"a":1}')
 
 
-def test_what_a_hook_returns_is_looked_at_as_well() -> None:
+def test_the_results_of_a_hook_are_checked_as_well() -> None:
     """A NaN, or nesting, may come from there."""
     nan = Codec(dict[str, Any], encode_hook=lambda _: {"x": [math.nan]})
     with pytest.raises(EncodeError, match=r"""field "\['a'\]\['x'\]\[0\]": nan"""):
@@ -520,7 +522,7 @@ def typed_states(draw: st.DrawFn) -> Typed:
 
 
 def same_types(value: Any, decoded: Any) -> bool:
-    """Whether the untyped parts are of the same types, but for what is a str, an int, a dict by its class."""
+    """Whether untyped parts have the same types; subclasses of str, int and dict count as such."""
     if isinstance(value, dict):
         return isinstance(decoded, dict) and all(
             isinstance(key, str) and same_types(part, decoded[key]) for key, part in value.items()

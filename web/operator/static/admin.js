@@ -66,7 +66,7 @@ function merge(processes) {
     }
   }
   for (const row of rows.values()) {
-    const totals = overview.kept[row.name] ?? { dead_letters: 0, parked: 0, halted: 0 };
+    const totals = overview["kept"][row.name] ?? { dead_letters: 0, parked: 0, halted: 0 };
     Object.assign(row, { dead_letters: totals.dead_letters - totals.parked, parked: totals.parked, halted: totals.halted });
     const unloaded = row.degraded ? `${row.degraded} keys do not load` : "";
     row.state = totals.halted ? "halted" : row.why || unloaded || row.broadcast_errors ? "degraded" : "live";

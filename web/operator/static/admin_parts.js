@@ -193,11 +193,11 @@ function inOrder(rows, old, focused) {
   rows.forEach((tr, at) => {
     const from = place.get(tr);
     if (from === undefined || (focused && Math.sign(from - place.get(focused)) !== Math.sign(at - middle))) return;
-    const earlier = runs.filter((run) => run.from < from).reduce((longest, run) => (run.length > (longest?.length ?? 0) ? run : longest), null);
+    const earlier = runs.filter((run) => run.from < from).reduce((best, run) => (run.length > (best?.length ?? 0) ? run : best), null);
     runs.push({ tr, from, earlier, length: 1 + (earlier?.length ?? 0) });
   });
   const staying = new Set();
-  let run = runs.reduce((longest, one) => (one.length > (longest?.length ?? 0) ? one : longest), null);
+  let run = runs.reduce((best, one) => (one.length > (best?.length ?? 0) ? one : best), null);
   for (; run; run = run.earlier) staying.add(run.tr);
   return staying;
 }

@@ -31,7 +31,7 @@ def state_of(store: SnapshotStore) -> tuple[str, int, bool, bytes]:
 
 
 def test_a_halted_row_takes_no_save(halted: SnapshotStore) -> None:
-    """Whoever has not heard of the halt can't write over it."""
+    """A process that has not read the halt can't write over it."""
     assert halted.commit([Save("test", "a", HERE, "e1", 2, b"{}")]) == [False]
     assert state_of(halted) == ("e1", 1, True, b'{"count":1}')
     assert len(letters(halted)) == 2
@@ -58,7 +58,7 @@ def test_an_amendment_needs_its_position_and_its_halt(halted: SnapshotStore) -> 
 
 
 def test_the_halt_ends_with_the_last_parked_letter(halted: SnapshotStore) -> None:
-    """Whatever else is done: a key with parked events is halted, one without goes on."""
+    """A key with parked events is halted; one without goes on."""
     first, second = letters(halted)
     fold = Amendment(
         "test", "a", HERE, was_halted=True, position=Position("e1", 2), state=b"{}", removed=(first,)
@@ -72,7 +72,7 @@ def test_the_halt_ends_with_the_last_parked_letter(halted: SnapshotStore) -> Non
 
 
 def test_a_key_without_a_row_is_halted_once(store: SnapshotStore) -> None:
-    """Of two processes whose first event it was, one makes the tombstone."""
+    """Of two processes that have the first event of a key, one makes the tombstone."""
     first = Amendment(
         "test", "a", None, was_halted=False, position=Position("e1", 0), halt=True, letters=(LETTER,)
     )
@@ -83,7 +83,7 @@ def test_a_key_without_a_row_is_halted_once(store: SnapshotStore) -> None:
     assert (row.epoch, row.is_tombstone, row.halted, len(letters(store))) == ("e1", True, True, 1)
 
 
-def test_what_amendments_tell_comes_after_what_saves_tell(halted: SnapshotStore) -> None:
+def test_results_of_amendments_come_after_those_of_saves(halted: SnapshotStore) -> None:
     """In one commit, each in its order."""
     saves = [Save("test", "b", None, "e", 1, b"1"), Save("test", "a", HERE, "e", 2, b"2")]
     right = Amendment("test", "a", HERE, was_halted=True, position=HERE, halt=True)

@@ -49,7 +49,7 @@ def test_forward_and_back_and_forward_again(database_url: str) -> None:
 
 
 def test_two_processes_at_once_migrate_once(database_url: str) -> None:
-    """Nobody fails, and every step is recorded once."""
+    """Neither fails, and every step is recorded once."""
     program = (
         "import sys; from keyfold.store import SnapshotStore; sys.stdin.read(1); "
         f"SnapshotStore({database_url!r}).write('settings', sys.argv[1], 1)"

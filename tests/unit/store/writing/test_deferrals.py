@@ -1,4 +1,4 @@
-"""Messages that wait: when they are tried again, and what the writer concludes from them."""
+"""Messages that wait: when they are tried again, and when they mean trouble."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger: what a commit left behind for a writer that got no answer."""
+"""The ledger: the number that a commit leaves for a writer that got no answer."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_writer_that_was_forgotten_leaves_its_number_again(
 ) -> None:
     """After a week it is taken for dead by another; its next commit can be looked up all the same.
 
-    Idle, or asleep with its whole machine, whose monotonic clock then stood still.
+    It was idle, or asleep with its whole machine, and then its monotonic clock stood still.
     """
     now = 0.0
     monkeypatch.setattr(ledger, "monotonic", lambda: now)
@@ -66,7 +66,7 @@ def writers(store: SnapshotStore) -> int:
 def test_rows_of_dead_writers_are_removed_once_a_day(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By whoever commits, and also if somebody has a lock on one of them."""
+    """By any writer that commits, and also if another session has locked one of them."""
     now = 0.0
     monkeypatch.setattr(ledger, "monotonic", lambda: now)
     store, book = SnapshotStore(postgres_url), Ledger()
@@ -89,7 +89,7 @@ def test_rows_of_dead_writers_are_removed_once_a_day(
 def test_a_transaction_that_is_still_running_is_waited_for_also_if_it_makes_the_row(
     postgres_url: str, *, commits: bool
 ) -> None:
-    """The old connection's: what nobody else can see yet decides, once it has ended."""
+    """The old connection's, which no other can see yet, decides once it has ended."""
     store, book = SnapshotStore(postgres_url), Ledger()
     store.ensure_tables()
     running = psycopg2.connect(postgres_url)
@@ -100,7 +100,10 @@ def test_a_transaction_that_is_still_running_is_waited_for_also_if_it_makes_the_
     watching = psycopg2.connect(postgres_url)
     watching.autocommit = True
     cursor = watching.cursor()
-    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
     for _ in range(1_000):
         cursor.execute(waits)
         if cursor.fetchone() == (1,) or not asking.is_alive():

@@ -1,4 +1,4 @@
-"""The writer: group commit, the guilty row alone, answers to everyone."""
+"""The writer: group commit, the row at fault alone, an answer to each message."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def start_writer() -> Iterator[Start]:
         writer.ref.stop(timeout=DEADLINE)
 
 
-def test_what_waits_is_one_commit(store: SnapshotStore, start_writer: Start) -> None:
+def test_messages_that_wait_are_one_commit(store: SnapshotStore, start_writer: Start) -> None:
     """Fifty writes and a load that arrive during a commit are one transaction, each answered for itself."""
     writer = start_writer(store)
     writer.write("old")
@@ -95,7 +95,7 @@ def test_what_waits_is_one_commit(store: SnapshotStore, start_writer: Start) -> 
     assert all((f"k{number}", type(SAVED)) in answers for number in range(50))
 
 
-def test_the_guilty_row_stands_alone(postgres_url: str, start_writer: Start) -> None:
+def test_the_row_at_fault_stands_alone(postgres_url: str, start_writer: Start) -> None:
     """One ``\\u0000`` among twenty, on PostgreSQL: nineteen are saved, one is rejected."""
     writer = start_writer(SnapshotStore(postgres_url))
     parking = writer.park()
@@ -138,7 +138,7 @@ def test_an_answer_that_raises_harms_nobody(
 def test_a_stop_in_the_middle_of_a_group_finishes_the_group(
     store: SnapshotStore, start_writer: Start
 ) -> None:
-    """What was told before the stop is answered."""
+    """The messages before the stop are answered."""
     writer = start_writer(store)
     parking = writer.park()
     writer.write("a")
@@ -151,7 +151,7 @@ def test_a_stop_in_the_middle_of_a_group_finishes_the_group(
 def test_it_waits_for_the_database_until_it_is_told_to_give_up(
     postgres_server: PostgresServer, start_writer: Start
 ) -> None:
-    """Unavailable: kept and tried again; given up: answered, so that nobody waits for ever."""
+    """Unavailable: kept and tried again; given up: answered, so that no actor waits for ever."""
     writer = start_writer(SnapshotStore(postgres_server.url))
     writer.write("a")
     assert writer.take(1) == {"a": SAVED}
@@ -187,7 +187,7 @@ def test_the_ledger_row_goes_with_the_writer(postgres_url: str, start_writer: St
 def test_an_error_that_nobody_expects_ends_the_group_and_not_the_writer(
     store: SnapshotStore, start_writer: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A MemoryError, even a SystemExit: everybody in the group is answered, and the next group is written."""
+    """A MemoryError, even a SystemExit: the whole group is answered, and the next group is written."""
     writer = start_writer(store)
     parking = writer.park()
     writer.write("a")
@@ -212,10 +212,10 @@ def test_an_error_that_nobody_expects_ends_the_group_and_not_the_writer(
     assert writer.take(1) == {"d": SAVED}
 
 
-def test_what_waits_for_a_locked_row_is_answered_when_the_writer_gives_up_and_when_it_stops(
+def test_a_message_that_waits_for_a_locked_row_is_answered_when_the_writer_gives_up_or_stops(
     postgres_url: str, start_writer: Start
 ) -> None:
-    """At once, whatever the lock does; and nothing of it is written."""
+    """At once, while the row is still locked; and nothing of it is written."""
     store = SnapshotStore(postgres_url)
     store.commit([Save("test", key, None, "e", 1, b"1") for key in ("a", "b")])
     with closing(psycopg2.connect(postgres_url)) as blocker:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from flask import Request
 from keyfold.web.access.admin import (
@@ -110,10 +112,12 @@ def test_only_true_authorizes_an_operator(answer: object) -> None:
     def fails(_request: Request) -> bool:
         raise ZeroDivisionError
 
-    origins = AllowedOrigins(())
-    assert AdminAccess(None, None, origins, lambda _request: True).is_admin(_request())
-    assert not AdminAccess(None, None, origins, lambda _request: answer).is_admin(_request())  # type: ignore[arg-type]
-    assert not AdminAccess(None, None, origins, fails).is_admin(_request())
+    def is_admin(authorize_admin: Any) -> bool:
+        return AdminAccess(None, None, AllowedOrigins(()), authorize_admin).is_admin(_request())
+
+    assert is_admin(lambda _request: True)
+    assert not is_admin(lambda _request: answer)
+    assert not is_admin(fails)
 
 
 def test_the_metrics_token_opens_the_metrics_and_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""Which requests may read a key, and as whom a connection is admitted."""
+"""The requests that may read a key, and the identity of an admitted connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process remembers of the tickets that it has redeemed."""
+"""A process remembers the tickets that it has redeemed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from werkzeug.exceptions import Unauthorized
 
 
 class _Watched(dict[str, float]):
-    """Counts the entries that are looked at."""
+    """Counts the entries that are read."""
 
     looks = 0
 
@@ -34,7 +34,7 @@ class _Watched(dict[str, float]):
 
 
 def test_redeeming_one_does_not_look_through_all() -> None:
-    """What is too old is forgotten, oldest first, and nothing else is looked at."""
+    """Expired tickets are forgotten, oldest first, and no other entry is read."""
     now = 0.0
     tickets = Tickets("s" * 30, 30, lambda: now)
     tickets._redeemed = watched = _Watched()
@@ -55,7 +55,7 @@ def test_redeeming_one_does_not_look_through_all() -> None:
 def test_two_first_requests_at_once_redeem_one_ticket_once(
     make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What remembers the redeemed ones is made at the first use, and there may be two of these at a time."""
+    """The memory of redeemed tickets is made at the first use, and two requests may be first."""
     app, both = make_app(), threading.Barrier(2)
     app.secret_key = secret = "s" * 30
     access = app.extensions["keyfold"].access

@@ -26,7 +26,7 @@ from support.tcp_proxy import TcpProxy
 
 @dataclass
 class Sold:
-    """Some of an article."""
+    """Some pieces of an article were sold."""
 
     article: str
     count: int
@@ -34,7 +34,7 @@ class Sold:
 
 @dataclass
 class Returned:
-    """Some came back."""
+    """Some pieces were returned."""
 
     article: str
     count: int
@@ -42,14 +42,14 @@ class Returned:
 
 @dataclass
 class Sales:
-    """What was sold, on balance."""
+    """The pieces sold, minus the returned ones."""
 
     count: int = 0
     steps: list[int] = field(default_factory=list)
 
 
 class Shop(Projection[Sold | Returned, Sales]):
-    """Refuses what is in ``refused``."""
+    """Refuses the counts in ``refused``."""
 
     name = "shop.sales"
     public = True
@@ -72,14 +72,14 @@ class Shop(Projection[Sold | Returned, Sales]):
 
 
 class Ledger(Shop):
-    """The same, but halts."""
+    """The same, but its keys halt."""
 
     name = "shop.ledger"
     on_error = "halt"
 
 
 class Simple(Projection[Sold, Sales]):
-    """With one kind of event, and a history."""
+    """A projection with one kind of event, and a history."""
 
     name = "shop.simple"
 
@@ -103,7 +103,7 @@ class Terminal:
         self.start()
 
     def start(self) -> None:
-        """Begin as a new process would, that has met no key."""
+        """Start as a new process, which has loaded no key."""
         keyfold = Keyfold()
         for projection in (self.shop, self.ledger, Simple()):
             keyfold.register(projection)
@@ -145,7 +145,7 @@ def sqlite_terminal(sqlite_url: str) -> Iterator[Terminal]:
 
 
 def test_migrate_and_check(terminal: Terminal) -> None:
-    """--check changes nothing and tells a script by its exit code."""
+    """--check changes nothing, and its exit code is for scripts."""
     assert len(terminal.json("migrate", "--check", code=1)["pending"]) == 6
     assert len(terminal.json("migrate")["done"]) == 6
     assert terminal.json("migrate", "--check") == {"pending": []}
@@ -172,13 +172,13 @@ UNLOADABLE = '{"count": "many", "steps": [1]}'
 def degrade(terminal: Terminal, state: str = UNLOADABLE, schema: int = 1, key: str = "pen") -> None:
     """Fold two events into a key, and put a state in its row that does not load."""
     terminal.sell(1, 2, article=key)
-    terminal.system.close()  # the rest is done by another process, which knows nothing of the key
+    terminal.system.close()  # the rest is done by a new process, which has not loaded the key
     terminal.start()
     damage(terminal.system, key, state, name="shop.sales", schema=schema)
 
 
 def test_status_says_what_another_process_knows_of_degraded_keys(terminal: Terminal) -> None:
-    """By count and by key; a process that has just begun has met none. Exit code 1 until it is repaired."""
+    """By count and by key; a new process has loaded no key. Exit code 1 until it is repaired."""
     degrade(terminal)
     other = ProjectionSystem(terminal.app.config["KEYFOLD_DATABASE"], tuning={"report_seconds": 0.01})
     runtime = other.register(Shop())
@@ -201,7 +201,7 @@ def test_status_says_what_another_process_knows_of_degraded_keys(terminal: Termi
 
 
 def test_status_says_which_rows_wait(terminal: Terminal) -> None:
-    """A locked row holds up itself alone, and is told of."""
+    """A locked row delays only itself, and is reported."""
     terminal.run("migrate")
     stats = terminal.system.stats()
     waiting = {"waiting": 3, "waiting_reason": "canceling statement due to lock timeout"}
@@ -212,7 +212,7 @@ def test_status_says_which_rows_wait(terminal: Terminal) -> None:
 
 
 def test_show_of_a_row_that_does_not_load_names_the_way_back(terminal: Terminal) -> None:
-    """In one line, without a traceback; the raw row is printed as it stands."""
+    """In one line, without a traceback; the raw row is printed unchanged."""
     degrade(terminal)
     shown = terminal.run("show", "shop.sales", "pen")
     assert (shown.exit_code, shown.stdout) == (1, "")
@@ -263,7 +263,7 @@ def test_a_key_is_repaired_from_a_file(terminal: Terminal, tmp_path: Path, schem
 
 
 def test_a_repair_that_is_none_changes_nothing(terminal: Terminal, tmp_path: Path) -> None:
-    """JSON of another shape is refused and named; standard input can't be asked for a yes."""
+    """JSON of another shape is refused; standard input cannot confirm as well."""
     degrade(terminal)
     before = terminal.json("show", "shop.sales", "pen", "--raw")
     (tmp_path / "state").write_text(UNLOADABLE)
@@ -301,7 +301,7 @@ def test_show_and_keys(terminal: Terminal) -> None:
 
 
 def test_rebuild_from_a_file(terminal: Terminal, tmp_path: Path) -> None:
-    """Lines of JSON; with several kinds of events each says what it is."""
+    """Lines of JSON; with several kinds of events, each names its kind."""
     terminal.sell(7)
     lines = [
         {"type": "Sold", "event": {"article": "pen", "count": 5}},
@@ -323,8 +323,14 @@ def test_rebuild_from_a_file(terminal: Terminal, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["nonsense", '{"type": "Sold"}', '{"type": "Gone", "event": {}}', "7", '{"type": "Sold", "event": {"article": "ink", "count": 1}}'],
-)  # fmt: skip
+    [
+        "nonsense",
+        '{"type": "Sold"}',
+        '{"type": "Gone", "event": {}}',
+        "7",
+        '{"type": "Sold", "event": {"article": "ink", "count": 1}}',
+    ],
+)
 def test_a_bad_line_changes_nothing(terminal: Terminal, tmp_path: Path, line: str) -> None:
     """It is named, and the key stays as it was."""
     terminal.sell(7)
@@ -371,7 +377,7 @@ def test_new_epochs(terminal: Terminal) -> None:
     assert epochs() == first
     assert terminal.json("new-epoch", "shop.sales", "pen 0003", "--yes") == {"drawn": 1}
     second = epochs()
-    assert [address for address in first if first[address] != second[address]] == [("shop.sales", "pen 0003")]
+    assert [row_key for row_key in first if first[row_key] != second[row_key]] == [("shop.sales", "pen 0003")]
     assert terminal.json("new-epoch", "shop.sales", "--yes") == {"drawn": 1100}
     third = epochs()
     assert {name for (name, _), epoch in third.items() if epoch not in second.values()} == {"shop.sales"}
@@ -406,7 +412,7 @@ def test_dead_letters(terminal: Terminal) -> None:
 
 
 def test_a_halted_key(terminal: Terminal) -> None:
-    """Resume says what is in the way; skip takes the position; then it goes on."""
+    """Resume names the error; skip takes the position; then the key is resumed."""
     terminal.ledger.refused = {13}
     terminal.sell(1, 13, 2, name="shop.ledger")
     refused = terminal.run("resume", "shop.ledger", "pen")
@@ -443,7 +449,7 @@ def test_a_halted_key(terminal: Terminal) -> None:
     ],
 )
 def test_bad_arguments(terminal: Terminal, arguments: tuple[str, ...], code: int, message: str) -> None:
-    """An exit code that a script can tell apart, and one line that says what is wrong."""
+    """A distinct exit code for scripts, and one line that names the mistake."""
     result = terminal.run(*arguments)
     assert (result.exit_code, message in result.output) == (code, True), result.output
 
@@ -459,7 +465,7 @@ def test_a_database_that_is_away_is_exit_code_three(tmp_path: Path) -> None:
 def test_a_database_that_does_not_answer_is_exit_code_three(
     postgres_server: PostgresServer, postgres_proxy: TcpProxy
 ) -> None:
-    """Within the setting; no command that only asks waits for ever."""
+    """Within the limit of the setting; no command that only reads waits forever."""
     url = postgres_server.url_of("postgres", postgres_proxy.port)
     terminal = Terminal(url, KEYFOLD_TUNING={"read_timeout": 0.3})
     terminal.sell(1)
@@ -479,7 +485,7 @@ def test_a_database_that_does_not_answer_is_exit_code_three(
 
 
 def test_tail_follows_a_key(terminal: Terminal) -> None:
-    """The state first, then each change, over the socket and by looking at the row."""
+    """The state first, then each change, over the socket and by reading the row."""
     terminal.sell(1)
 
     def tail(*options: str) -> list[Any]:
@@ -502,4 +508,4 @@ def test_tail_follows_a_key(terminal: Terminal) -> None:
 def _sell_until(done: Callable[[], bool], sell: Callable[..., None], stop: threading.Event) -> None:
     while not done():
         sell(1)
-        stop.wait(0.02)  # a customer now and then
+        stop.wait(0.02)  # one event every 20 ms

@@ -5,12 +5,12 @@ import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 
 const NAME = "shop";
-const AT_ONCE = 120; // what the server allows a socket: 20 frames a second, and one for each of 100 channels at once
+const AT_ONCE = 120; // the server's limit per socket: 20 messages per second, and one for each of 100 channels at once
 const A_SECOND = 20;
 const BEAT_MS = 25_000;
 const MOST_STREAMS = 4;
 const LONG = "k".repeat(2_100);
-const OTHER = "shop.eu"; // whose key x has the channel of the key eu.x of the first
+const OTHER = "shop.eu"; // its key x has the same channel as the key eu.x of the first
 const tick = () => new Promise(setImmediate);
 const textOf = (name, key) => `projection.${name}.${key}`;
 const rowOf = (name, key) => textOf(name, key) + (name === NAME ? "" : `@${name}`);
@@ -60,7 +60,7 @@ class Server {
     this.opened = this.closed4429 = this.frames = this.mostStreams = this.tickets = 0;
     this.isUp = this.isOpenForSockets = true;
     this.isSignedIn = false;
-    this.isUserFull = false; // whom the tickets name
+    this.isUserFull = false; // the user in the tickets
     this.isDeaf = false; // further sockets open, and nothing gets through
     this.checks = 0; // ms that a check takes
     this.handshake = 0;
@@ -120,7 +120,7 @@ class Server {
     }
   }
 
-  // What first comes: resumed and the deltas, or a snapshot.
+  // The first messages: resumed and the deltas, or a snapshot.
   first(text, since) {
     const row = this.row(text);
     const [epoch, version] = (since ?? "").split(":");
@@ -436,7 +436,7 @@ class Page {
   }
 
   check() {
-    // The client catches what callbacks throw, and so what they assert.
+    // The client catches the errors of callbacks, including failed assertions.
     for (const error of this.reported) if (!/^thrown by|^it has to return a string|^a ticket has at most/.test(error.message)) throw error;
     for (const one of this.open) {
       const { state, position } = one.handle;
@@ -481,7 +481,7 @@ async function end({ time, server, page, sockets, streams }) {
   assert.deepEqual(held.sort(), [...live].sort(), "the server holds other channels than the page watches");
   assert.ok(server.connections.size <= 1 && (!live.size || server.connections.size === 1));
   await time.pass(120_000);
-  // But for those who ask with a new ticket whether their user has room by now.
+  // Except for channels that ask with a new ticket, because their user may have room by now.
   const asking = new Set(page.open.filter(({ key, handle }) => key.startsWith("ticket") && handle.status !== "live").map(({ text }) => text));
   assert.equal(server.opened, opened, "a page at rest is quiet");
   assert.ok(server.frames - frames <= 40 * asking.size, `${server.frames - frames} frames of a page at rest`);
@@ -507,7 +507,7 @@ async function play(module, { channels = 100, latency = 5, random = 1 }, act) {
   let seed = random;
   Math.random = () => (seed = (seed * 48_271) % 2_147_483_647) / 2_147_483_647;
   try {
-    // A copy of the module for each play: what one leaves behind is not to be found by the next.
+    // A copy of the module for each play, so that no state is left for the next one.
     const { watch } = await import(`${module}?play=${(play.count = (play.count ?? 0) + 1)}`);
     world.page = new Page(server, watch, world.reported);
     await act(world);
@@ -801,7 +801,7 @@ const scenarios = {
     await time.pass(10_000);
     assert.deepEqual([other.handle.status, other.handle.position.version], ["live", 0]);
   },
-  async "ticket() that returns what is no ticket"({ page, server, time }) {
+  async "ticket() that returns something else"({ page, server, time }) {
     const good = page.add("a");
     const bad = ["none", "page", "widest"].map((ticket, number) => page.add(`ticket ${number}`, { ticket }));
     await time.pass(60_000);
@@ -810,7 +810,7 @@ const scenarios = {
     assert.match(bad[1].message, /at most 16384 bytes, this one has 40008/);
     assert.equal(good.log.length, 3, "and nobody else hears of it");
   },
-  async "ticket() that returns what is no ticket, over a stream"({ page, server, time }) {
+  async "ticket() that returns something else, over a stream"({ page, server, time }) {
     server.isOpenForSockets = false;
     page.add("ticket a", { ticket: "none" });
     await time.pass(60_000);
@@ -866,7 +866,7 @@ const scenarios = {
     await time.pass(500);
     assert.equal(third.handle.status, "live");
   },
-  async "room of a watch whose ticket() fails"({ page, server, time }) {
+  async "room of a watch with a ticket() that fails"({ page, server, time }) {
     server.channels = 1;
     const first = page.add("a");
     await time.pass(100);

@@ -19,7 +19,7 @@ RUNS = 1000
 
 
 def play(*arguments: str) -> None:
-    """Run the model; what it prints on a failure names the step, or the seed."""
+    """Run the model. Its output names the step, or the seed, of a failure."""
     command = ["node", "--no-warnings", str(MODEL), CLIENT, *arguments]
     environment = {**os.environ, "NODE_MODULES": f"{MODULES}/"}
     played = subprocess.run(
