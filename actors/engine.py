@@ -73,7 +73,7 @@ class Engine:
         self._timer = Timer()
         self._give_up = threading.Event()
         self._supervisors: list[Supervisor] = []
-        self._writer_facts = WriterStats()
+        self._writer_stats = WriterStats()
         self._writer: ActorRef[SnapshotWriter] | None = None
 
     def add(self, runtime: ProjectionRuntime[Any, Any]) -> Supervisor:
@@ -110,7 +110,7 @@ class Engine:
                 self._store,
                 commit_limit=self._settings.commit_limit,
                 give_up=self._give_up,
-                stats=self._writer_facts,
+                stats=self._writer_stats,
             )
         finally:
             # Out of Pykka's global registry: its stop_all(), which also runs when any actor of the app raises
@@ -180,28 +180,28 @@ class Engine:
     def loops(self) -> list[ThreadHealth]:
         """Return the health of each thread."""
         now = monotonic()
-        writer = ThreadHealth.of(self._writer_facts.thread, self._writer_facts.busy_since, now)
+        writer = ThreadHealth.of(self._writer_stats.thread, self._writer_stats.busy_since, now)
         writer = writer._replace(name="keyfold-writer")
         return [*self._dispatcher.loops(now), writer, self._sweeper.loop(now), *self._timer.loops(now)]
 
     @property
     def trouble(self) -> str:
         """Why nothing can be written at the moment; empty when all is well."""
-        return self._writer_facts.trouble
+        return self._writer_stats.trouble
 
     def _trouble(self) -> str:
-        facts = self._writer_facts
-        if facts.trouble:
-            return f"; the database is in trouble: {facts.trouble}"
+        stats = self._writer_stats
+        if stats.trouble:
+            return f"; the database is in trouble: {stats.trouble}"
         return (
-            f"; some rows can't be written at the moment: {facts.waiting_reason}"
-            if facts.waiting_reason
+            f"; some rows can't be written at the moment: {stats.waiting_reason}"
+            if stats.waiting_reason
             else ""
         )
 
     def writer_stats(self) -> dict[str, Any]:
         """Return the numbers of the SnapshotWriter."""
-        return self._writer_facts.as_dict()
+        return self._writer_stats.as_dict()
 
     @staticmethod
     def stats_of(runtime: ProjectionRuntime[Any, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class UnknownProjection(ProjectionError):
 
 
 class InvalidProjection(ProjectionError):
-    """The Projection class is not usable as it stands; the message says what to change."""
+    """The Projection class is not usable as it stands; the message names the change to make."""
 
 
 class InvalidEvent(ProjectionError):
@@ -134,13 +134,13 @@ class WouldDeadlock(ProjectionError):
 
 
 def apply_error(
-    projection: str, key: str, version: int, event: object, cause: BaseException, *, kept: bool = True
+    projection: str, key: str, version: int, event: object, cause: BaseException, *, is_letter: bool = True
 ) -> ApplyError:
-    """Return the error of an event that could not be folded. ``kept`` says that it is a dead letter now."""
+    """Return the error of an event that could not be folded. ``is_letter``: it is a dead letter now."""
     error = ApplyError(
         f"{projection}: {type(event).__qualname__} could not be folded into key {key!r}: "
         + describe(cause)
-        + (". It is kept as a dead letter" if kept else ""),
+        + (". It is kept as a dead letter" if is_letter else ""),
         projection=projection,
         key=key,
         event=event,

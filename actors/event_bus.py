@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 EventT = TypeVar("EventT")
 Listener = Callable[[Any], object]
+"""A function of the app. ``dispatch`` calls it, on the thread of the caller."""
 ListenerT = TypeVar("ListenerT", bound=Listener)
 Route = Callable[[Any], Receipt]
+"""Takes the events of one class. ``dispatch`` calls it, on the thread of the caller."""
 
 
 MAX_CLASSES = 1_000

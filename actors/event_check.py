@@ -56,7 +56,7 @@ def make_event_check(event_class: type, codec: Codec | None, max_bytes: int, *, 
 
 
 def has_json_form(event_class: type) -> bool:
-    """Return whether msgspec knows how objects of a class look in JSON, whatever their parts are."""
+    """Return whether msgspec knows how objects of a class look in JSON. Their parts do not matter."""
     try:
         return not isinstance(inspect.type_info(event_class), inspect.CustomType)
     except Exception:
@@ -148,7 +148,7 @@ def _is_text(value: str) -> bool:
 # A Decimal that keeps its digits in itself, in four words, has 76 of them at most. In a Python without the C
 # module its size tells nothing.
 _SMALL_DECIMAL = Decimal(1).__sizeof__()
-_DECIMALS_TELL = Decimal("1" * 77).__sizeof__() > _SMALL_DECIMAL
+_SIZE_SHOWS_DIGITS = Decimal("1" * 77).__sizeof__() > _SMALL_DECIMAL
 # The most bytes of JSON of a part that is no text: a Decimal of 76 digits with a sign, a point and an
 # exponent of up to 20 characters.
 _MAX_PART = 120
@@ -168,7 +168,7 @@ _CONDITIONS: tuple[tuple[inspect.Type, str], ...] = (
     (inspect.DateTimeType(), "type({v}) is datetime and ({v}.tzinfo is None or {v}.tzinfo is UTC)"),
     (inspect.DateType(), "type({v}) is date"),
     (inspect.UUIDType(), "type({v}) is UUID"),
-    *([(inspect.DecimalType(), "type({v}) is Decimal and is_small({v})")] if _DECIMALS_TELL else []),
+    *([(inspect.DecimalType(), "type({v}) is Decimal and is_small({v})")] if _SIZE_SHOWS_DIGITS else []),
 )
 _NAMES: dict[str, Any] = {
     "datetime": datetime,

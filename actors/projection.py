@@ -177,7 +177,7 @@ def overrides_keys(projection: Projection[Any, Any]) -> bool:
 
 
 def check_projection(projection: object) -> Projection[Any, Any]:
-    """Return projection if it can run. Raises InvalidProjection that says what is missing."""
+    """Return projection if it can run. Raises InvalidProjection that names the missing part."""
     if isinstance(projection, type):
         msg = f"register an instance: {projection.__name__}(), not the class"
         raise InvalidProjection(msg)

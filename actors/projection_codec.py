@@ -14,7 +14,7 @@ from .projection import Projection, delta_type
 
 
 class ProjectionCodec:
-    """Encodes and decodes what one projection makes, and upgrades the rows of older releases.
+    """Encodes and decodes the objects of one projection, and upgrades the rows of older releases.
 
     Args:
         projection: Its hooks, its types and its options are read here, once.
@@ -68,4 +68,4 @@ class ProjectionCodec:
 
     def encode_event(self, event: Any) -> bytes:
         """Return an event as JSON. Raises EncodeError."""
-        return self.delta.encode(event)  # an encoder takes any object, whatever its codec decodes
+        return self.delta.encode(event)  # an encoder takes objects of any type

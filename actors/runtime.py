@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 class ProjectionRuntime(Generic[EventT, StateT]):
     """One projection in one system. Made by ``ProjectionSystem.register``; safe from any thread.
 
-    Reads return what is committed, never the working state of an actor.
+    Reads return the committed state, never the working state of an actor. It imports many modules, since it
+    is the door of an app to all that the library does with one projection.
     """
 
     def __init__(self, projection: Projection[EventT, StateT], system: ProjectionSystem) -> None:
@@ -324,11 +325,11 @@ class ProjectionRuntime(Generic[EventT, StateT]):
             try:
                 self.projection.apply(state, event)
             except Exception as cause:
-                raise apply_error(self.name, key, version, event, cause, kept=False) from cause
+                raise apply_error(self.name, key, version, event, cause, is_letter=False) from cause
         try:
             encoded = self.codec.encode_state(state) if version else TOMBSTONE
         except Exception as cause:
-            raise apply_error(self.name, key, version, event, cause, kept=False) from cause
+            raise apply_error(self.name, key, version, event, cause, is_letter=False) from cause
         self._replace(key, version, encoded)
         return state
 

@@ -78,7 +78,7 @@ class ProjectionSystem:
         self.projections: dict[str, ProjectionRuntime[Any, Any]] = {}
         self._fresh()
         self.reporter = Reporter(self)
-        self.reporter.hooks.append(self._look_again)
+        self.reporter.on_report(self._look_again)
         self._fork_hooks: list[Callable[[], None]] = []
         self._observers: list[Observer] = []
         self.closed = False
@@ -105,7 +105,7 @@ class ProjectionSystem:
 
         Raises:
             AlreadyRegistered: A projection of this name is registered already.
-            InvalidProjection: The projection can't run; the message says what is missing.
+            InvalidProjection: The projection can't run; the message names the missing part.
             Closed: The system is closed.
         """
         check_projection(projection)

@@ -297,8 +297,8 @@ def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: Web
     for forked in (health.after_fork, access.after_fork, after_fork):
         system.after_fork(forked)
     hub.sources.add(OVERVIEW, overview)
-    system.reporter.hooks.append(mirror)
-    system.reporter.hooks.append(lambda _stats: hub.cross_process_sync.look_around(system.reporter.others))
+    system.reporter.on_report(mirror)
+    system.reporter.on_report(lambda _stats: hub.cross_process_sync.look_around(system.reporter.others))
     return KeyfoldState(system, hub, access, settings, overview, health, metrics)
 
 

@@ -34,7 +34,7 @@ _MAX_EPOCHS_LEFT = 8
 
 
 class Stage(Enum):
-    """What an actor knows of its row, and what it waits for. See KeyActor for the transitions."""
+    """The stages of an actor. See KeyActor for the transitions."""
 
     COLD = "nothing is known of the row"
     LOADING = "the writer reads the row"
@@ -171,7 +171,7 @@ class KeyActor(PooledActor):
                 return
             given_up = self.context.population.given_up
             if given_up is not None:
-                # The writer still answers what it has, or the close ends it; nothing else will be begun.
+                # The writer still answers its messages, or the close ends them; nothing else is begun.
                 self.context.in_flight.fail(mailbox.take(sys.maxsize), given_up)
             elif self.stage is Stage.READY:
                 self._work()
@@ -202,7 +202,7 @@ class KeyActor(PooledActor):
     def _retire(self) -> None:
         at_rest = self.stage in (Stage.COLD, Stage.READY) and not self._letters
         # The seal is the linearisation point of retirement: a sender that comes later asks for a new
-        # actor, and the load of that one can only see what this one has committed.
+        # actor, and its load sees everything that this one has committed.
         if at_rest and self.actor_inbox.seal_if_empty():
             self.context.population.remove(self)
 
@@ -218,7 +218,7 @@ class KeyActor(PooledActor):
         batch = self.actor_inbox.take(min(turn_limit, self._batch_limit) if self._batch_limit else turn_limit)
         if not batch:
             return  # and keep no empty list: most actors are idle, and it has 56 bytes
-        self._deliveries = batch  # from here on this actor resolves them, whatever happens
+        self._deliveries = batch  # from here on this actor resolves them, in every case
         if self._expects_command and (here := first_command(batch)) < len(batch):
             # The command gets a turn of its own, after the events in front of it.
             self.actor_inbox.put_back(batch[max(here, 1) :])
@@ -250,7 +250,7 @@ class KeyActor(PooledActor):
     def _order(self, message: Load | Write | Amend) -> None:
         """Tell the writer.
 
-        It answers by a signal, unless it has ended: then the close ends what waits for it.
+        It answers by a signal, unless it has ended: then the close fails the messages.
         """
         try:
             self.context.writer.tell(message)
@@ -406,7 +406,7 @@ class KeyActor(PooledActor):
         self._order(Write(save, self.actor_inbox.put_signal))
 
     def _begin(self, command: Command) -> None:
-        """Carry out a command: have the writer do what it asks for."""
+        """Carry out a command: give its order to the writer."""
         self._deliveries, self._command = (), command
         order = command.begin(self)
         if order is None:  # it could not be done, and its state may be half changed

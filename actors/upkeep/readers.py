@@ -102,8 +102,8 @@ class Readers:
             seconds: How long an answer may take, the wait for a thread included. None: the usual time.
 
         Returns:
-            The future of its result. It fails with what ``ask`` raises, StoreUnavailable at the deadline, or
-            Closed.
+            The future of its result. It fails with the exception of ``ask``, StoreUnavailable at the
+            deadline, or Closed.
         """
         read = _Read(ask, self._seconds if seconds is None else seconds)
         if len(self._unanswered) >= _MAX_WAITING:

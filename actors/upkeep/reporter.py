@@ -29,8 +29,7 @@ class Reporter:
     """Writes a report every ``report_seconds``, one at a time. ``report`` never blocks or raises."""
 
     def __init__(self, system: ProjectionSystem) -> None:
-        self.hooks: list[Callable[[dict[str, Any]], object]] = []
-        """Called with the stats of each report, on a reader's thread."""
+        self._hooks: list[Callable[[dict[str, Any]], object]] = []
         self._system = system
         self._processes = Processes(system.store)
         self.after_fork()
@@ -43,6 +42,13 @@ class Reporter:
         self._lock = threading.Lock()
         self._due = 0.0
         self._under_way: Future[None] | None = None
+
+    def on_report(self, hook: Callable[[dict[str, Any]], object]) -> None:
+        """Call ``hook(stats)`` with each report, on a reader's thread.
+
+        If it raises, the report is not written.
+        """
+        self._hooks.append(hook)
 
     def report(self) -> None:
         """Write a report, if one is due. Safe from any thread; the sweeper calls it in each round."""
@@ -62,7 +68,7 @@ class Reporter:
     def _report(self) -> None:
         try:
             stats = self._system.stats()
-            for hook in self.hooks:
+            for hook in self._hooks:
                 hook(stats)
             self._processes.report(self.process, stats)
         except Exception:

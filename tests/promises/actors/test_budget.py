@@ -1,7 +1,7 @@
-"""What an event costs, counted and not timed: Python and C calls, and bytes that are still held.
+"""The cost of an event, counted and not timed: Python and C calls, and bytes that are still held.
 
-The counts are the same on every run of one Python, so a regression shows without noise. Whoever makes the
-hot path dearer on purpose raises the budget here, and says why in the commit.
+The counts are the same on every run of one Python, so a regression shows without noise. A commit that
+makes the hot path dearer on purpose raises the budget here, and says why.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class Totals(Projection[Added, Total]):
         return {"total": state.total}
 
 
-# Calls an event (Python's and C's), with a tenth to spare for other versions of Python.
+# Calls per event (Python's and C's), with a tenth to spare for other versions of Python.
 DISPATCH_CALLS = 16.5  # five of them check that the event can be read back: a type for each field, a length
 FOLD_CALLS = 4.5
 RESULT_CALLS = 5.5
-# Bytes an event: its Receipt, which is also its place in the mailbox, while it waits; its delta as well after
-# that (and 8 bytes of the state that this projection collects).
-# A third of the first is its place in the set by which a close ends every Receipt, wherever an event got lost.
+# Bytes per event: its Receipt, which is also its place in the mailbox, while it waits; its delta as well
+# after that (and 8 bytes of the state that this projection collects). A third of the first is its place in
+# the set by which a close ends every Receipt, wherever an event got lost.
 WAITING_BYTES = 125
 DONE_BYTES = 190
 
@@ -79,7 +79,7 @@ class InlineWriter:
 
 
 class Bench:
-    """A system without a thread: what is ready runs when it is told to."""
+    """A system without threads: an actor that is ready runs when ``fold`` is called."""
 
     def __init__(self, system: ProjectionSystem, ready: list[Any]) -> None:
         self.system, self._ready = system, ready
@@ -119,7 +119,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 
 def calls(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the calls an event that work makes, and what it returns."""
+    """Return the number of calls per event that work makes, and its result."""
     count = 0
 
     def note(_frame: Any, event: str, _argument: Any) -> None:

@@ -1,4 +1,7 @@
-"""At the edges: odd keys, events, states, deltas and exceptions, each of which harms itself alone and loses nothing."""
+"""At the edges.
+
+Odd keys, events, states, deltas and exceptions, each of which harms itself alone and loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ class Region(str, Enum):  # noqa: UP042  # StrEnum has a str() that is not odd
 
 
 def test_a_key_that_is_a_str_enum_is_its_plain_string(make_system: MakeSystem) -> None:
-    """In the row, in the Receipt, and to whoever reads by it or by the string."""
+    """In the row, in the Receipt, and for a reader that uses it or the string."""
     system = make_system()
     totals = system.register(Totals())
     [applied] = system.bus.dispatch(Added(Region.NORTH)).result(DEADLINE)
@@ -167,7 +170,10 @@ def test_an_event_above_the_limit_is_refused_by_dispatch(make_system: MakeSystem
 def test_an_event_that_could_not_be_read_back_is_refused_by_name(
     make_system: MakeSystem, kind: type[Pad], event: Noted, message: str
 ) -> None:
-    """At dispatch, with nothing accepted: a badly typed event was committed once, and bricked its key later."""
+    """At dispatch, with nothing accepted.
+
+    A badly typed event was committed once, and bricked its key later.
+    """
     system = make_system()
     runtime = system.register(kind())
     before = runtime.apply_event(Noted("a", "fine"), DEADLINE)
@@ -210,7 +216,7 @@ def test_a_key_that_may_halt_takes_only_events_that_can_be_kept(make_system: Mak
 
 
 def test_a_letter_kept_by_a_script_is_retried_under_the_name_of_its_module(make_system: MakeSystem) -> None:
-    """The class of a script is __main__.Noted there, and shop.Noted to whoever imports it."""
+    """The class of a script is __main__.Noted there, and shop.Noted to a module that imports it."""
     system = make_system()
     runtime = system.register(Pad())
     here = Noted.__module__
@@ -238,7 +244,7 @@ def test_classes_made_on_the_fly_are_not_all_kept(make_system: MakeSystem) -> No
 
 
 class Kept(Projection[Added, dict]):  # type: ignore[type-arg]
-    """Does with its untyped state what the event says."""
+    """Changes its untyped state by the function in the event."""
 
     name = "test.kept"
 
@@ -272,7 +278,10 @@ def nested(levels: int) -> list[Any]:
 def test_a_state_that_would_come_back_as_another_is_the_events_error(
     make_system: MakeSystem, broadcaster: RecordingBroadcaster, change: Callable[[Any], Any], message: str
 ) -> None:
-    """At the event that brings it, with the state of before intact and shown; the next event is folded on that."""
+    """At the event that brings it, with the state of before intact and shown.
+
+    The next event is folded on that.
+    """
     system = make_system(broadcaster=broadcaster)
     runtime = system.register(Kept())
     for _ in range(2):
@@ -287,7 +296,7 @@ def test_a_state_that_would_come_back_as_another_is_the_events_error(
 
 
 class Typed(Totals):
-    """Its delta is not always what it says."""
+    """Its delta is not always of the annotated type."""
 
     name = "test.typed"
 
@@ -350,7 +359,7 @@ def keep_a_pair(state: Any) -> None:
 
 
 class Trusting(Kept):
-    """Knows what it does."""
+    """Switches the verification off, and knows the consequences."""
 
     name = "test.trusting"
     verify = False
@@ -555,6 +564,6 @@ def test_no_connection_is_left_after_a_close(postgres_url: str) -> None:
 
 
 def test_poisons_of_this_module_poison(totals: Runtime) -> None:
-    """The helper raises: what is built on it means something."""
+    """The helper raises, so the tests that use it mean something."""
     with pytest.raises(ApplyError):
         totals.apply_event(Added("a", 1, poison), DEADLINE)

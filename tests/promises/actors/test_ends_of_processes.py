@@ -1,4 +1,4 @@
-"""At the end of a process, and in a forked one: what was accepted is committed, and nothing is waited for in vain."""
+"""At the end of a process, and in a forked one: accepted events are committed, and no wait is in vain."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ Runtime = ProjectionRuntime[Added, Total]
 def test_a_process_ends_though_postgresql_is_frozen(
     postgres_server: PostgresServer, postgres_proxy: TcpProxy
 ) -> None:
-    """Within close_timeout: concurrent.futures would join the readers' threads before close() could free them."""
+    """Within close_timeout.
+
+    concurrent.futures would join the readers' threads before close() could free them.
+    """
     process = python(
         """
 system.settings = __import__("dataclasses").replace(system.settings, close_timeout=2.0)
@@ -57,7 +60,10 @@ system.bus.dispatch(Added("a"))
 
 
 def test_a_first_dispatch_at_exit_is_refused_and_a_late_read_too(sqlite_url: str) -> None:
-    """By Closed, which says why: whatever was started then would end with the process, and its events with it."""
+    """By Closed, which says why.
+
+    A thread that was started then would end with the process, and its events too.
+    """
     program = """
 import atexit
 from keyfold.actors import Closed
@@ -103,7 +109,7 @@ def test_a_report_under_way_does_not_come_back_after_the_farewell(
     system = make_system()
     system.register(Totals()).apply_event(Added("a"), DEADLINE)
     reporter, parking, left = system.reporter, Parking(), threading.Event()
-    reporter.hooks.append(lambda _stats: parking.park())
+    reporter.on_report(lambda _stats: parking.park())
     leave = reporter._processes.leave
 
     def leave_and_tell(process: str) -> None:
@@ -126,7 +132,7 @@ def test_a_report_under_way_does_not_come_back_after_the_farewell(
 
 
 def in_child(work: Callable[[], bool]) -> bool:
-    """Fork, and return what work returned there."""
+    """Fork, and return the result of work in the child."""
     pid = os.fork()
     if pid == 0:
         passed = False
@@ -172,7 +178,7 @@ def test_a_child_forked_in_a_hook_may_wait_for_receipts(make_system: MakeSystem)
 def test_a_handler_that_closes_loses_nothing_whenever_the_signal_comes(
     database_url: str, number: signal.Signals
 ) -> None:
-    """Thirty times in the middle of a loop that dispatches: each Receipt ends, and says what the row says."""
+    """Thirty times in the middle of a loop that dispatches: each Receipt ends, and agrees with the row."""
     program = f"""
 import random, signal
 from keyfold.actors import Closed

@@ -95,7 +95,7 @@ def accounts(system: ProjectionSystem, rules: Rules) -> Accounted:
 
 
 def pay(runtime: Accounted, *amounts: int, account: str = "a") -> list[BaseException | None]:
-    """Dispatch at once, and return what became of each."""
+    """Dispatch all at once, and return the outcome of each."""
     receipts = [runtime.accept(Paid(account, amount)) for amount in amounts]
     return [receipt.exception(DEADLINE) for receipt in receipts]
 
@@ -117,7 +117,7 @@ def parked(runtime: Accounted, account: str = "a") -> list[int]:
 def test_a_poison_event_parks_its_key_and_what_follows_and_no_other_key(
     accounts: Accounted, rules: Rules
 ) -> None:
-    """What is before it is committed, what is behind it waits in order; other keys go on."""
+    """The events before it are committed, those behind it wait in order; other keys go on."""
     rules.forbidden = {13}
     assert kinds(pay(accounts, 1, 2, 13, 3, 4)) == [
         "NoneType",
@@ -227,7 +227,7 @@ def test_a_halt_outlives_the_process_and_holds_for_all_of_them(make_system: Make
 
 
 def test_an_event_that_a_stale_state_refused_is_folded_on_the_fresh_one(make_system: MakeSystem) -> None:
-    """The halt is version-checked: what another process wrote may be what made the event legal."""
+    """The halt is version-checked: the commit of another process may have made the event legal."""
 
     class Withdrawals(Projection[Paid, Balance]):
         name = "test.withdrawals"
@@ -270,7 +270,7 @@ def test_a_replaced_key_stays_halted_while_events_are_parked(
 
 
 def test_an_ordinary_dead_letter_is_retried_once(system: ProjectionSystem, rules: Rules) -> None:
-    """It is folded on the state as it is, and gone in the same commit; what fails again stays."""
+    """It is folded on the present state, and removed in the same commit; a letter that fails again stays."""
     careless = system.register(Careless(rules))
     rules.forbidden = {13}
     pay(careless, 1, 13, 2)
@@ -443,7 +443,7 @@ def test_a_row_of_an_older_schema_is_upgraded_when_it_is_read(make_system: MakeS
 
 
 def test_a_row_of_a_newer_schema_is_refused_and_untouched(make_system: MakeSystem, rules: Rules) -> None:
-    """An old process in a rolling release neither misreads it nor writes over it, nor halts it for the new one.
+    """An old process in a rolling release neither misreads it nor writes over it, nor halts it.
 
     The event is kept as a letter, which the new release retries.
     """

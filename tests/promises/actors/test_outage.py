@@ -1,4 +1,4 @@
-"""Promise 10: the database goes away, in the middle of a commit too, and what was accepted is written once."""
+"""Promise 10: the database goes away, in the middle of a commit too, and accepted events are written once."""
 
 from __future__ import annotations
 
@@ -128,7 +128,10 @@ def test_a_lost_commit_of_a_new_key_and_of_a_dead_letter_counts_once(
 def test_readers_get_a_store_error_and_recover(
     postgres_server: PostgresServer, postgres_proxy: TcpProxy
 ) -> None:
-    """A connection that died costs no error; a database that is away raises StoreUnavailable until it is back."""
+    """A connection that died costs no error.
+
+    A database that is away raises StoreUnavailable until it is back.
+    """
     with ProjectionSystem(postgres_server.url_of("postgres", postgres_proxy.port)) as system:
         totals = system.register(Totals())
         totals.apply_event(Added("a", 1), DEADLINE)

@@ -198,7 +198,10 @@ def test_nobody_is_told_before_the_commit(
 def test_a_failed_broadcast_keeps_the_row_and_says_so(
     make_system: Callable[..., ProjectionSystem],
 ) -> None:
-    """Promise 5: the row stays, the Receipt raises BroadcastError, the channel is invalidated, it is counted."""
+    """Promise 5.
+
+    The row stays, the Receipt raises BroadcastError, the channel is invalidated, it is counted.
+    """
 
     def fail(_committed: Committed) -> None:
         msg = "no wire"
@@ -318,7 +321,10 @@ def test_what_cannot_be_encoded_is_poison_and_named(
 def test_a_nul_in_a_string_is_poison_on_postgresql_and_fine_on_sqlite(
     make_system: Callable[..., ProjectionSystem],
 ) -> None:
-    """Promise 6: PostgreSQL refuses the row of the whole batch; the guilty event is found, the others are kept."""
+    """Promise 6.
+
+    PostgreSQL refuses the row of the whole batch; the guilty event is found, the others are kept.
+    """
 
     class Names(Projection[Added, dict[str, str]]):
         name = "test.names"
@@ -372,7 +378,10 @@ def test_a_state_row_that_no_longer_decodes_is_named_and_untouched(
 def test_a_full_mailbox_pushes_back_within_the_timeout(
     make_system: Callable[..., ProjectionSystem],
 ) -> None:
-    """Promise 9: dispatch waits for room as long as it is told, then raises MailboxFull, and it is counted."""
+    """Promise 9.
+
+    Dispatch waits for room as long as it is told, then raises MailboxFull, and it is counted.
+    """
     system = make_system(mailbox_limit=3, dispatch_timeout=0.05)
     totals = system.register(Totals())
     parking = Parking()
@@ -477,7 +486,7 @@ def test_close_commits_what_was_accepted_and_refuses_the_rest(
 
 
 def test_close_waits_for_a_rebuild(make_system: Callable[..., ProjectionSystem]) -> None:
-    """Promise 11: whoever asked for it hears what became of it."""
+    """Promise 11: the caller that asked for it gets its outcome."""
     system = make_system()
     totals = system.register(Totals())
     parking = Parking()
@@ -520,7 +529,7 @@ def test_stopping_all_actors_of_the_app_stops_none_of_ours(system: ProjectionSys
 
 
 def test_applied_carries_the_facts_and_the_delta_as_it_was(system: ProjectionSystem, totals: Runtime) -> None:
-    """The delta is what was sent, even if ``apply`` returned the state itself and changed it later."""
+    """The delta is the one that was sent, even if ``apply`` returned the state and changed it later."""
     parking = Parking()
 
     def park_and_return_it(state: Total) -> Total:

@@ -1,4 +1,7 @@
-"""Every Receipt ends: after a close with a backlog, an interrupt, a start that fails; and the counts are right."""
+"""Every Receipt ends.
+
+After a close with a backlog, an interrupt, a start that fails; and the counts are right.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +116,8 @@ def test_a_dispatch_that_waits_for_room_is_refused_by_the_close(make_system: Mak
     with ThreadPoolExecutor(1) as pool:
         late = pool.submit(system.bus.dispatch, Added("a"))
         mailbox = system.runtime("test.totals").running().actors["a"].actor_inbox
-        wait_until(lambda: mailbox._room is not None and bool(mailbox._room._waiters))  # type: ignore[attr-defined]
+        room: Any = mailbox
+        wait_until(lambda: room._room is not None and bool(room._room._waiters))
         system.close(0.2)
         parking.release()
         error = late.exception(DEADLINE)
@@ -169,7 +173,7 @@ def test_waiting_for_everything_in_a_hook_is_an_error_and_no_deadlock(
 
 
 class Interrupt(BaseException):
-    """What a signal handler may raise."""
+    """An exception of a signal handler."""
 
 
 def _lines_of_a_dispatch(system: ProjectionSystem, key: str) -> list[tuple[str, int]]:
@@ -258,7 +262,7 @@ def test_a_close_in_a_signal_handler_ends_though_it_interrupted_a_mailbox(make_s
 
         def work() -> None:
             for _ in range(3):
-                receipts.append(system.bus.dispatch(Added("a")))  # noqa: PERF401  # those before the refusal count
+                receipts.append(system.bus.dispatch(Added("a")))  # noqa: PERF401  # those before it count
 
         with pytest.raises((Closed, StoreError)):
             _traced(at, work)
@@ -307,7 +311,7 @@ def test_a_start_that_fails_half_way_accepts_nothing_and_leaves_nothing(
 
 
 def test_each_receipt_of_a_failed_batch_raises_an_error_of_its_own(make_system: MakeSystem) -> None:
-    """One object for all would grow a traceback with the frames, and the locals, of every request that asks."""
+    """One object for all would grow a traceback with the frames and locals of every request that asks."""
     system = make_system(tuning={"dispatcher_threads": 1})
     system.register(Totals())
     parking = Parking()

@@ -122,7 +122,7 @@ def test_an_event_between_the_seal_and_the_unmapping_goes_to_the_next_incarnatio
 def test_an_actor_whose_turn_is_being_saved_does_not_retire(
     system: ProjectionSystem, totals: Runtime, broadcaster: Any
 ) -> None:
-    """A new incarnation's load would not see what is still on its way to the row."""
+    """The load of a new actor would not see a commit that is still on its way to the row."""
     parking = Parking()
     broadcaster.before = lambda _committed: parking.park()
     receipt = system.bus.dispatch(Added("a", 1))

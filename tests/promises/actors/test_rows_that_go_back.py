@@ -1,4 +1,4 @@
-"""A row is set back behind what its actor has committed: by a restored backup, or a replica that lagged."""
+"""A row is set back behind the commits of its actor: by a restored backup, or a replica that lagged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def position_of(system: ProjectionSystem, name: str = NAME) -> Position:
 
 
 def set_back(system: ProjectionSystem, lost: int = 2) -> Position:
-    """Commit an event, then some more, set the row back to the first, and return the position that was lost."""
+    """Commit an event, then some more, set the row back to the first, and return the lost position."""
     system.bus.dispatch(Added("a", 1)).result(DEADLINE)
     copy = copy_row(system.store, "a")
     for _ in range(lost):
@@ -42,7 +42,7 @@ def set_back(system: ProjectionSystem, lost: int = 2) -> Position:
 def test_the_next_commit_is_in_an_epoch_of_its_own(
     system: ProjectionSystem, broadcaster: RecordingBroadcaster
 ) -> None:
-    """And pages are told to look: what they were shown does not lead on to it."""
+    """And pages read the row again: the deltas that they were shown do not lead to it."""
     totals = system.register(Totals())
     lost = set_back(system)
     [applied] = system.bus.dispatch(Added("a", 5)).result(DEADLINE)
@@ -74,7 +74,10 @@ def test_an_epoch_that_was_left_does_not_come_back(system: ProjectionSystem) -> 
 
 
 def test_also_where_nothing_can_be_committed_on_it(system: ProjectionSystem) -> None:
-    """The only event is poison, or the row does not load: the epoch is left all the same, and the rest stays."""
+    """The only event is poison, or the row does not load.
+
+    The epoch is left all the same, and the rest stays.
+    """
     system.register(Totals())
     lost = set_back(system)
     with pytest.raises(ApplyError):
@@ -96,7 +99,7 @@ def test_also_where_nothing_can_be_committed_on_it(system: ProjectionSystem) -> 
 
 
 def test_a_halted_key_stays_halted(system: ProjectionSystem) -> None:
-    """What is parked is parked for whatever state the row has by then."""
+    """Parked events stay parked, whichever state the row has by then."""
     halting = system.register(Halting())
     halting.apply_event(Added("a", 1), DEADLINE)
     with pytest.raises(ApplyError):
@@ -136,7 +139,10 @@ def test_another_commit_of_the_same_version_is_not_written_over(
 def test_actors_of_two_processes_while_the_row_is_set_back_again_and_again(
     make_system: Callable[..., ProjectionSystem],
 ) -> None:
-    """Each commit is over a row that was there: the count of events is the version, however often it goes back."""
+    """Each commit is over a row that was there.
+
+    The count of events is the version, however often it goes back.
+    """
     systems = [make_system(), make_system()]
     totals, _ = [system.register(Totals()) for system in systems]
     set_back(systems[0])
@@ -211,7 +217,7 @@ def test_a_load_that_lags_makes_no_epoch(system: ProjectionSystem) -> None:
 def test_a_row_that_moves_on_before_its_actor_can_leave_the_epoch_leaves_it_all_the_same(
     make_system: Callable[..., ProjectionSystem],
 ) -> None:
-    """Another process, which knows nothing of what was lost, commits past that between the load and the new epoch."""
+    """Another process, which does not know the lost commit, commits past it before the new epoch."""
     ours, theirs = make_system(), make_system()
     totals = ours.register(Totals())
     theirs.register(Totals())

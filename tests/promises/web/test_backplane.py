@@ -479,7 +479,7 @@ def report_in_turn(systems: list[ProjectionSystem]) -> None:
         return all(reports[system] > 15 for system in systems)
 
     for system in systems:
-        system.reporter.hooks.append(partial(note, system))
+        system.reporter.on_report(partial(note, system))
     until(reported)
 
 

@@ -1,4 +1,4 @@
-"""The bus: routing by class, priorities, vetoes, and what a Receipt of nothing is."""
+"""The bus: routing by class, priorities, vetoes, and the Receipt of an event without listeners."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def test_rebuild_takes_the_events_of_its_key_only(system: ProjectionSystem) -> N
 
 
 def test_unknown_names_are_named(system: ProjectionSystem) -> None:
-    """With what there is."""
+    """The message names the registered ones."""
     system.register(Totals())
     with pytest.raises(UnknownProjection, match=r"'absent'; registered: test\.totals"):
         system.runtime("absent")
@@ -308,7 +308,7 @@ def test_unknown_names_are_named(system: ProjectionSystem) -> None:
 def test_a_projection_that_cannot_run_is_refused(
     system: ProjectionSystem, namespace: dict[str, Any], message: str
 ) -> None:
-    """At registration, by a message that says what to change."""
+    """At registration, by a message that names the change to make."""
     body = {"key": lambda self, event: "a", "apply": lambda self, state, event: {}, **namespace}
     made = type("Made", (Projection,), {**body, "events": Base, "state_type": dict})
     with pytest.raises(ProjectionError, match=message):

@@ -83,7 +83,7 @@ def is_compiled(check: Callable[[Any], str | None]) -> bool:
     return check.__code__.co_filename.startswith("<check of")
 
 
-# -- what is fine, and what is not
+# -- events that are fine, and events that are not
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,10 @@ UNTYPED: Any = ["not", "a", "dish"]
         ),
         (
             Priced("soup", Decimal(1), -math.inf),
-            "field 'share': -inf is no number in JSON, and would come back as null: use None, or leave it out",
+            (
+                "field 'share': -inf is no number in JSON, and would come back as null: "
+                "use None, or leave it out"
+            ),
         ),
         (Moved("x", Colour.RED), "field 'boxId': Invalid UUID"),  # type: ignore[arg-type]
     ],
@@ -148,7 +151,10 @@ def test_an_event_may_be_a_mebibyte_long() -> None:
 
 
 def test_an_event_without_a_form_in_json_is_fine_unless_it_has_to_be_kept() -> None:
-    """A halted key's events are parked in the database, to be folded later; a dead letter is just not retried."""
+    """A halted key's events are parked in the database, to be folded later.
+
+    A dead letter is just not retried.
+    """
 
     for event, reason in (
         (Plain(), "a Plain can't be encoded"),
@@ -202,7 +208,7 @@ def test_events_need_be_no_objects(event_class: Any, fine: Any, odd: Any) -> Non
 
 
 def test_an_event_need_not_come_back_equal() -> None:
-    """A tuple in a list's place, int keys of an untyped dict: it decodes, and that is what counts."""
+    """A tuple in a list's place, int keys of an untyped dict: it decodes, and only that counts."""
 
     @dataclass
     class Event:
@@ -235,7 +241,7 @@ def test_an_exit_within_a_hook_passes(error: BaseException) -> None:
         check(Money())
 
 
-# -- what only looks flat
+# -- classes that only look flat
 
 
 class Shouting(str):
@@ -250,7 +256,10 @@ def test_an_object_that_says_it_is_text_is_not_taken_for_it() -> None:
 
 
 def odd_classes() -> list[tuple[type, Any]]:
-    """Classes whose fields are flat, but whose fields aren't all that decides; with an event that doesn't decode."""
+    """Classes with flat fields that decode by more than their fields.
+
+    Each with an event that doesn't decode.
+    """
 
     @dataclass
     class Checked:
@@ -331,18 +340,22 @@ def odd_classes() -> list[tuple[type, Any]]:
     ("event_class", "event"), odd_classes(), ids=lambda value: getattr(value, "__name__", "")
 )
 def test_classes_that_only_look_flat(event_class: type, event: Any) -> None:
-    """Validation of the app's own, a computed attribute, a constraint, a deleted attribute: decoding decides."""
+    """Validation of the app's own, a computed attribute, a constraint, a deleted attribute.
+
+    Decoding decides.
+    """
     assert check_of(event_class)(event) is not None
 
 
 # -- any class, any event: it has to agree with encoding and decoding
 
 field_types: list[Any] = [
-    str, int, float, bool, None, Colour, Size, Right, Kind, datetime, date, UUID, Decimal, timedelta, bytes, Any,
-    str | None, int | None, float | None, int | float, int | str | None, float | bool, Colour | None, Size | str,
-    Literal["a", "b"], Literal[1, 2, "a"] | None, Literal["a"] | int, datetime | int, Decimal | None, list[str],
+    str, int, float, bool, None, Colour, Size, Right, Kind, datetime, date, UUID, Decimal, timedelta, bytes,
+    Any, str | None, int | None, float | None, int | float, int | str | None, float | bool, Colour | None,
+    Size | str, Literal["a", "b"], Literal[1, 2, "a"] | None, Literal["a"] | int, datetime | int,
+    Decimal | None, list[str], dict[str, int],
     Annotated[int, msgspec.Meta(ge=0)], Annotated[str, msgspec.Meta(max_length=2)],
-    Annotated[str, msgspec.Meta(description="said")], Annotated[datetime, msgspec.Meta(tz=True)], dict[str, int],
+    Annotated[str, msgspec.Meta(description="said")], Annotated[datetime, msgspec.Meta(tz=True)],
 ]  # fmt: skip
 
 values: st.SearchStrategy[Any] = st.one_of(
@@ -421,7 +434,7 @@ def test_the_compiled_check_agrees_with_encoding_and_decoding(
     max_bytes: int,
     required: bool,  # noqa: FBT001
 ) -> None:
-    """Whatever the class, and whatever its events hold."""
+    """For any class, and any content of its events."""
     event_class = class_of(kind, fields)
     codec = Codec(event_class)
     check = make_event_check(event_class, codec, max_bytes, required=required)
@@ -484,5 +497,7 @@ def test_a_subclass_of_a_dataclass_has_a_check_of_its_own() -> None:
         minutes: int = 5
 
     assert is_compiled(check_of(Urgent))
-    assert check_of(Urgent)(Urgent("4", "soup", 1, "soon")) == "field 'minutes': Expected `int`, got `str`"  # type: ignore[arg-type]
+    urgent: Any = Urgent
+    reason = check_of(Urgent)(urgent("4", "soup", 1, "soon"))
+    assert reason == "field 'minutes': Expected `int`, got `str`"
     assert dataclasses.fields(Urgent)[0].name == "table"

@@ -1,4 +1,4 @@
-"""What apps test their projections with finds what it is for, and nothing else."""
+"""The helpers for tests of apps find the mistakes that they are for, and no others."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_given_asks_which_key() -> None:
 
 
 def test_what_apply_raises_is_raised() -> None:
-    """The test says what it expects."""
+    """The failure shows the expected value."""
     with pytest.raises(ValueError, match="nothing moved"):
         given(Places(), [Moved("a", "pen", 0)])
 
@@ -225,7 +225,7 @@ def test_what_a_running_system_would_refuse_is_found(faulty: Any, message: str) 
 
 
 def test_a_projection_that_turns_verifying_off_is_checked_for_what_it_does() -> None:
-    """Its states are saved as they are, and here it shows what comes of it."""
+    """Its states are saved without a check, and this shows the consequence."""
 
     class Unverified(CountsByNumber):
         name = "test.unverified"

@@ -34,7 +34,7 @@ class HandTimer(Timer):
         self._added.release()
 
     def wait_for_a_pause(self) -> None:
-        """Return once somebody waits."""
+        """Return once an actor pauses."""
         assert self._added.acquire(timeout=DEADLINE)
 
     def go_on(self) -> None:
@@ -53,7 +53,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """What a courtesy takes for the time."""
+    """The clock of the contention backoff."""
     clock = Clock()
     monkeypatch.setattr(contention_backoff, "monotonic", clock)
     return clock
@@ -84,7 +84,10 @@ class Follower(RecordingBroadcaster):
 def test_the_winner_of_a_contended_key_steps_back(
     make_system: Callable[..., ProjectionSystem], timers: list[HandTimer], clock: Clock
 ) -> None:
-    """After a conflict it pauses, and folds all that has come meanwhile in one turn; without one it does not."""
+    """After a conflict it pauses, and folds all that has come meanwhile in one turn.
+
+    Without one it does not.
+    """
     follower = Follower()
     ours, theirs = make_system(broadcaster=follower), make_system()
     ours.register(Totals())
@@ -94,7 +97,7 @@ def test_the_winner_of_a_contended_key_steps_back(
     follower.bus = ours.bus
     ours.bus.dispatch(Added("a")).result(DEADLINE)
     assert follower.receipts.pop().result(DEADLINE)[0].version == 3
-    assert timer.pauses == []  # nobody else writes the key
+    assert timer.pauses == []  # no other process writes the key
     theirs.bus.dispatch(Added("a")).result(DEADLINE)
     follower.bus = ours.bus
     assert ours.bus.dispatch(Added("a")).result(DEADLINE)[0].version == 5
@@ -109,7 +112,7 @@ def test_the_winner_of_a_contended_key_steps_back(
     assert ours.stats()["projections"]["test.totals"]["turns"] == turns + 1
 
 
-def test_a_courtesy_is_bounded(clock: Clock) -> None:
+def test_the_pauses_are_bounded(clock: Clock) -> None:
     """Eight turns, and never over 50 ms, however long a commit took."""
     owed = ContentionBackoff()
     for left in range(7, -1, -1):

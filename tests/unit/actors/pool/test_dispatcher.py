@@ -1,4 +1,4 @@
-"""Nothing waits on a dispatcher thread for what only dispatcher threads can do."""
+"""No dispatcher thread waits for work that only dispatcher threads can do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_waiting_for_a_receipt_in_apply_is_an_error_and_no_deadlock(
 
 
 def test_rebuilding_in_a_hook_is_an_error_and_no_deadlock(system: ProjectionSystem, totals: Runtime) -> None:
-    """The same for what waits for an actor."""
+    """The same for a call that waits for an actor."""
     caught: list[Exception] = []
 
     def wipe(key: str, _state: Total) -> None:

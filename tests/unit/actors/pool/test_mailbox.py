@@ -12,7 +12,7 @@ from keyfold.actors.pool.mailbox import Mailbox
 
 
 class _Submissions:
-    """Stands where the actor and its dispatcher stand, and records who was submitted."""
+    """Takes the place of the actor and its dispatcher, and counts the submissions."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -45,7 +45,7 @@ def test_a_message_that_arrives_during_the_turn_is_not_forgotten_at_its_end() ->
     assert mailbox.take(10) == ["a"]
     mailbox.put("late")
     assert mailbox.rest(suspended=False) is True
-    assert submissions.count == 1  # the actor itself is submitted again by whoever ran it
+    assert submissions.count == 1  # the dispatcher that ran the actor submits it again
 
 
 def test_a_suspended_actor_is_woken_by_signals_only() -> None:
@@ -76,7 +76,7 @@ def test_the_limit_bounds_messages_but_not_signals() -> None:
 
 
 def test_messages_put_back_stand_in_front() -> None:
-    """Promise 1: what is folded again keeps its place, whatever has arrived since."""
+    """Promise 1: events that are folded again keep their place before those that have arrived since."""
     mailbox, _ = _mailbox()
     for message in "abc":
         mailbox.put(message)
@@ -87,7 +87,7 @@ def test_messages_put_back_stand_in_front() -> None:
 
 
 def test_a_mailbox_that_holds_anything_is_not_sealed() -> None:
-    """Promise 7: what arrived before the seal is handled by the actor that has it."""
+    """Promise 7: a message that arrived before the seal is handled by the actor that has it."""
     mailbox, _ = _mailbox()
     mailbox.put("a")
     assert mailbox.seal_if_empty() is False
@@ -99,7 +99,10 @@ def test_a_mailbox_that_holds_anything_is_not_sealed() -> None:
 
 
 def test_a_sealed_mailbox_refuses_loudly() -> None:
-    """Promise 7: what arrives after the seal goes back to the sender, who asks for the next actor."""
+    """Promise 7.
+
+    A message that arrives after the seal goes back to the sender, which asks for the next actor.
+    """
     mailbox, _ = _mailbox()
     assert mailbox.seal() == []
     with pytest.raises(MailboxSealed):

@@ -30,7 +30,7 @@ def dispatcher() -> Iterator[Dispatcher]:
 
 
 class Recorder(PooledActor):
-    """Records what happens to it; parks, raises and replies on demand."""
+    """Records its messages; parks, raises and replies on demand."""
 
     def __init__(self, dispatcher: Dispatcher, mailbox_limit: int = 100) -> None:
         super().__init__(dispatcher=dispatcher, mailbox_limit=mailbox_limit)

@@ -1,4 +1,4 @@
-"""A WatchedThread works on one item after another, says how long a step takes, and ends when it is told to."""
+"""A WatchedThread works on one item after another, shows how long a step takes, and can be ended."""
 
 from __future__ import annotations
 

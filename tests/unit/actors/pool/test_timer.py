@@ -1,4 +1,4 @@
-"""Calls are made when they are due, and what is left is made at the end."""
+"""Calls are made when they are due, and the remaining ones at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.parking import DEADLINE
 
 
 def test_calls_are_made_in_their_order_and_at_the_end_at_once() -> None:
-    """An earlier one that comes later overtakes; what raises harms no other."""
+    """A call that is due earlier overtakes one that was added before; a call that raises harms no other."""
     timer, made, called = Timer(), list[str](), threading.Event()
 
     def fail() -> None:
@@ -27,6 +27,6 @@ def test_calls_are_made_in_their_order_and_at_the_end_at_once() -> None:
     assert timer.stop(monotonic() + DEADLINE)
     assert made == ["soon", "late"]
     ended = threading.Event()
-    timer.after(3600.0, ended.set)  # nobody who pauses at the very end is left there
+    timer.after(3600.0, ended.set)  # an actor that pauses at the very end is not left in its pause
     assert ended.wait(DEADLINE)
     assert timer.stop(monotonic() + DEADLINE)

@@ -1,4 +1,7 @@
-"""Reads are bounded: each ends by its deadline, a connection that holds a reader longer is cut, and health says so."""
+"""Reads are bounded.
+
+Each ends by its deadline, a connection that holds a reader longer is cut, and health says so.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from support.tcp_proxy import TcpProxy
 def test_reads_from_a_frozen_server_end_and_the_readers_are_free_again(
     postgres_server: PostgresServer, postgres_proxy: TcpProxy
 ) -> None:
-    """A server that is frozen, and not dead, answers nothing and closes nothing: 20 reads never returned once."""
+    """A server that is frozen, and not dead, answers nothing and closes nothing."""
     url = postgres_server.url_of("postgres", postgres_proxy.port)
     with ProjectionSystem(
         url, tuning={"read_timeout": 0.5, "health_seconds": 0.2, "report_seconds": 0}
