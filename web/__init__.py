@@ -1,7 +1,6 @@
-"""Rows and deltas become pages: the hub, sockets, HTTP, and the Flask extension."""
+"""Rows become pages: the Flask extension and the WSGI app."""
 
 from .extension import Keyfold, create_app
-from .live.hub import Hub
-from .settings import ConfigError, WebSettings
+from .settings import ConfigError
 
-__all__ = ["ConfigError", "Hub", "Keyfold", "WebSettings", "create_app"]
+__all__ = ["ConfigError", "Keyfold", "create_app"]

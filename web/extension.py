@@ -1,6 +1,7 @@
 """Keyfold as a Flask extension.
 
-This module makes the objects of an app and connects them, so it imports a module of each room of the web part.
+This module makes the objects of an app and connects them. So it imports a module of each room of the web
+part.
 """
 
 from __future__ import annotations
@@ -235,8 +236,8 @@ def create_app(
         authorize: Says whether a request may read a key, as that of ``Keyfold``.
         authorize_admin: Says whether a request may use the admin endpoints, as that of ``Keyfold``.
         identify: Returns the user behind a connection, as that of ``Keyfold``.
-        tuning: The tuning keys of WebSettings.
-        **settings: Further keywords are the other settings of WebSettings.
+        tuning: The web part's keys of ``KEYFOLD_TUNING``.
+        **settings: The other settings of the web part: the config key ``KEYFOLD_X`` is the keyword ``x`` here.
 
     Returns:
         A Flask app, which is a WSGI app.

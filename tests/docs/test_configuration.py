@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from keyfold.actors.settings import CheckedSettings, Settings, SystemTuning, field_names
-from keyfold.web import WebSettings
 from keyfold.web.live.settings import LiveTuning
+from keyfold.web.settings import WebSettings
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROW = re.compile(r"^\| `(\w+)` \| ([^|]+) \|([^|]*)\| ([^|]+) \|$", re.MULTILINE)

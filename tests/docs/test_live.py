@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from keyfold.actors import ProjectionSystem
-from keyfold.web import Hub, WebSettings
 from keyfold.web.live.connections import connection
+from keyfold.web.live.hub import Hub
 from keyfold.web.live.protocol import messages
+from keyfold.web.settings import WebSettings
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "live.md").read_text()

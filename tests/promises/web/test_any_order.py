@@ -14,10 +14,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from keyfold.actors import ProjectionSystem
-from keyfold.web import Hub, WebSettings
 from keyfold.web.live.connections.client_identity import ClientIdentity, Permission
 from keyfold.web.live.connections.connection_limits import ConnectionLimits
 from keyfold.web.live.connections.websocket import WebSocketConnection
+from keyfold.web.live.hub import Hub
+from keyfold.web.settings import WebSettings
 from support.counting import Added, Totals
 from support.parking import DEADLINE, wait_until
 from support.raw_client import CLOSE, PING, PONG, TEXT, RawClient, client_frame

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from keyfold.web import WebSettings
 from keyfold.web.live.connections.connection_limits import ConnectionLimits, Room
+from keyfold.web.settings import WebSettings
 from support.counting import Added
 from support.parking import DEADLINE, wait_until
 from support.serving import serve

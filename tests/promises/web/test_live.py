@@ -18,10 +18,11 @@ import websocket
 from flask import Flask, session
 from keyfold.actors import ProjectionSystem
 from keyfold.store import Position
-from keyfold.web import Hub, Keyfold
+from keyfold.web import Keyfold
 from keyfold.web import client as client_module
 from keyfold.web.access.read import Access
 from keyfold.web.client import Refused, Watch
+from keyfold.web.live.hub import Hub
 from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking
 from support.raw_client import PING, TEXT, client_frame

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from flask import Flask
 from keyfold.actors import ProjectionSystem
-from keyfold.web import Hub, WebSettings
 from keyfold.web.live.connections import connection
 from keyfold.web.live.connections.client_identity import ClientIdentity
 from keyfold.web.live.connections.connection_limits import ConnectionLimits
 from keyfold.web.live.connections.websocket import WebSocketConnection
+from keyfold.web.live.hub import Hub
 from keyfold.web.live.protocol.messages import PONG
 from keyfold.web.live.protocol.websocket_frames import text_frame
+from keyfold.web.settings import WebSettings
 from keyfold.web.socket_takeover import tune
 from support.counting import Added, Total
 from support.parking import DEADLINE, Parking, wait_until

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from keyfold.web import Hub, Keyfold
+from keyfold.web import Keyfold
+from keyfold.web.live.hub import Hub
 from support.counting import Totals
 from support.parking import Parking, wait_until
 from support.raw_client import TEXT, client_frame

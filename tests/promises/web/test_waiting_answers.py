@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from flask import Flask
 from keyfold.actors import ProjectionSystem
-from keyfold.web import Hub, WebSettings
 from keyfold.web.live.connections.client_identity import ClientIdentity
 from keyfold.web.live.connections.connection_limits import ConnectionLimits
 from keyfold.web.live.connections.websocket import WebSocketConnection
+from keyfold.web.live.hub import Hub
+from keyfold.web.settings import WebSettings
 from support.parking import DEADLINE, wait_until
 from support.raw_client import PING, PONG, TEXT, RawClient, client_frame
 from support.serving import serve

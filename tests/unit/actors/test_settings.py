@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keyfold.actors import ProjectionError, ProjectionSystem
 from keyfold.actors.settings import InvalidSetting, Settings, SystemTuning, field_names, merge_tuning
-from keyfold.web import WebSettings
+from keyfold.web.settings import WebSettings
 
 COUNTS = [1, 2, 10**12]
 SECONDS = [0, 0.0, 0.25, 7, 1e9]

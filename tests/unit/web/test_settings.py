@@ -10,9 +10,9 @@ import pytest
 from flask import Flask
 from keyfold.actors import ProjectionError, ProjectionSystem
 from keyfold.actors.settings import CheckedSettings, Settings, SystemTuning, field_names
-from keyfold.web import ConfigError, Keyfold, WebSettings, create_app
+from keyfold.web import ConfigError, Keyfold, create_app
 from keyfold.web.live.settings import LiveSettings, LiveTuning
-from keyfold.web.settings import read_config
+from keyfold.web.settings import WebSettings, read_config
 
 DATABASE = {"KEYFOLD_DATABASE": "sqlite://"}
 SECRET = "correct-horse"

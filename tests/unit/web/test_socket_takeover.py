@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import pytest
 from flask import Flask
 from keyfold.actors import ProjectionSystem
-from keyfold.web import Hub, socket_takeover
+from keyfold.web import socket_takeover
+from keyfold.web.live.hub import Hub
 from support.counting import Added
 from support.parking import DEADLINE, wait_until
 from support.raw_client import PING, PONG, RawClient, client_frame, handshake, head_of

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from keyfold.store import Position
 from keyfold.store.rows import Row
-from keyfold.web import WebSettings
 from keyfold.web.live.channels.batch import Batch
 from keyfold.web.live.channels.channel import Channel, ChannelContext
 from keyfold.web.live.channels.channels import Channels
@@ -26,6 +25,7 @@ from keyfold.web.live.connections.subscription import Subscription
 from keyfold.web.live.log_throttle import LogThrottle
 from keyfold.web.live.protocol.messages import delta_messages
 from keyfold.web.live.protocol.websocket_frames import payload_of, text_frame
+from keyfold.web.settings import WebSettings
 
 CHANNEL = "projection.test.totals.a"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -13,9 +13,10 @@ import msgspec
 import pytest
 import websocket
 from flask import Flask, session
-from keyfold.web import Hub, Keyfold
+from keyfold.web import Keyfold
 from keyfold.web.access.tickets import Tickets
 from keyfold.web.live.connections.connections import SignOuts
+from keyfold.web.live.hub import Hub
 from keyfold.web.signals import subscriber_connected
 from support.counting import Added, Totals
 from support.parking import DEADLINE, Parking, wait_until

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from keyfold.web import WebSettings
 from keyfold.web.live.connections.connection_limits import (
     ConnectionLimits,
     Room,
@@ -14,6 +13,7 @@ from keyfold.web.live.connections.connection_limits import (
     needed_for,
     reserve_of,
 )
+from keyfold.web.settings import WebSettings
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 from keyfold.actors import ProjectionSystem
-from keyfold.web import Hub, WebSettings
+from keyfold.web.live.hub import Hub
+from keyfold.web.settings import WebSettings
 from support.raw_client import (
     BINARY,
     CLOSE,
