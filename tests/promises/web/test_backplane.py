@@ -292,7 +292,7 @@ def test_a_release_without_ids_of_commits_understands_what_is_published(
 
 
 def heard_by_the_release_before(pubsub: Any, heard: list[list[Any]]) -> int:
-    """Take a message as the release without commit ids does, word for word. Returns the number taken so far."""
+    """Take a message as the release without commit ids does. Returns the number taken so far."""
     if (message := pubsub.get_message(timeout=0.01)) is not None:
         origin, *content = msgpack.decode(message["data"])
         assert origin != "its own"
