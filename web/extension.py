@@ -237,7 +237,7 @@ def create_app(
         authorize_admin: Says whether a request may use the admin endpoints, as that of ``Keyfold``.
         identify: Returns the user behind a connection, as that of ``Keyfold``.
         tuning: The web part's keys of ``KEYFOLD_TUNING``.
-        **settings: The other settings of the web part: the config key ``KEYFOLD_X`` is the keyword ``x`` here.
+        **settings: The other settings of the web part: the config key ``KEYFOLD_X`` is the keyword ``x``.
 
     Returns:
         A Flask app, which is a WSGI app.

@@ -143,7 +143,7 @@ def test_sockets_and_streams(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", WITH_SOCKETS)
 def test_a_flask_sock_handler_gives_its_socket_to_the_hub(kind: str, tmp_path: Path) -> None:
-    """At once, and after a talk with its client. Another handler keeps its socket. Refusals are close codes."""
+    """At once, and after a talk with its client. Another handler keeps its own. Refusals are close codes."""
     with serving(kind, tmp_path) as site:
         watcher = site._open("/own/test.totals/a", {})
         assert watcher.next()["version"] == 0

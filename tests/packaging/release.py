@@ -1,6 +1,7 @@
-"""Tries what is to be released: ``release.py dist/*``. Each file in an empty environment, on every Python that is here.
+"""Tries a release: ``release.py dist/*``. Each file in an empty environment, on every Python of this machine.
 
-In a directory without the checkout the README's app has to count, over HTTP and in its rows; then with all extras.
+In a directory without the checkout the README's app has to count, over HTTP and in its rows; then with all
+extras.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ CIRCLES: dict[frozenset[str], str] = {
             "web/live/hub.py",
             "web/live/row_reader.py",
         }
-    ): "The state machine of a subscription, split by subject: a channel, a connection and their hub act on it.",
+    ): "The state machine of a subscription, split by subject: channel, connection and hub act on it.",
 }
 """Modules that import one another in a circle, for type annotations alone, with the reason."""
 
