@@ -8,6 +8,7 @@ that it has read by then, and the parser with half a frame in it, go to the hub.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import threading
@@ -90,10 +91,16 @@ class SocketReader:
         # The thread holds the socket, and forgets it when it ends: no reference cycle stays.
         self._thread = thread_class(target=lambda: self._run(ws))
         self.name: str = self._thread.name
+        self._handler_thread = threading.get_ident()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._is_stopping = False
         self._wakeup = os.pipe()
+
+    @property
+    def is_of_this_thread(self) -> bool:
+        """Whether the current thread is the one that has answered the handshake."""
+        return threading.get_ident() == self._handler_thread
 
     def start(self) -> None:
         self._thread.name = self.name
@@ -129,8 +136,12 @@ class SocketReader:
         if ws.ws.state is not ConnectionState.OPEN:
             ws.sock.close()
             raise ConnectionClosed(ws.close_reason, ws.close_message)
-        reader = ResumedReader(ws.ws, list(ws.input_buffer), ws.incoming_message, max_bytes)
-        return reader, self._ahead
+        messages = list[str | bytes]()
+        with contextlib.suppress(IndexError):
+            while True:  # another thread of the handler may be taking them at the same time
+                messages.append(ws.input_buffer.pop(0))
+        ws.event.set()  # a thread of the handler's that waits in ``receive`` gets no message any more
+        return ResumedReader(ws.ws, messages, ws.incoming_message, max_bytes), self._ahead
 
     # -- the thread
 
@@ -221,6 +232,7 @@ class ResumedReader:
 
     def feed(self, data: bytes) -> Iterator[Incoming]:
         """Yield the messages and control frames that are complete now. Raises Broken."""
+        self._check_size(len(self._message))  # the handler's bound may be larger
         messages, self._messages = self._messages, []
         for message in messages:
             self._check_size(len(payload := _encoded(message)))

@@ -215,7 +215,7 @@ class Hub(Broadcaster):
             watched: list[tuple[str | None, str | None]] = [(name, key) for name, key, _ in wishes]
             for name, key in watched or [(None, None)]:
                 self.connected(name, key, connection.identity.user)
-        if ahead is not None:
+        if ahead is not None and connection.is_open:  # the client may have gone by then
             connection.received(ahead)
 
     def gone(self, connection: Connection) -> None:

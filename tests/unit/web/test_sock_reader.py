@@ -300,6 +300,17 @@ def test_a_long_message_that_the_thread_has_read_is_refused_too() -> None:
     pair.close()
 
 
+def test_a_long_message_that_has_begun_is_refused_too() -> None:
+    """Otherwise a client could leave its beginning with the hub, which holds it."""
+    pair = Pair()
+    pair.client.sendall(client_frame(TEXT, b"x" * 101, final=False))
+    wait_until(lambda: pair.ws.incoming_message is not None)
+    reader, ahead = pair.stop(100)
+    with pytest.raises(Broken, match="more than 100 bytes"):
+        list(reader.feed(ahead))
+    pair.close()
+
+
 def test_a_compressed_message_is_bounded_by_its_real_size() -> None:
     """A few bytes that stand for many are refused like those."""
     pair = Pair(deflate=True)
