@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ import websocket
 from flask import Flask, copy_current_request_context, request
 from flask_sock import Sock
 from keyfold import Keyfold, Projection
-from keyfold.web import socket_takeover
+from keyfold.web import ConfigError, socket_takeover
 from simple_websocket import ConnectionClosed, Server
 from support.counting import Added, Totals
 from support.fixtures_of_web import Private
@@ -32,6 +33,13 @@ def route_of(sock: Any, path: str) -> Callable[[Callable[..., None]], None]:
     """Return Flask-Sock's decorator, which has no types."""
     decorator: Callable[[Callable[..., None]], None] = sock.route(path)
     return decorator
+
+
+class Place(str, Enum):  # noqa: UP042  # a StrEnum is formatted as its text
+    """Names and keys that an app may have as an enumeration."""
+
+    TOTALS = NAME
+    HERE = "a"
 
 
 class Shop:
@@ -65,6 +73,13 @@ class Shop:
         @route("/own/<name>/<path:key>")
         def own(ws: Any, name: str, key: str) -> None:
             keyfold.serve(ws, name, key)
+
+        @route("/enumerated")
+        def enumerated(ws: Any) -> None:
+            if "many" in request.args:
+                keyfold.serve(ws, (Place.TOTALS, Place.HERE))
+            else:
+                keyfold.serve(ws, Place.TOTALS, Place.HERE)
 
         @route("/several")
         def several(ws: Any) -> None:
@@ -253,6 +268,16 @@ def test_several_keys_and_none(served: tuple[Shop, Site]) -> None:
     none.send(type="ping")
     assert none.next() == {"type": "pong"}
     none.close()
+
+
+def test_a_member_of_an_enum_of_texts_is_its_text(make_shop: Callable[..., tuple[Shop, Site]]) -> None:
+    """The client reads the channel's own name, not that of the member."""
+    _, site = make_shop()
+    for path, count in (("/enumerated", 1), ("/enumerated?many", 2)):
+        watcher = watch(site, path)
+        for _ in range(count):
+            assert watcher.next_of_many()["channel"] == f"projection.{NAME}.a"
+        watcher.close()
 
 
 def test_a_handler_may_talk_to_its_client_first(served: tuple[Shop, Site]) -> None:
@@ -524,6 +549,23 @@ def test_the_shorter_ping_interval_holds(
     """``ping_interval`` is honoured; without one, dead clients are still found."""
     shop, _ = make_shop(SOCK_SERVER_OPTIONS={"ping_interval": given})
     assert shop.hub.settings.ping_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ping_interval": "5"}, r"SOCK_SERVER_OPTIONS\['ping_interval'\] .*'5'"),
+        ({"ping_interval": float("nan")}, r"SOCK_SERVER_OPTIONS\['ping_interval'\] .*nan"),
+        ({"ping_interval": -1}, r"SOCK_SERVER_OPTIONS\['ping_interval'\] .*-1"),
+        ("ping_interval=5", "SOCK_SERVER_OPTIONS must be a dict"),
+    ],
+)
+def test_wrong_options_are_named(sqlite_url: str, options: Any, message: str) -> None:
+    """By ``init_app``, as any other key of the config."""
+    app = Flask("shop")
+    app.config.update(KEYFOLD_DATABASE=sqlite_url, SOCK_SERVER_OPTIONS=options)
+    with pytest.raises(ConfigError, match=message):
+        Keyfold().init_app(app)
 
 
 def test_an_app_s_own_thread_class_runs_its_handlers(make_shop: Callable[..., tuple[Shop, Site]]) -> None:
