@@ -177,7 +177,7 @@ def _converted(owner: type, name: str, value: object, *, is_secret: bool) -> Any
     if isinstance(value, float):  # a NumPy float is one, but msgspec takes no subclass
         value = float(value)
     elif isinstance(value, str):
-        value = str(value)
+        value = str.__str__(value)  # str() of an Enum's member would be the member's name
     try:
         return msgspec.convert(value, expected_type)
     except msgspec.ValidationError:

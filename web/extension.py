@@ -175,12 +175,12 @@ class Keyfold:
             TypeError: The channels are neither a name and a key nor pairs.
         """
         if len(channels) == 2 and all(isinstance(part, str) for part in channels):  # noqa: PLR2004
-            return serve_socket(ws, [channels], many=False)
+            return serve_socket(ws, [_plain(channels)], many=False)
         for pair in channels:
-            if not isinstance(pair, tuple) or [type(part) for part in pair] != [str, str]:
+            if not isinstance(pair, tuple) or [isinstance(part, str) for part in pair] != [True, True]:
                 msg = f"serve takes a name and a key, or any number of (name, key) pairs, not {pair!r}"
                 raise TypeError(msg)
-        return serve_socket(ws, list(dict.fromkeys(channels)), many=True)
+        return serve_socket(ws, list(dict.fromkeys(map(_plain, channels))), many=True)
 
     def ticket(self, name: str, key: str, user: str | None = None) -> str:
         """Return a signed ticket for one key, which opens one socket, stream or subscription of it.
@@ -260,12 +260,29 @@ def create_app(
     return app
 
 
+def _plain(pair: tuple[str, str]) -> tuple[str, str]:
+    """Return the texts themselves: an Enum's member, which is a str, would be formatted as its name."""
+    name, key = pair
+    return str.__str__(name), str.__str__(key)
+
+
 def _with_ping_interval(settings: WebSettings, app: Flask) -> WebSettings:
     """Return the settings with the app's ping interval for Flask-Sock, if that is the shorter one."""
-    seconds = (app.config.get(OPTIONS) or {}).get("ping_interval")
-    if not seconds or seconds >= settings.ping_seconds:
+    options = app.config.get(OPTIONS) or {}
+    if not isinstance(options, Mapping):
+        msg = (
+            f"the config key {OPTIONS} must be a dict of options of simple_websocket.Server, not {options!r}"
+        )
+        raise ConfigError(msg)
+    seconds = options.get("ping_interval")
+    if not seconds:
         return settings
-    return replace(settings, ping_seconds=float(seconds))
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        msg = (
+            f"the config key {OPTIONS}['ping_interval'] must be a number of seconds, or None, not {seconds!r}"
+        )
+        raise ConfigError(msg)
+    return settings if seconds >= settings.ping_seconds else replace(settings, ping_seconds=float(seconds))
 
 
 def make_state(system: ProjectionSystem, hub: Hub, access: Access, settings: WebSettings) -> KeyfoldState:

@@ -9,6 +9,8 @@ hub.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import selectors
 import threading
@@ -22,8 +24,11 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 from wsproto.frame_protocol import CloseReason, Opcode
 from wsproto.utilities import LocalProtocolError
 
+from .live.connections.connection import TRY_AGAIN_LATER
 from .live.protocol.websocket_frames import Incoming, ProtocolViolation
 from .socket_takeover import cut, new_selector, read_ahead
+
+_logger = logging.getLogger("keyfold.routes")
 
 OPTIONS = "SOCK_SERVER_OPTIONS"
 """The key of Flask-Sock in an app's config: keyword arguments of ``simple_websocket.Server``."""
@@ -78,7 +83,10 @@ class UnreadSocket:
 class SocketReader:
     """Reads one socket, as simple-websocket's thread does, until the socket ends or ``stop`` is called.
 
-    It waits for the socket and for a pipe, so that ``stop`` can wake it up while nothing has been read.
+    It waits for the socket and for a pipe, so that ``stop`` can wake it up while nothing has been read. It
+    waits for a duplicate of the socket's descriptor: the server may close the socket at any time, and another
+    connection may get the number then. A process that has no descriptor left for these closes the socket with
+    1013.
 
     Args:
         ws: The open socket.
@@ -91,17 +99,31 @@ class SocketReader:
         # The thread holds the socket, and forgets it when it ends: no reference cycle stays.
         self._thread = thread_class(target=lambda: self._run(ws))
         self.name: str = self._thread.name
+        self._handler_thread = threading.get_ident()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._is_stopping = False
-        self._wakeup = os.pipe()
+        try:
+            self._descriptors = _descriptors_for(ws.sock)
+        except OSError as error:
+            _logger.error("a socket of an app's own handler can't be read: %s", error)  # noqa: TRY400
+            self._ended.set()
+            ws.close(TRY_AGAIN_LATER, "this server has no file descriptor left for a connection; try again")
+            ws.sock.close()
+
+    @property
+    def is_of_this_thread(self) -> bool:
+        """Whether the current thread is the one that has answered the handshake."""
+        return threading.get_ident() == self._handler_thread
 
     def start(self) -> None:
+        if self._ended.is_set():
+            return
         self._thread.name = self.name
         try:
             self._thread.start()
         except BaseException:
-            self._close_wakeup()
+            self._close_descriptors()
             raise
 
     def stop(self, ws: Any, max_bytes: int) -> tuple[ResumedReader, bytes]:
@@ -121,7 +143,7 @@ class SocketReader:
             if self._ended.is_set():
                 raise ConnectionClosed(ws.close_reason, ws.close_message)
             self._is_stopping = True
-            os.write(self._wakeup[1], b"!")
+            os.write(self._descriptors[2], b"!")
         if not self._ended.wait(_STOP_SECONDS):
             # It waits in the middle of a read of TLS, or of a pong to a client that takes nothing.
             cut(ws.sock)
@@ -130,8 +152,12 @@ class SocketReader:
         if ws.ws.state is not ConnectionState.OPEN:
             ws.sock.close()
             raise ConnectionClosed(ws.close_reason, ws.close_message)
-        reader = ResumedReader(ws.ws, list(ws.input_buffer), ws.incoming_message, max_bytes)
-        return reader, self._ahead
+        messages = list[str | bytes]()
+        with contextlib.suppress(IndexError):
+            while True:  # another thread of the handler may be taking them at the same time
+                messages.append(ws.input_buffer.pop(0))
+        ws.event.set()  # a thread of the handler's that waits in ``receive`` gets no message any more
+        return ResumedReader(ws.ws, messages, ws.incoming_message, max_bytes), self._ahead
 
     # -- the thread
 
@@ -145,19 +171,19 @@ class SocketReader:
             with self._lock:
                 if not self._is_stopping:
                     ws.sock.close()
-                self._close_wakeup()
+                self._close_descriptors()
                 self._ended.set()
 
-    def _close_wakeup(self) -> None:
-        for end in self._wakeup:
-            os.close(end)
+    def _close_descriptors(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
 
     def _read(self, ws: Any) -> None:
         """Do as ``simple_websocket.Base._thread`` does."""
         ping_at = monotonic() + ws.ping_interval if ws.ping_interval else None
         with new_selector() as selector:
-            selector.register(ws.sock, selectors.EVENT_READ)
-            selector.register(self._wakeup[0], selectors.EVENT_READ)
+            for descriptor in self._descriptors[:2]:
+                selector.register(descriptor, selectors.EVENT_READ)
             while ws.connected and not self._is_stopping:
                 data, self._ahead = self._ahead, b""
                 if not data:
@@ -193,6 +219,16 @@ class SocketReader:
         return max(monotonic(), due_at or 0) + float(ws.ping_interval)
 
 
+def _descriptors_for(sock: Any) -> tuple[int, int, int]:
+    """Return a duplicate of the socket's descriptor, and the reading and the writing end of a pipe."""
+    duplicate = os.dup(sock.fileno())
+    try:
+        return (duplicate, *os.pipe())
+    except BaseException:
+        os.close(duplicate)
+        raise
+
+
 class ResumedReader:
     """Reads on where simple-websocket has stopped: its messages first, then the bytes, through its parser.
 
@@ -222,6 +258,7 @@ class ResumedReader:
 
     def feed(self, data: bytes) -> Iterator[Incoming]:
         """Yield the messages and control frames that are complete now. Raises ProtocolViolation."""
+        self._check_size(len(self._message))  # the handler's bound may be larger
         messages, self._messages = self._messages, []
         for message in messages:
             self._check_size(len(payload := _encoded(message)))

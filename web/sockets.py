@@ -18,7 +18,7 @@ from functools import wraps
 from time import monotonic
 from typing import Any
 
-from flask import Blueprint, Response, after_this_request, current_app, g, request
+from flask import Blueprint, Response, after_this_request, current_app, g, has_request_context, request
 from simple_websocket import ConnectionClosed
 from simple_websocket.errors import SimpleWebsocketError
 from werkzeug.exceptions import (
@@ -85,12 +85,13 @@ class Admission:
     """The position from which the client wants to go on."""
 
 
-def admit(row_keys: Sequence[RowKey], since: str | None) -> Admission:
+def admit(row_keys: Sequence[RowKey], since: str | None, *, many: bool = False) -> Admission:
     """Check the current request for a connection, and take a slot for it.
 
     Args:
         row_keys: The keys to watch from the beginning.
         since: The position from which to go on, as the client has written it.
+        many: The client may subscribe to further keys, for which its request has to be kept.
 
     Raises:
         HTTPException: The request is refused.
@@ -103,8 +104,8 @@ def admit(row_keys: Sequence[RowKey], since: str | None) -> Admission:
         raise BadRequest(str(error)) from None
     checked_at = state.hub.clock()
     app = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
-    identity = state.access.admit(app, request, row_keys[0] if len(row_keys) == 1 else None)
-    if len(row_keys) > 1:
+    identity = state.access.admit(app, request, row_keys[0] if row_keys and not many else None)
+    if many:
         for row_key in row_keys:
             state.access.check_read(request, *row_key)
     if state.system.closed:
@@ -269,7 +270,8 @@ def serve_socket(ws: Any, row_keys: Sequence[RowKey], *, many: bool) -> None:
 
     Raises:
         ConnectionClosed: The socket was refused and has been closed, or it had ended before.
-        RuntimeError: The socket is another request's, or is read by a thread that Keyfold cannot end.
+        RuntimeError: The socket is another request's or another thread's, or is read by a thread that Keyfold
+            cannot end.
     """
     thread = getattr(ws, "thread", None)
     if not isinstance(thread, SocketReader):
@@ -279,8 +281,8 @@ def serve_socket(ws: Any, row_keys: Sequence[RowKey], *, many: bool) -> None:
             "first request"
         )
         raise RuntimeError(msg)  # noqa: TRY004
-    if ws.environ is not request.environ:
-        msg = "serve() takes the socket of the current request"
+    if not thread.is_of_this_thread or not has_request_context() or ws.environ is not request.environ:
+        msg = "serve() takes the socket of the current request, on the thread that runs its handler"
         raise RuntimeError(msg)
     bound = _max_message_bytes(current_app.config[OPTIONS])
     reader, ahead = thread.stop(ws, bound)
@@ -288,7 +290,7 @@ def serve_socket(ws: Any, row_keys: Sequence[RowKey], *, many: bool) -> None:
         if len(row_keys) > current_state().settings.max_channels_per_socket:
             msg = f"a socket may watch {current_state().settings.max_channels_per_socket} channels"
             raise TooManyRequests(msg)
-        admission = admit(row_keys, None if many else request.args.get("since"))
+        admission = admit(row_keys, None if many else request.args.get("since"), many=many)
         takeover = begin_takeover()
     except HTTPException as error:
         _refuse(ws, _CLOSE_CODES.get(error.code or 0, TRY_AGAIN_LATER), error.description or "")

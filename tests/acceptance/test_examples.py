@@ -60,7 +60,7 @@ def test_a_plain_wsgi_function_beside_the_routes(tmp_path: Path) -> None:
 
 
 def test_flask_sock_handlers_give_their_sockets_to_the_hub(tmp_path: Path) -> None:
-    """One key after a greeting, two keys, and a handler that keeps its socket; a subprotocol is negotiated."""
+    """One key after a greeting, two keys, and a handler that keeps its socket; the subprotocol is agreed."""
     with serving(tmp_path, "flask_sock_app") as server:
         site = server.site
         live = site._open("/live/north", {"subprotocols": ["stock.v1"]})

@@ -277,7 +277,7 @@ class Hub(Broadcaster):
         for name, key in row_keys or [(None, None)]:
             for connected in self._connected:
                 connected(name, key, connection.identity.user)
-        if ahead is not None:
+        if ahead is not None and connection.is_open:  # the client may have gone by then
             connection.received(ahead)
 
     def forget(self, connection: Connection) -> None:

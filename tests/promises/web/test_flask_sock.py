@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
+from enum import Enum
 from functools import partial
 from typing import Any
 
 import pytest
 import websocket
-from flask import Flask, request
+from flask import Flask, copy_current_request_context, request
 from flask_sock import Sock
 from keyfold import Keyfold, Projection
-from keyfold.web import socket_takeover
+from keyfold.web import ConfigError, socket_takeover
 from simple_websocket import ConnectionClosed, Server
 from support.counting import Added, Totals
 from support.fixtures_of_web import Private
@@ -31,6 +33,13 @@ def route_of(sock: Any, path: str) -> Callable[[Callable[..., None]], None]:
     """Return Flask-Sock's decorator, which has no types."""
     decorator: Callable[[Callable[..., None]], None] = sock.route(path)
     return decorator
+
+
+class Place(str, Enum):  # noqa: UP042  # a StrEnum is formatted as its text
+    """Names and keys that an app may have as an enumeration."""
+
+    TOTALS = NAME
+    HERE = "a"
 
 
 class Shop:
@@ -50,6 +59,9 @@ class Shop:
         self.app.secret_key = "s" * 30
         self.app.config.update({"KEYFOLD_DATABASE": database, **config})
         self.caught: list[BaseException] = []
+        self.received: list[str | bytes] = []
+        self.served, self.gate = threading.Event(), threading.Event()
+        self.elsewhere: list[Any] = []
         self.add_routes()
         self.sock.init_app(self.app)
         self.keyfold.init_app(self.app)
@@ -61,6 +73,13 @@ class Shop:
         @route("/own/<name>/<path:key>")
         def own(ws: Any, name: str, key: str) -> None:
             keyfold.serve(ws, name, key)
+
+        @route("/enumerated")
+        def enumerated(ws: Any) -> None:
+            if "many" in request.args:
+                keyfold.serve(ws, (Place.TOTALS, Place.HERE))
+            else:
+                keyfold.serve(ws, Place.TOTALS, Place.HERE)
 
         @route("/several")
         def several(ws: Any) -> None:
@@ -84,6 +103,55 @@ class Shop:
         def fails(ws: Any) -> None:
             keyfold.serve(ws, NAME, "a")
             raise LookupError
+
+        @route("/late")
+        def late(ws: Any) -> None:
+            wait_until(lambda: bool(ws.input_buffer))
+            keyfold.serve(ws, (NAME, "a"))
+            self.served.set()
+            self.gate.wait(DEADLINE)
+
+        @route("/two-threads")
+        def two_threads(ws: Any) -> None:
+            def receive() -> None:
+                try:
+                    while True:
+                        self.received.append(ws.receive())
+                except ConnectionClosed as error:
+                    self.caught.append(error)
+
+            thread = threading.Thread(target=receive)
+            thread.start()
+            wait_until(lambda: bool(self.received))
+            keyfold.serve(ws, NAME, "a")
+            thread.join(DEADLINE)
+
+        @route("/elsewhere")
+        def elsewhere(ws: Any) -> None:
+            @copy_current_request_context
+            def with_context() -> None:
+                serve_and_note()
+
+            def serve_and_note() -> None:
+                with pytest.raises(RuntimeError, match="of the current request, on the thread"):
+                    keyfold.serve(ws, NAME, "a")
+                self.served.set()
+
+            for target in (serve_and_note, with_context):
+                self.served.clear()
+                thread = threading.Thread(target=target)
+                thread.start()
+                thread.join(DEADLINE)
+                ws.send(str(self.served.is_set()))
+            self.elsewhere.append(ws)
+            self.gate.wait(DEADLINE)
+            keyfold.serve(ws, NAME, "a")
+
+        @self.app.post("/promote")
+        def promote() -> str:
+            with pytest.raises(RuntimeError, match="of the current request, on the thread"):
+                keyfold.serve(self.elsewhere[0], NAME, "a")
+            return "refused"
 
         @route("/wrong")
         def wrong(ws: Any) -> None:
@@ -202,6 +270,16 @@ def test_several_keys_and_none(served: tuple[Shop, Site]) -> None:
     none.close()
 
 
+def test_a_member_of_an_enum_of_texts_is_its_text(make_shop: Callable[..., tuple[Shop, Site]]) -> None:
+    """The client reads the channel's own name, not that of the member."""
+    _, site = make_shop()
+    for path, count in (("/enumerated", 1), ("/enumerated?many", 2)):
+        watcher = watch(site, path)
+        for _ in range(count):
+            assert watcher.next_of_many()["channel"] == f"projection.{NAME}.a"
+        watcher.close()
+
+
 def test_a_handler_may_talk_to_its_client_first(served: tuple[Shop, Site]) -> None:
     """Messages that it has not received are the hub's, however they arrive; its own object is closed then."""
     shop, site = served
@@ -219,6 +297,67 @@ def test_a_handler_may_talk_to_its_client_first(served: tuple[Shop, Site]) -> No
             client.send(client_frame(CLOSE))
     wait_until(lambda: shop.open_slots == 0)
     assert {type(error) for error in shop.caught} == {ConnectionClosed}
+
+
+def test_a_message_is_the_handler_s_or_the_hub_s(served: tuple[Shop, Site]) -> None:
+    """Not both: after ``serve`` none can be received. A thread that waits for one is woken up."""
+    shop, site = served
+    late = watch(site, "/late")
+    late.send(type="ping")
+    assert shop.served.wait(DEADLINE)
+    shop.gate.set()
+    assert sorted(late.next_of_many()["type"] for _ in range(3)) == ["pong", "snapshot", "subscribed"]
+    late.close()
+    two = watch(site, "/two-threads")
+    two.socket.send("mine")
+    assert two.next()["type"] == "snapshot"
+    two.send(type="ping")
+    assert two.next() == {"type": "pong"}
+    two.close()
+    assert shop.received == ["mine"]
+    assert [type(error) for error in shop.caught] == [ConnectionClosed]
+
+
+def test_a_client_that_has_gone_before_the_hub_comes_watches_nothing(
+    make_shop: Callable[..., tuple[Shop, Site]],
+) -> None:
+    """Its last message asked for a subscription, which no connection would ever end."""
+    shop, site = make_shop()
+    watcher = watch(site, "/late")
+    watcher.send(type="subscribe", channel=f"projection.{NAME}.b")
+    assert shop.served.wait(DEADLINE)
+    watcher.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends by a reset
+    watcher.socket.shutdown()
+    shop.gate.set()
+    wait_until(lambda: shop.hub.stats()["closed"] == 1)
+    assert shop.hub.stats()["projections"][NAME]["subscribers"] == 0
+
+
+def test_only_the_handler_itself_gives_its_socket_away(make_shop: Callable[..., tuple[Shop, Site]]) -> None:
+    """Another thread or request has no response to pass it on by: an error, and the socket stays."""
+    shop, site = make_shop()
+    watcher = watch(site, "/elsewhere")
+    assert [watcher.socket.recv(), watcher.socket.recv()] == ["True", "True"]
+    wait_until(lambda: bool(shop.elsewhere))
+    assert site.post("/promote") == "refused"
+    shop.gate.set()
+    assert watcher.next()["type"] == "snapshot"
+    watcher.close()
+
+
+def test_a_socket_of_many_keys_may_subscribe_to_those_that_its_cookie_opens(
+    served: tuple[Shop, Site],
+) -> None:
+    """Or a ticket, though the one key that it began with is public, and needs neither."""
+    shop, site = served
+    with shop.app.app_context():
+        ticket = shop.keyfold.ticket("test.private", "b", "kim")
+    for cookie, extra in (("user=kim", {}), (None, {"ticket": ticket})):
+        watcher = watch(site, "/several?key=a", cookie=cookie)
+        assert [watcher.next_of_many()["type"] for _ in range(2)] == ["subscribed", "snapshot"]
+        watcher.send(type="subscribe", channel="projection.test.private.b", **extra)
+        assert [watcher.next_of_many()["type"] for _ in range(2)] == ["subscribed", "snapshot"]
+        watcher.close()
 
 
 def test_a_compressed_socket_stays_one(served: tuple[Shop, Site]) -> None:
@@ -419,6 +558,23 @@ def test_the_shorter_ping_interval_holds(
     """``ping_interval`` is honoured; without one, dead clients are still found."""
     shop, _ = make_shop(SOCK_SERVER_OPTIONS={"ping_interval": given})
     assert shop.hub.settings.ping_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ping_interval": "5"}, r"SOCK_SERVER_OPTIONS\['ping_interval'\] .*'5'"),
+        ({"ping_interval": float("nan")}, r"SOCK_SERVER_OPTIONS\['ping_interval'\] .*nan"),
+        ({"ping_interval": -1}, r"SOCK_SERVER_OPTIONS\['ping_interval'\] .*-1"),
+        ("ping_interval=5", "SOCK_SERVER_OPTIONS must be a dict"),
+    ],
+)
+def test_wrong_options_are_named(sqlite_url: str, options: Any, message: str) -> None:
+    """By ``init_app``, as any other key of the config."""
+    app = Flask("shop")
+    app.config.update(KEYFOLD_DATABASE=sqlite_url, SOCK_SERVER_OPTIONS=options)
+    with pytest.raises(ConfigError, match=message):
+        Keyfold().init_app(app)
 
 
 def test_an_app_s_own_thread_class_runs_its_handlers(make_shop: Callable[..., tuple[Shop, Site]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Any
 
 import pytest
@@ -82,6 +82,16 @@ def test_numbers_of_other_libraries_are_taken() -> None:
     settings = Settings(idle_seconds=Measured(2.5), mailbox_limit=Size.SMALL)
     assert (settings.idle_seconds, settings.mailbox_limit) == (2.5, 3)
     assert type(settings.idle_seconds) is float
+
+
+def test_a_member_of_an_enum_of_texts_is_its_text() -> None:
+    """Not its name, which anybody could guess of a token."""
+
+    class Secret(str, Enum):  # noqa: UP042
+        TOKEN = "correct-horse"
+
+    found = WebSettings(admin_token=Secret.TOKEN).admin_token
+    assert (type(found), found) == (str, "correct-horse")
 
 
 @pytest.mark.parametrize("value", [0, 1, "True", None])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -224,6 +226,46 @@ def test_a_socket_that_has_ended_is_not_handed_on() -> None:
         pair.close()
 
 
+def test_a_socket_that_the_server_closes_is_read_no_more() -> None:
+    """Its number may be another connection's then: the thread waits for its own, and ends with the client."""
+    pair = Pair()
+    number = pair.ws.sock.fileno()
+    handle_events, others = pair.ws._handle_events, list[socket.socket]()
+
+    def close_after_it() -> bool:
+        goes_on: bool = handle_events()
+        pair.ws.sock.close()
+        others.extend(socket.socketpair())
+        return goes_on
+
+    pair.ws._handle_events = close_after_it
+    pair.client.sendall(client_frame(TEXT, b"x"))
+    wait_until(lambda: bool(others))
+    assert number in [other.fileno() for other in others]
+    pair.close()
+    for other in others:
+        other.close()
+
+
+@pytest.mark.parametrize("call", ["pipe", "dup"])
+def test_without_a_descriptor_the_socket_is_closed_with_1013(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The handshake has been answered, so the client can't be told by HTTP; the handler finds it closed."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        pair = Pair()
+    assert RawClient(pair.client).close_code() == 1013
+    for use in (pair.ws.receive, pair.stop, lambda: pair.ws.send("x")):
+        with pytest.raises(ConnectionClosed):
+            use()
+    pair.close()
+
+
 def test_afterwards_the_socket_is_open_and_the_handler_s_object_closed() -> None:
     """A ``ws`` that is handed on can do no harm."""
     pair = Pair()
@@ -295,6 +337,17 @@ def test_a_long_message_that_the_thread_has_read_is_refused_too() -> None:
     pair = Pair()
     pair.client.sendall(client_frame(TEXT, b"x" * 101))
     wait_until(lambda: bool(pair.ws.input_buffer))
+    reader, ahead = pair.stop(100)
+    with pytest.raises(ProtocolViolation, match="more than 100 bytes"):
+        list(reader.feed(ahead))
+    pair.close()
+
+
+def test_a_long_message_that_has_begun_is_refused_too() -> None:
+    """Otherwise a client could leave its beginning with the hub, which holds it."""
+    pair = Pair()
+    pair.client.sendall(client_frame(TEXT, b"x" * 101, final=False))
+    wait_until(lambda: pair.ws.incoming_message is not None)
     reader, ahead = pair.stop(100)
     with pytest.raises(ProtocolViolation, match="more than 100 bytes"):
         list(reader.feed(ahead))
