@@ -23,6 +23,8 @@ class Mailbox:
     suggestions to retire): they are not bounded and come first. Only they wake an actor that rests
     *suspended*, so that events pile up into a batch during a commit.
 
+    A full mailbox is the backpressure of a key: its senders wait for room, or are refused.
+
     Args:
         limit: How many messages may wait, signals not counted.
         lock: May be shared with other mailboxes; None: a lock of its own.
