@@ -35,7 +35,7 @@ class Pad(Projection[Noted, Notes]):
     name = "test.pad"
     schema_version = 2
 
-    def key(self, _event: Noted) -> str:
+    def key(self, event: Noted) -> str:
         return "a"
 
     def apply(self, state: Notes, event: Noted) -> dict[str, int]:

@@ -40,7 +40,8 @@ class Pair:
         environ: dict[str, Any] = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in lines}
         environ["wsgi.input"] = io.BufferedReader(io.BytesIO(early))
         environ["werkzeug.socket"] = server
-        self.ws = Server(environ, **{"thread_class": ReaderFactory(), **options})
+        arguments: dict[str, Any] = {"thread_class": ReaderFactory(), **options}
+        self.ws: Any = Server(environ, **arguments)
         self.protocol.receive_data(head_of(self.client).encode())
         list(self.protocol.events())
 
@@ -303,7 +304,8 @@ def test_a_socket_of_the_library_s_own_routes_is_read_by_no_thread() -> None:
         sock_reader.UNREAD: True,
     }  # fmt: skip
     before = threading.active_count()
-    ws = Server(environ, thread_class=ReaderFactory())
+    options: dict[str, Any] = {"thread_class": ReaderFactory()}
+    ws: Any = Server(environ, **options)
     assert isinstance(ws.thread, UnreadSocket)
     assert (ws.thread.ahead, threading.active_count()) == (early, before)
     server.close()

@@ -51,7 +51,8 @@ def test_a_broadcast_that_fails_invalidates_the_key_and_names_the_version(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The change is committed: subscribers have to read the row."""
-    broadcaster, counters = Failing(), Counters()
+    broadcaster: Any = Failing()
+    counters = Counters()
     publisher = Publisher("test.totals", broadcaster, [], [], counters)
     failure = publisher.publish(COMMITTED, None)
     assert failure is not None
@@ -66,7 +67,8 @@ def test_a_broadcast_that_fails_invalidates_the_key_and_names_the_version(
 
 def test_an_observer_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """SystemExit too."""
-    publisher = Publisher("test.totals", None, [], [Failing()], Counters())
+    observer: Any = Failing()
+    publisher = Publisher("test.totals", None, [], [observer], Counters())
     publisher.notify_applied(COMMITTED, 0.1)
     publisher.notify_failed(ValueError(), object())  # type: ignore[arg-type]
     assert caplog.text.count("raised") == 2
