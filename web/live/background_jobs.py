@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ...actors.pool.threads import WatchedThread
 
-_logger = logging.getLogger("keyfold.errands")
+_logger = logging.getLogger("keyfold.background_jobs")
 
 _MAX_WAITING = 1_000
 

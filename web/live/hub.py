@@ -110,7 +110,7 @@ class Hub(Broadcaster):
         self._lock = threading.Lock()
         self._all_notified = threading.Event()
         self._resyncs: Counter[str] = Counter()
-        self._background_jobs = BackgroundJobs("keyfold-errands")
+        self._background_jobs = BackgroundJobs("keyfold-background-jobs")
         self.counts: Counter[str] = Counter()
         self.reactor = Reactor("keyfold-hub", self._start_timers)
         self.cross_process_sync = CrossProcessSync(settings, system, self.reactor, clock)
