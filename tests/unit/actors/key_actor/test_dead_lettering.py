@@ -68,10 +68,9 @@ def test_an_error_that_an_app_keeps_holds_no_state() -> None:
         state = State()
         raise ValueError(state.__class__.__name__)
 
-    try:
+    with pytest.raises(ValueError, match="State") as caught:
         fail()
-    except ValueError as caught:
-        error = caught
+    error = caught.value
     error.__context__ = error
     step = error.__traceback__
     assert step is not None
