@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flask import Flask
 from harness import environment, record, slug
-from keyfold.web import Keyfold, routes
+from keyfold.web import Keyfold, sockets
 from support.raw_client import Echo
 from support.serving import serve
 
@@ -32,7 +32,7 @@ SECONDS = 1800
 def main() -> None:
     """Run the suite, print the verdicts by group, and end with 1 if a case failed."""
     # The routes make their connections of this class: the HTTP side is the real one.
-    routes.WebSocketConnection = Echo  # type: ignore[misc]
+    sockets.WebSocketConnection = Echo  # type: ignore[misc]
     app = Flask("echo")
     max_unread = 2**30  # the suite sends megabytes before it reads
     app.config.update(
