@@ -6,7 +6,7 @@ one commit. With skewed keys, also the time that a single event of a cold key wa
 key. A million keys get one event each, once: all are loaded and inserted. Subscribers get one delta at a
 time, as in fan_out.
 
-Tried and rejected: one UPDATE … FROM json_each instead of one statement per row (3.3 µs per row either way).
+Tried and rejected: an UPDATE FROM json_each for one statement per row (3.3 µs per row either way).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def rate(work: Callable[[], int]) -> float:
 def interleaved(
     sides: dict[str, Callable[[], int]], repetitions: int, *, prepare: Callable[[], None] = lambda: None
 ) -> dict[str, list[float]]:
-    """Measure all sides alternately (A B A B …), so that a drift of the machine affects all of them equally.
+    """Measure all sides alternately (A B A B), so that a drift of the machine affects all of them equally.
 
     Objects that exist already (mostly events) are hidden from the garbage collector first: else each side
     would pay for scanning them. ``prepare`` is called before each repetition, and is not timed.

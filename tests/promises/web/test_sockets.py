@@ -439,7 +439,8 @@ def test_a_proxy_on_this_machine_is_not_one_client(make_app: Callable[..., Flask
 
 
 @pytest.mark.parametrize(
-    "key", ["a//b", "a/", "a//", "ä/ö ü", "100%", "a?b#c", "日本", "+", "a;b", "😀", ".hidden", "a/./b"]
+    "key",
+    ["a//b", "a/", "a//", "ä/ö ü", "100%", "a?b#c", "日本", "+", "a;b", "😀", ".hidden", "a/./b"],
 )
 def test_any_key_travels_in_a_url(site: Site, system: ProjectionSystem, key: str) -> None:
     """Percent-encoded, over the socket and over HTTP."""

@@ -102,7 +102,10 @@ def test_structs_and_hooks() -> None:
     [
         ({"a": {"b": [1, object()]}}, r"field \"\['a'\]\['b'\]\[1\]\": a object"),
         (Struct("x", anything=object()), "field 'anything': a object"),
-        (Everything(1, 0.5, "", uuid4(), tags={object()}), "field 'tags': a object"),  # type: ignore[arg-type]
+        (
+            Everything(1, 0.5, "", uuid4(), tags={object()}),  # type: ignore[arg-type]
+            "field 'tags': a object",
+        ),
         (object(), "a object can't be encoded"),
         ({"text": "\ud800"}, r"\['text'\]"),
     ],

@@ -288,7 +288,8 @@ def test_a_bad_key_is_refused_with_the_reason(store: SnapshotStore, key: Any, re
 
 
 @pytest.mark.parametrize(
-    "key", ["k" * 512, "a b", "a/b.c", "日本", "👩‍🚀" * 50, "می‌خواهم", "\u00a0", "𝕂" * 512]
+    "key",
+    ["k" * 512, "a b", "a/b.c", "日本", "👩‍🚀" * 50, "می‌خواهم", "\u00a0", "𝕂" * 512],
 )
 def test_every_other_key_goes_all_the_way(store: SnapshotStore, key: str) -> None:
     """Any script, spaces, emoji, 512 characters of four bytes each."""
