@@ -9,12 +9,12 @@ while the kernel wakes it. The bare wake-ups are 1.4 to 2 times as fast this way
 computes, the waking thread may then wait 5 ms for the lock, per waiting thread. The wake-up is half of the
 time in the closed loop (py-spy --gil).
 
-Out of reach here: in the closed loop each event wakes a waiting thread, so the bare wake-ups, in the table,
-are the bound; the seed's algorithm at its best thread count wakes no thread. In bulk on SQLite, the seed's
-transaction does not flush to the disk and takes 45 to 75 µs. Thirty times that speed would be 2 µs per
-event, and an event without any database (``dispatch``) takes twice as long: 0.9 µs to dispatch, 0.6 to fold and
-resolve, 0.7 to ask for the result on one thread, the rest for thread switches and for the garbage collector,
-which scans 100,000 Receipts.
+Out of reach here: in the closed loop each event wakes a waiting thread, so the bare wake-ups, in the
+table, are the bound; the seed's algorithm at its best thread count wakes no thread. In bulk on SQLite,
+the seed's transaction does not flush to the disk and takes 45 to 75 µs. Thirty times that speed would be
+2 µs per event, and an event without any database (``dispatch``) takes twice as long: 0.9 µs to dispatch,
+0.6 to fold and resolve, 0.7 to ask for the result on one thread, the rest for thread switches and for the
+garbage collector, which scans 100,000 Receipts.
 """
 
 from __future__ import annotations
